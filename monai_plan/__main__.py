@@ -1,0 +1,206 @@
+"""The command line: ``python -m monai_plan`` and ``monai-plan``. Thin; what it calls is imported when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from monai_plan import __version__
+
+__all__ = ["main"]
+
+RUN_OPTIONS = ("--dataset_dir", "--output_dir", "--skip_bad_images", "--only", "--help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments after the program's name; those of the process by default.
+
+    Returns:
+        The exit code: 0, 2 after an error of the user's or the data's (told in one sentence on stderr), 130 after
+        Ctrl-C. Any other exception passes.
+    """
+    # As MONAI's command line has it, "-" and "_" are the same in the name of an option.
+    arguments = [
+        re.sub(r"^--[^=]+", lambda name: "--" + name[0][2:].replace("-", "_"), argument)
+        for argument in (sys.argv[1:] if argv is None else argv)
+    ]
+    overrides: dict[str, str] = {}
+    if arguments[:1] == ["run"]:
+        arguments, overrides = _take_overrides(arguments)
+    options = vars(_parser().parse_args(arguments))
+    command, resumes = options.pop("command"), options.pop("resumes", False)
+    if overrides:
+        options["overrides"] = overrides
+    try:
+        from monai_plan.utils import PLANError
+
+        try:
+            command(**options)
+        except PLANError as error:
+            print(f"monai_plan: {error}", file=sys.stderr)
+            return 2
+    except KeyboardInterrupt:
+        remedy = "Finished stages are kept; the same command goes on from here." if resumes else "Nothing is kept."
+        print(f"monai_plan: stopped. {remedy}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _take_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Split ``--id value`` and ``--id=value`` of config ids from the arguments that argparse knows.
+
+    As on MONAI's command line, an id that no value follows is set to True.
+    """
+    rest: list[str] = []
+    overrides: dict[str, str] = {}
+    pending = list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--") or name in (*RUN_OPTIONS, "--"):
+            rest.append(argument)
+            continue
+        if not equals:
+            value = pending.pop(0) if pending and not pending[0].startswith("--") else "True"
+        overrides[name[2:]] = value
+    return rest, overrides
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The parser; the defaults of options are those of the functions called, so they are not repeated here."""
+    parser = argparse.ArgumentParser(
+        prog="monai_plan", description="From a private, labelled set of medical images to a synthetic one.", **_SETTINGS
+    )
+    parser.add_argument("--version", action="version", version=f"monai_plan {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    quickstart = _add(commands, "quickstart", _quickstart, "the whole way on phantoms, in minutes, on a CPU")
+    quickstart.add_argument("--output_dir", required=True, help="folder to write to")
+    quickstart.add_argument("--seed", type=int, help="seed of everything")
+    quickstart.set_defaults(resumes=True)
+
+    run = _add(commands, "run", _run, "all stages of a bundle, in order; what is done is skipped")
+    run.usage = (
+        "monai_plan run BUNDLE --dataset_dir DIR --output_dir DIR [--skip-bad-images] [--only STAGE ...] "
+        "[--id value ...]"
+    )
+    run.epilog = (
+        "Any further --id value sets a config id (such as --walk#steps 300) on the stages that have it, by MONAI's "
+        "rules: numbers, lists, True, False and None are read as such, $ begins an expression, @ a reference."
+    )
+    run.add_argument("bundle_root", metavar="BUNDLE", help="folder of the bundle")
+    run.add_argument("--dataset_dir", required=True, metavar="DIR", help="folder of the data set")
+    run.add_argument("--output_dir", required=True, metavar="DIR", help="folder to write to")
+    run.add_argument("--skip_bad_images", action="store_true", help="leave out images that cannot be used; list them")
+    run.add_argument("--only", nargs="+", metavar="STAGE", help="look at these stages only")
+    run.set_defaults(resumes=True)
+
+    phantoms = _add(commands, "phantoms", _phantoms, "make a data set of chest-like phantoms with known truth")
+    phantoms.add_argument("--output_dir", required=True, help="folder to write to")
+    phantoms.add_argument("--spatial_dims", type=int, choices=(2, 3), help="images or volumes")
+    phantoms.add_argument("--img_size", type=int, nargs="+", help="one number for all axes or one an axis")
+    phantoms.add_argument("--num_subjects", type=int, help="subjects in training")
+    phantoms.add_argument("--num_test_subjects", type=int, help="subjects in test")
+    phantoms.add_argument("--seed", type=int, help="seed of the population")
+
+    _add_datalist(commands)
+    return parser
+
+
+def _add_datalist(commands: Any) -> None:
+    datalist = commands.add_parser("datalist", help="make a data list from what you have", **_SETTINGS)
+    kinds = datalist.add_subparsers(required=True, metavar="KIND")
+
+    folders = _add(kinds, "folders", _datalist, "a folder a class")
+    folders.add_argument("root", metavar="ROOT", help="holds one folder a class, named as the class")
+    folders.add_argument("--subject_pattern", help="regular expression for the patient in a file's name")
+
+    csv = _add(kinds, "csv", _datalist, "a CSV with a row an image")
+    csv.add_argument("csv_file", metavar="CSV", help="comma-separated, with a header line")
+    csv.add_argument("--image_root", required=True, help="the folder that the paths in the CSV are relative to")
+    csv.add_argument("--image_column", help="column of image paths")
+    csv.add_argument("--label_column", help="column of classes")
+    csv.add_argument("--subject_column", help="column of patients")
+
+    shenzhen = _add(kinds, "shenzhen", _datalist, "the Shenzhen Hospital chest radiographs")
+    shenzhen.add_argument("root", metavar="ROOT", help="holds the images CHNCXR_####_0.png and _1.png")
+
+    aptos = _add(kinds, "aptos", _datalist, "APTOS 2019, fundus photographs")
+    aptos.add_argument("root", metavar="ROOT", help="holds train.csv and train_images")
+    aptos.add_argument("--max_per_class", type=int, help="at most so many images of a grade; the paper's set: 190")
+
+    for kind in (folders, csv, shenzhen, aptos):
+        kind.add_argument("--output", required=True, help="the data list to write, such as DIR/datalist.json")
+        kind.add_argument("--test_fraction", type=float, help="share of the images in test")
+        kind.add_argument("--seed", type=int, help="seed of the split")
+
+    medmnist = _add(kinds, "medmnist", _datalist, "a MedMNIST file")
+    medmnist.add_argument("npz_file", metavar="NPZ", help="the .npz file")
+    medmnist.add_argument("--output_dir", required=True, help="folder to write images and data list to")
+
+    for name, kind in kinds.choices.items():
+        kind.set_defaults(kind=name)
+
+
+# Absent options stay absent; names in full, for every other --name is a config id.
+_SETTINGS: dict[str, Any] = {"argument_default": argparse.SUPPRESS, "allow_abbrev": False}
+
+
+def _add(commands: Any, name: str, command: Any, help: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help, description=f"{help[0].upper()}{help[1:]}.", **_SETTINGS
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _quickstart(output_dir: str, **options: Any) -> None:
+    from monai_plan.bundle.quickstart import quickstart
+
+    quickstart(output_dir, **options)
+
+
+def _run(
+    bundle_root: str, overrides: dict[str, str] | None = None, skip_bad_images: bool = False, **options: Any
+) -> None:
+    from fire.parser import DefaultParseValue  # what MONAI's command line reads values with
+
+    from monai_plan.bundle import run_bundle
+
+    values = {id: DefaultParseValue(text) for id, text in (overrides or {}).items()}
+    if skip_bad_images:
+        values["skip_bad_images"] = True
+    run_bundle(bundle_root, overrides=values, echo=functools.partial(print, flush=True), **options)
+
+
+def _phantoms(output_dir: str, img_size: list[int] | None = None, **options: Any) -> None:
+    from monai_plan.data import make_phantoms
+
+    if img_size is not None:
+        options["img_size"] = img_size[0] if len(img_size) == 1 else img_size
+    print(f"wrote {make_phantoms(output_dir, **options)}")
+
+
+def _datalist(kind: str, **options: Any) -> None:
+    from monai_plan import data
+
+    builders: dict[str, Any] = {
+        "folders": data.datalist_from_folders,
+        "csv": data.datalist_from_csv,
+        "shenzhen": data.datalist_from_shenzhen,
+        "aptos": data.datalist_from_aptos,
+        "medmnist": data.datalist_from_medmnist,
+    }
+    source = options.pop({"csv": "csv_file", "medmnist": "npz_file"}.get(kind, "root"))
+    print(f"wrote {builders[kind](source, **options)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""Attacks, utility and the report: what a synthetic data set is worth, and what it gives away."""
+
+from monai_plan.audit.evaluation import Evaluation, EvaluationRow, RealImages, Spread, evaluate
+from monai_plan.audit.membership import MembershipResult, membership_attack
+from monai_plan.audit.report import PathFigure, write_report
+from monai_plan.audit.utility import classification_scores, fit_classifier, predict_probabilities
+
+__all__ = [
+    "Evaluation",
+    "EvaluationRow",
+    "MembershipResult",
+    "PathFigure",
+    "RealImages",
+    "Spread",
+    "classification_scores",
+    "evaluate",
+    "fit_classifier",
+    "membership_attack",
+    "predict_probabilities",
+    "write_report",
+]

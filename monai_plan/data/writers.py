@@ -1,0 +1,207 @@
+"""What is written: images, a synthetic data set with its data list, sheets of pictures.
+
+Arrays have the axes that MONAI's ``LoadImaged`` gives back: the first spatial axis of a 2D image runs from left to
+right, so that real and written images are seen the same way up.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from monai_plan.data.datalist import DATALIST_NAME, write_datalist
+from monai_plan.utils import ConfigError, DataError, atomic_path
+
+__all__ = ["contact_sheet", "write_image", "write_synthetic"]
+
+IMAGES_FOLDER = "images"
+
+
+def image_suffix(spatial_dims: int) -> str:
+    """The suffix of the format in which images of this many axes are written."""
+    return ".png" if spatial_dims == 2 else ".nii.gz"
+
+
+def write_image(
+    path: str | os.PathLike[str], image: Tensor, *, affine: Sequence[Sequence[float]] | None = None
+) -> None:
+    """Write one image with 8 bits a value: as PNG in 2D, as NIfTI in 3D.
+
+    Args:
+        path: the file, ``*.png`` or ``*.nii.gz``.
+        image: [C, *spatial] in [0, 1] (values outside are clipped), with C 1 or 3 in 2D and 1 in 3D.
+        affine: 4 x 4, voxel to RAS+ millimetres, of a volume; the identity if left out. PNG holds none.
+
+    Raises:
+        ConfigError: if the shape or the channel count cannot be written.
+    """
+    spatial_dims = image.ndim - 1
+    if spatial_dims not in (2, 3) or image.shape[0] not in ((1, 3) if spatial_dims == 2 else (1,)):
+        raise ConfigError(
+            f"An image of shape {tuple(image.shape)} cannot be written: PNG holds [1 or 3, X, Y], NIfTI [1, X, Y, Z]."
+        )
+    pixels = (image.detach().float().cpu() * 255.0).round().clamp(0, 255).to(torch.uint8).numpy()
+    if spatial_dims == 2:
+        rows = np.ascontiguousarray(pixels.transpose(2, 1, 0))  # PNG is stored by rows: [Y, X, C]
+        Image.fromarray(rows[..., 0] if rows.shape[-1] == 1 else rows).save(path, format="PNG")
+    else:
+        volume = nibabel.Nifti1Image(pixels[0], np.eye(4) if affine is None else np.asarray(affine, dtype=float))
+        nibabel.save(volume, path)
+
+
+@contextmanager
+def replaced_dataset(output_dir: str | os.PathLike[str], *, pattern: str) -> Iterator[Path]:
+    """Yield an empty sibling folder to build ``images/`` and ``datalist.json`` in; then move both to ``output_dir``.
+
+    The data list comes last: while it is missing there is no data set, so a killed run leaves none or a whole one.
+    Other files of ``output_dir`` stay as they are.
+
+    Raises:
+        DataError: if ``output_dir`` holds images or a data list of somebody else, told by names that do not match
+            ``pattern``.
+    """
+    target = Path(output_dir).absolute()
+    images, datalist = target / IMAGES_FOLDER, target / DATALIST_NAME
+    foreign = (
+        [file.name for file in images.iterdir() if not re.fullmatch(pattern, file.name)] if images.exists() else []
+    )
+    if datalist.exists():
+        listed = re.findall(r'"image":\s*"([^"]*)"', datalist.read_text(encoding="utf-8", errors="replace"))
+        foreign += [name for name in listed if not re.fullmatch(f"{IMAGES_FOLDER}/{pattern}", name)]
+    if foreign:
+        raise DataError(
+            f"{target} holds a data set that was not written here (for instance {sorted(foreign)[0]}) and is not "
+            "overwritten: choose another output folder."
+        )
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    (temporary / IMAGES_FOLDER).mkdir(parents=True)
+    try:
+        yield temporary
+        target.mkdir(exist_ok=True)
+        datalist.unlink(missing_ok=True)
+        if images.exists():
+            os.replace(images, temporary / "old")
+        os.replace(temporary / IMAGES_FOLDER, images)
+        os.replace(temporary / DATALIST_NAME, datalist)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_synthetic(
+    output_dir: str | os.PathLike[str],
+    *,
+    images: Tensor,
+    labels: Sequence[int] | Tensor,
+    label_names: Mapping[int, str],
+    groups: Sequence[Hashable],
+    affine: Sequence[Sequence[float]] | None = None,
+    name: str,
+    description: str,
+) -> Path:
+    """Write synthetic images and the data list that MONAI's ``load_decathlon_datalist(is_segmentation=False)`` reads.
+
+    Everything is built beside ``output_dir`` and moved in at the end: images of an earlier release do not survive,
+    and a killed run leaves no half release. Files are numbered and groups renumbered in order of appearance, so that
+    no name from the private side can pass.
+
+    Args:
+        output_dir: the folder of the release; ``images/`` and ``datalist.json`` in it are replaced.
+        images: [N, C, *spatial] in [-1, 1] (values outside are clipped), with C 1 or 3 in 2D and 1 in 3D.
+        labels: N classes.
+        label_names: the name of every class.
+        groups: N groups: images of one group are not independent (one walk, one anchor) and stay on one side of a
+            later split. Written as ``subject``.
+        affine: 4 x 4, voxel to RAS+ millimetres, of volumes; the identity if left out.
+        name: name of the data set.
+        description: what it is.
+
+    Returns:
+        The path of the data list, all images in its section ``training``.
+
+    Raises:
+        ConfigError: if the arguments differ in length, a label has no name, or the shape cannot be written.
+        DataError: if an image is not finite, or ``output_dir`` holds a data set that was not written here.
+    """
+    labels = [int(label) for label in labels]
+    if not len(images) == len(labels) == len(groups) > 0:
+        raise ConfigError(
+            f"There are {len(images)} images, {len(labels)} labels and {len(groups)} groups, but as many of each and "
+            "at least one are needed."
+        )
+    unnamed = sorted(set(labels) - set(label_names))
+    if unnamed:
+        raise ConfigError(f"Label {unnamed[0]} has no name in label_names, which names {sorted(label_names)}.")
+    bad = [index for index, image in enumerate(images) if not image.isfinite().all()]
+    if bad:
+        raise DataError(
+            f"Synthetic image {bad[0]} has pixels that are NaN or infinite ({len(bad)} of {len(images)} images do): "
+            "the generator that made them is damaged, train it again."
+        )
+    suffix = image_suffix(images.ndim - 2)
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    items = []
+    with replaced_dataset(output_dir, pattern=r"\d{6,}\.(png|nii\.gz)") as folder:
+        for index, (image, label, group) in enumerate(zip(images, labels, groups, strict=True)):
+            file = f"{IMAGES_FOLDER}/{index:06d}{suffix}"
+            write_image(folder / file, (image + 1.0) / 2.0, affine=affine)
+            items.append({"image": file, "label": label, "subject": f"synthetic_{numbers[group]:06d}"})
+        write_datalist(
+            folder / DATALIST_NAME,
+            labels=label_names,
+            sections={"training": items},
+            name=name,
+            description=description,
+        )
+    return Path(output_dir) / DATALIST_NAME
+
+
+def contact_sheet(
+    images: Tensor, *, columns: int, path: str | os.PathLike[str], slice_axis: int = -1, zoom: int = 1
+) -> Path:
+    """Write images as one PNG, row by row, with a black line between them.
+
+    Args:
+        images: [N, C, *spatial] in [-1, 1] (values outside are clipped), with C 1 or 3.
+        columns: images in a row.
+        path: the file, ``*.png``.
+        slice_axis: the spatial axis across which the middle slice of a volume is taken; the last one is the body
+            axis of a volume in RAS+. Without effect in 2D.
+        zoom: every pixel is drawn as a square of this many pixels.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: if there is no image, or the shape, ``columns`` or ``zoom`` cannot be drawn.
+    """
+    if images.ndim not in (4, 5) or len(images) == 0 or images.shape[1] not in (1, 3) or min(columns, zoom) < 1:
+        raise ConfigError(
+            f"A sheet needs images [N, 1 or 3, *2 or 3 spatial axes], columns and zoom of at least 1, but got "
+            f"{tuple(images.shape)}, {columns} and {zoom}."
+        )
+    pictures = ((images.detach().float().cpu() + 1.0) / 2.0).clamp(0.0, 1.0)
+    if pictures.ndim == 5:
+        spatial = range(2, 5)
+        pictures = pictures.select(spatial[slice_axis], pictures.shape[spatial[slice_axis]] // 2)
+    pictures = pictures.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+    count, channels, width, height = pictures.shape
+    rows = -(-count // columns)
+    sheet = torch.zeros(channels, columns * (width + 1) - 1, rows * (height + 1) - 1)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        x, y = column * (width + 1), row * (height + 1)
+        sheet[:, x : x + width, y : y + height] = picture
+    with atomic_path(path) as temporary:
+        write_image(temporary, sheet)
+    return Path(path)

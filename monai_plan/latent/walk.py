@@ -1,0 +1,270 @@
+"""The privacy-preserving walk between two latent points: the objective of PLAN and its minimisation.
+
+Pennisi et al., "A Privacy-Preserving Walk in the Latent Space of Generative Models for Medical Applications",
+MICCAI 2023, arXiv 2307.02984. With w̄_1 = w_a and w̄_T = w_b fixed, and x̄_t = clamp(G(w̄_t), −1, 1) for the inner
+points t = 2 … T − 1,
+
+    L_dist  = Σ_{t=1}^{T−1} ‖w̄_{t+1} − w̄_t‖²
+    L_id    = Σ_{t=2}^{T−1} KL(U ‖ softmax φ_id(x̄_t))        U uniform over the identities
+    L_class = Σ_{t=2}^{T−1} CE(φ_class(x̄_t), y)
+    L       = L_dist + λ_id · L_id + λ_class · L_class
+
+The published code takes means over chunks of four points and weights their sums with 0.1 and 1. For T = 50 that is
+λ_id = 0.025 and λ_class = 0.25 here; the sums above do not change their scale with T or with the batch size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from monai_plan.latent.generator import BatchSplitter, LatentGenerator, frozen, prepare_networks
+from monai_plan.utils import ConfigError, TrainingError
+
+__all__ = ["LatentWalk", "WalkResult", "class_loss", "distance_loss", "identity_loss", "linear_path"]
+
+_CHECK_EVERY = 50  # steps between looks at the losses: each look makes the host wait for the device
+
+
+def linear_path(w_a: Tensor, w_b: Tensor, num_points: int) -> Tensor:
+    """The straight line w̄_t = w_a + (t − 1)/(T − 1) · (w_b − w_a), t = 1 … T, from which the walk starts.
+
+    Args:
+        w_a: [w_dim], the first point.
+        w_b: [w_dim], the last point.
+        num_points: T, at least 2.
+
+    Returns:
+        [T, w_dim]; the first and last row are exactly ``w_a`` and ``w_b``.
+
+    Raises:
+        ConfigError: if the shapes differ or are not [w_dim], or ``num_points`` is less than 2.
+    """
+    if w_a.ndim != 1 or w_a.shape != w_b.shape:
+        raise ConfigError(f"w_a and w_b must both be [w_dim]: got {list(w_a.shape)} and {list(w_b.shape)}.")
+    if num_points < 2:
+        raise ConfigError(f"num_points must be at least 2, the two end points: got {num_points}.")
+    # lerp is exact at 0 and 1.
+    return torch.lerp(w_a, w_b, torch.linspace(0, 1, num_points, dtype=w_a.dtype, device=w_a.device)[:, None])
+
+
+def distance_loss(path: Tensor) -> Tensor:
+    """L_dist = Σ_{t=1}^{T−1} ‖w̄_{t+1} − w̄_t‖² (PLAN); least on the straight, evenly spaced line.
+
+    Args:
+        path: [T, w_dim].
+
+    Returns:
+        A scalar, at least 0.
+    """
+    return (path[1:] - path[:-1]).square().sum()
+
+
+def identity_loss(logits: Tensor) -> Tensor:
+    """L_id = Σ_t KL(U ‖ softmax φ_id(x̄_t)) = Σ_t (−log n − 1/n · Σ_{i=1}^{n} log softmax_i φ_id(x̄_t)) (PLAN).
+
+    Args:
+        logits: [P, n], φ_id of P points over n identities, n ≥ 2.
+
+    Returns:
+        A scalar, at least 0: 0 where every identity is equally probable.
+
+    Raises:
+        ConfigError: if the logits are not [P, n] with n ≥ 2.
+    """
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ConfigError(f"The identity classifier must return [B, n], n ≥ 2 identities: got {list(logits.shape)}.")
+    return (-math.log(logits.shape[1]) - logits.log_softmax(1).mean(1)).sum()
+
+
+def class_loss(logits: Tensor, label: int) -> Tensor:
+    """L_class = Σ_t CE(φ_class(x̄_t), y) = −Σ_t log softmax_y φ_class(x̄_t) (PLAN).
+
+    Args:
+        logits: [P, num_classes], φ_class of P points.
+        label: y, from 0 to num_classes − 1.
+
+    Returns:
+        A scalar, at least 0.
+
+    Raises:
+        ConfigError: if the logits are not [P, num_classes] or the label lies outside the classes.
+    """
+    if logits.ndim != 2:
+        raise ConfigError(f"The class classifier must return [B, num_classes]: got {list(logits.shape)}.")
+    if not 0 <= label < logits.shape[1]:
+        raise ConfigError(f"Label {label} lies outside the classes 0 … {logits.shape[1] - 1} of the class classifier.")
+    return -logits.log_softmax(1)[:, label].sum()
+
+
+@dataclass(frozen=True, eq=False)
+class WalkResult:
+    """A path and how it came about. All tensors are float32 on the CPU.
+
+    Attributes:
+        path: [T, w_dim], w̄_1 … w̄_T; the first and last row are the given end points.
+        losses: ``"distance"``, ``"identity"`` and ``"class"``: L_dist, L_id and L_class, unweighted, [steps + 1] each:
+            before every step and after the last.
+        total: [steps + 1], L.
+    """
+
+    path: Tensor
+    losses: dict[str, Tensor]
+    total: Tensor
+
+
+class LatentWalk:
+    """Bend the straight line between two latents of a class away from the identities of the training set.
+
+    Minimises L (see the module) over the inner points with Adam (0.9, 0.999), started from ``linear_path``; the end
+    points stay fixed. During a call the networks are frozen and in eval mode, and after it as they were before;
+    no gradient is left in them. No call depends on an earlier one.
+
+    Args:
+        generator: G, see ``LatentGenerator``.
+        identity_net: φ_id, images [B, C, *spatial] in [−1, 1] → logits [B, n] over n ≥ 2 identities.
+        class_net: φ_class, the same → logits [B, num_classes].
+        num_points: T, at least 3, end points included.
+        steps: Adam steps, at least 0; 0 gives the linear path with its losses.
+        lr: learning rate, above 0.
+        lambda_id: λ_id, at least 0.
+        lambda_class: λ_class, at least 0.
+        points_per_batch: how many points are synthesised at once, which bounds the memory but does not change the
+            result; default: all. Halved whenever the memory of the GPU does not suffice.
+        device: where to compute; the networks are moved there. Default: where the generator is.
+
+    Raises:
+        ConfigError: if an argument lies outside its range or the generator does not fulfil the contract.
+    """
+
+    def __init__(
+        self,
+        generator: LatentGenerator,
+        identity_net: nn.Module,
+        class_net: nn.Module,
+        *,
+        num_points: int = 50,
+        steps: int = 500,
+        lr: float = 0.1,
+        lambda_id: float = 0.025,
+        lambda_class: float = 0.25,
+        points_per_batch: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if num_points < 3:
+            raise ConfigError(f"num_points must be at least 3, two end points and one between: got {num_points}.")
+        if points_per_batch is None:
+            points_per_batch = num_points - 2
+        for name, value, valid in (
+            ("steps", steps, steps >= 0),
+            ("lr", lr, 0 < lr < math.inf),
+            ("lambda_id", lambda_id, 0 <= lambda_id < math.inf),
+            ("lambda_class", lambda_class, 0 <= lambda_class < math.inf),
+            ("points_per_batch", points_per_batch, points_per_batch >= 1),
+        ):
+            if not valid:
+                raise ConfigError(f"{name} of the walk is {value}, outside its range: see LatentWalk.")
+        self.device = prepare_networks(generator, identity_net, class_net, device=device)
+        self.generator = generator
+        self.identity_net = identity_net
+        self.class_net = class_net
+        self.num_points = num_points
+        self.steps = steps
+        self.lr = lr
+        self.lambda_id = lambda_id
+        self.lambda_class = lambda_class
+        self._in_batches = BatchSplitter(points_per_batch)
+
+    def __call__(
+        self, w_a: Tensor, w_b: Tensor, label: int, *, progress: Callable[[int, int], None] | None = None
+    ) -> WalkResult:
+        """Walk from ``w_a`` to ``w_b``.
+
+        Args:
+            w_a: [w_dim], the first point.
+            w_b: [w_dim], the last point.
+            label: y, the class of both.
+            progress: called with (steps done, steps in all) after every step.
+
+        Returns:
+            The path and its losses.
+
+        Raises:
+            ConfigError: if an end point is not [w_dim] or not finite, or the label lies outside the classes.
+            TrainingError: if a loss is not finite, or not even one point fits into the memory.
+        """
+        for name, w in (("w_a", w_a), ("w_b", w_b)):
+            if w.shape != (self.generator.w_dim,):
+                raise ConfigError(f"{name} must be [w_dim] = [{self.generator.w_dim}]: got {list(w.shape)}.")
+            if not w.isfinite().all():
+                raise ConfigError(f"{name} has values that are not finite: repeat the inversion it comes from.")
+
+        w_a, w_b = (w.detach().as_subclass(Tensor).to(self.device, torch.float32) for w in (w_a, w_b))
+        path = linear_path(w_a, w_b, self.num_points)
+        inner = path[1:-1].clone().requires_grad_()
+        adam = torch.optim.Adam([inner], lr=self.lr, betas=(0.9, 0.999))
+        history = torch.zeros(self.steps + 1, 3, device=self.device)
+        with torch.enable_grad(), frozen(self.generator, self.identity_net, self.class_net):
+            for step in range(self.steps):
+                history[step], inner.grad = self._losses_and_gradient(path, inner, label)
+                adam.step()
+                if step % _CHECK_EVERY == 0:
+                    _check_finite(history[: step + 1])
+                if progress is not None:
+                    progress(step + 1, self.steps)
+            history[-1] = self._losses(path, inner.detach(), label)
+        _check_finite(history)
+
+        path[1:-1] = inner.detach()
+        distance, identity, classes = history.cpu().unbind(1)
+        return WalkResult(
+            path=path.cpu(),
+            losses={"distance": distance, "identity": identity, "class": classes},
+            total=distance + self.lambda_id * identity + self.lambda_class * classes,
+        )
+
+    def _losses_and_gradient(self, path: Tensor, inner: Tensor, label: int) -> tuple[Tensor, Tensor]:
+        """(L_dist, L_id, L_class) and ∂L/∂w̄ at the inner points [T − 2, w_dim]."""
+        distance = _distance(path, inner)
+        (gradient,) = torch.autograd.grad(distance, inner)
+
+        def one_batch(part: slice) -> tuple[Tensor, Tensor]:
+            w = inner[part].detach().requires_grad_()
+            identity, classes = self._point_losses(w, label)
+            (pull,) = torch.autograd.grad(self.lambda_id * identity + self.lambda_class * classes, w)
+            return torch.stack([identity, classes]).detach(), pull
+
+        sums, pulls = zip(*self._in_batches(one_batch, len(inner)), strict=True)
+        losses = torch.cat([distance.detach()[None], torch.stack(sums).sum(0)])
+        return losses, gradient + torch.cat(pulls)
+
+    @torch.no_grad()
+    def _losses(self, path: Tensor, inner: Tensor, label: int) -> Tensor:
+        """(L_dist, L_id, L_class), [3]."""
+        sums = self._in_batches(lambda part: torch.stack(self._point_losses(inner[part], label)), len(inner))
+        return torch.cat([_distance(path, inner)[None], torch.stack(sums).sum(0)])
+
+    def _point_losses(self, w: Tensor, label: int) -> tuple[Tensor, Tensor]:
+        """L_id and L_class of the points w [P, w_dim]."""
+        images = self.generator.synthesis(w).clamp(-1, 1)
+        return identity_loss(self.identity_net(images)), class_loss(self.class_net(images), label)
+
+
+def _distance(path: Tensor, inner: Tensor) -> Tensor:
+    """L_dist of the inner points between the fixed ends of ``path``."""
+    return distance_loss(torch.cat([path[:1], inner, path[-1:]]))
+
+
+def _check_finite(history: Tensor) -> None:
+    bad = (~history.isfinite().all(1)).nonzero().flatten().tolist()
+    if bad:
+        names = ("distance", "identity", "class")
+        values = ", ".join(f"{n} {v:g}" for n, v in zip(names, history[bad[0]].tolist(), strict=True))
+        raise TrainingError(
+            f"The walk's loss is not finite after {bad[0]} steps ({values}): lower lr, or check that the generator "
+            "and the classifiers were trained to the end."
+        )

@@ -1,0 +1,405 @@
+"""Perceptual distances as squared Euclidean distances between fixed embeddings.
+
+Each embedding normalises the channels of every feature map to unit length, weights them, divides by the square root
+of the map's area and lays all maps end to end. The squared distance of two embeddings is then the mean over space and
+the sum over layers of the squared feature differences, as in LPIPS (Zhang et al., CVPR 2018). Since it is a squared
+Euclidean distance, the least distance of many images to many others is a matrix product away (see ``nearest``).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from monai_plan.utils import ArtifactError, ConfigError, DataError, seeded_generator
+
+__all__ = [
+    "LPIPSEmbedding",
+    "PerceptualEmbedding",
+    "RandomFeatureEmbedding",
+    "SqueezeNetEmbedding",
+    "perceptual_embedding",
+]
+
+EMBEDDING_NAMES = ("random", "squeezenet1_0", "lpips-alex", "lpips-vgg", "lpips-squeeze")
+
+
+class PerceptualEmbedding(nn.Module):
+    """Base of the embeddings: ``‖e(a) − e(b)‖²`` is the distance of the images a and b.
+
+    A subclass gives ``feature_maps`` and, where its distance weights channels, ``channel_weights``. Nothing in it is
+    trained: parameters are frozen and the module stays in eval mode, but gradients flow to the images.
+
+    Args:
+        spatial_dims: 2 or 3.
+        img_channels: channels of the images.
+        title: the name of the distance for tables and figures.
+        eps: length below which a feature vector counts as zero when it is normalised.
+    """
+
+    def __init__(self, *, spatial_dims: int, img_channels: int, title: str, eps: float = 1e-6) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ConfigError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
+        if img_channels < 1:
+            raise ConfigError(f"img_channels must be at least 1, got {img_channels}.")
+        self.spatial_dims = spatial_dims
+        self.img_channels = img_channels
+        self.title = title
+        self.eps = eps
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """The raw feature maps of ``images`` [B, C, *spatial], shallow to deep, each [B, C_l, *spatial_l]."""
+        raise NotImplementedError
+
+    def channel_weights(self) -> Sequence[Tensor] | None:
+        """One tensor [C_l] of weights >= 0 a map, by which its squared differences count; None: all count 1."""
+        return None
+
+    def pooled_maps(self, images: Tensor) -> list[Tensor]:
+        """The maps whose spatial means are ``pooled``: by default the deepest one."""
+        return self.feature_maps(images)[-1:]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed ``images``.
+
+        Args:
+            images: [B, C, *spatial], values in [-1, 1].
+
+        Returns:
+            [B, E]; the squared Euclidean distance of two rows is the perceptual distance of their images.
+
+        Raises:
+            DataError: if the images have another number of axes or channels, or are too small.
+        """
+        self._check(images)
+        maps = self.feature_maps(images)
+        weights: Sequence[Tensor | None] = self.channel_weights() or [None] * len(maps)
+        return torch.cat([self._flatten(m, w) for m, w in zip(maps, weights, strict=True)], dim=1)
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """The spatial means of raw features, [B, F], for the Fréchet distance; ``images`` as in ``forward``."""
+        self._check(images)
+        return torch.cat([m.flatten(2).mean(2) for m in self.pooled_maps(images)], dim=1)
+
+    def train(self, mode: bool = True) -> PerceptualEmbedding:
+        """Stay in eval mode whatever ``mode`` says: an embedding is fixed."""
+        return super().train(False)
+
+    def _flatten(self, feature_map: Tensor, weight: Tensor | None) -> Tensor:
+        x = feature_map.float().flatten(2)  # [B, C, area]
+        # eps under the root: the length of a zero vector has a finite gradient.
+        x = x / (x.square().sum(1, keepdim=True) + self.eps**2).sqrt()
+        if weight is not None:
+            x = x * weight.sqrt()[:, None]
+        return (x / x.shape[2] ** 0.5).flatten(1)
+
+    def _check(self, images: Tensor) -> None:
+        if images.ndim != self.spatial_dims + 2 or images.shape[1] != self.img_channels:
+            raise DataError(
+                f"the {self.title} takes images [B, {self.img_channels}, *spatial] with {self.spatial_dims} spatial "
+                f"axes, got the shape {tuple(images.shape)}: check spatial_dims and img_channels."
+            )
+
+    def _freeze(self) -> None:
+        self.requires_grad_(False)
+        self.eval()
+
+
+class RandomFeatureEmbedding(PerceptualEmbedding):
+    """A pyramid of fixed random filters: needs no weights and works in 2D and 3D.
+
+    The image is halved by averaging, level after level. At each level random 3x3(x3) filters of zero mean, each with
+    its negative and rectified, respond to the local structure, and the responses at a place are divided by their
+    common length, so that contrast and exposure count little. The coarsest level adds its pixels, which hold the
+    brightness that zero-mean filters cannot see. It is cheap enough for an optimisation on a CPU, and knows less of
+    what matters to the eye than a trained network: a blur or a shift raises it, but all structure counts alike.
+
+    Args:
+        spatial_dims: 2 or 3.
+        img_channels: channels of the images.
+        seed: of the filters; distances of different seeds do not compare.
+        levels: resolutions at most; fewer where an axis would fall below four pixels.
+        filters: random filters a level (twice as many channels, since each comes with its negative).
+        contrast: the length of a response, in image units, at which normalisation sets in: weaker structure (noise
+            in flat regions) counts in proportion.
+        pixel_weight: weight of the mean squared difference of the coarsest level's pixels.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        img_channels: int,
+        *,
+        seed: int = 0,
+        levels: int = 4,
+        filters: int = 12,
+        contrast: float = 0.25,
+        pixel_weight: float = 1.0,
+    ) -> None:
+        super().__init__(
+            spatial_dims=spatial_dims, img_channels=img_channels, title="random-feature distance", eps=contrast
+        )
+        if levels < 1 or filters < 1:
+            raise ConfigError(f"levels and filters must be at least 1, got {levels} and {filters}.")
+        self.pixel_weight = pixel_weight
+        self.filters: Tensor
+        weight = torch.randn(
+            levels, filters, img_channels, 3**spatial_dims, generator=seeded_generator(seed, "random features")
+        )
+        weight = weight - weight.mean(-1, keepdim=True)
+        weight = weight / weight.flatten(2).norm(dim=2)[:, :, None, None]
+        self.register_buffer("filters", weight.reshape(levels, filters, img_channels, *[3] * spatial_dims))
+        self._freeze()
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """The rectified responses of every level, fine to coarse, each [B, 2 * filters, *spatial_l]."""
+        conv = functional.conv2d if self.spatial_dims == 2 else functional.conv3d
+        maps = []
+        for index, level in enumerate(self._pyramid(images)):
+            # The finest level would be most of the embedding: every second place an axis is enough for its mean.
+            response = conv(level, self.filters[index], stride=2 if index == 0 else 1)
+            maps.append(torch.cat([response.relu(), (-response).relu()], dim=1))
+        return maps
+
+    def pooled_maps(self, images: Tensor) -> list[Tensor]:
+        """All levels: together the statistics of structure at every scale."""
+        return self.feature_maps(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed ``images`` [B, C, *spatial] in [-1, 1] as [B, E]; see the base class."""
+        features = super().forward(images)
+        pixels = self._pyramid(images)[-1].flatten(1)
+        return torch.cat([features, pixels * (self.pixel_weight / pixels.shape[1]) ** 0.5], dim=1)
+
+    def _pyramid(self, images: Tensor) -> list[Tensor]:
+        pool = functional.avg_pool2d if self.spatial_dims == 2 else functional.avg_pool3d
+        if min(images.shape[2:]) < 4:
+            raise DataError(f"the {self.title} needs 4 pixels or more an axis, got {tuple(images.shape[2:])}.")
+        pyramid = [images]
+        while len(pyramid) < len(self.filters) and min(pyramid[-1].shape[2:]) >= 8:
+            pyramid.append(pool(pyramid[-1], 2))
+        return pyramid
+
+
+class _Fire(nn.Module):
+    """SqueezeNet's block, with torchvision's names."""
+
+    def __init__(self, in_channels: int, squeeze: int, expand: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(in_channels, squeeze, 1)
+        self.expand1x1 = nn.Conv2d(squeeze, expand, 1)
+        self.expand3x3 = nn.Conv2d(squeeze, expand, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.squeeze(x).relu()
+        return torch.cat([self.expand1x1(x), self.expand3x3(x)], dim=1).relu()
+
+
+def _squeezenet1_0_features() -> nn.Sequential:
+    """The feature stack of SqueezeNet 1.0 (Iandola et al., 2016), with torchvision's indices."""
+
+    def pool() -> nn.Module:
+        return nn.MaxPool2d(3, stride=2, ceil_mode=True)
+
+    return nn.Sequential(
+        nn.Conv2d(3, 96, 7, stride=2),
+        nn.ReLU(),
+        pool(),
+        _Fire(96, 16, 64),
+        _Fire(128, 16, 64),
+        _Fire(128, 32, 128),
+        pool(),
+        _Fire(256, 32, 128),
+        _Fire(256, 48, 192),
+        _Fire(384, 48, 192),
+        _Fire(384, 64, 256),
+        pool(),
+        _Fire(512, 64, 256),
+    )
+
+
+class SqueezeNetEmbedding(PerceptualEmbedding):
+    """The SqueezeNet-1.0 feature distance, from a local weights file: 2D, grey or RGB, no linear heads.
+
+    Seven feature maps, those after the first ReLU and after fire modules 3, 5, 6, 7, 8 and 9, the stages the lpips
+    package taps in SqueezeNet 1.1. It is not LPIPS: no head was fitted to human judgements.
+
+    Args:
+        weights: a state dict with the keys of torchvision's ``squeezenet1_0``; its classifier is not used.
+        img_channels: 1 (repeated to RGB) or 3.
+
+    Raises:
+        ArtifactError: if ``weights`` is missing or no such state dict.
+    """
+
+    taps = (1, 4, 7, 8, 9, 10, 12)
+    smallest = 21  # px an axis: below that the third pooling has nothing left
+
+    def __init__(self, weights: str | os.PathLike[str], *, img_channels: int = 1) -> None:
+        super().__init__(spatial_dims=2, img_channels=img_channels, title="SqueezeNet-1.0 feature distance")
+        _check_rgb(img_channels, self.title)
+        with torch.random.fork_rng(devices=[]):  # the initial weights, soon replaced, are drawn
+            self.features = _squeezenet1_0_features()
+        _load_features(self.features, weights, "SqueezeNet 1.0")
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1))
+        self._freeze()
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """The seven maps, with 96, 128, 256, 384, 384, 512 and 512 channels."""
+        if min(images.shape[2:]) < self.smallest:
+            raise DataError(
+                f"the {self.title} needs {self.smallest} pixels or more an axis, got {tuple(images.shape[2:])}: "
+                "use larger images or the embedding 'random'."
+            )
+        x = (images.expand(-1, 3, -1, -1) * 0.5 + 0.5 - self.mean) / self.std  # [-1, 1] to [0, 1] to ImageNet's scale
+        maps = []
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in self.taps:
+                maps.append(x)
+        return maps
+
+
+class LPIPSEmbedding(PerceptualEmbedding):
+    """LPIPS itself (Zhang et al., CVPR 2018) as an embedding: ``‖e(a) − e(b)‖²`` is what the lpips package returns.
+
+    The package brings the linear heads; the backbone is torchvision's file, from ``weights`` or from the cache of
+    ``torch.hub``. Nothing is ever downloaded.
+
+    Args:
+        net: ``"alex"``, ``"vgg"`` or ``"squeeze"``.
+        weights: torchvision's ImageNet state dict of that network; None looks in the cache of ``torch.hub``.
+        img_channels: 1 (repeated to RGB) or 3.
+
+    Raises:
+        ConfigError: if ``net`` is unknown, or lpips or torchvision cannot be imported.
+        ArtifactError: if the backbone's file is missing or of another network.
+    """
+
+    # The names under which torchvision stores the weights that the heads were fitted to (IMAGENET1K_V1).
+    files: Mapping[str, str] = {
+        "alex": "alexnet-owt-7be5be79.pth",
+        "vgg": "vgg16-397923af.pth",
+        "squeeze": "squeezenet1_1-b8a52dc0.pth",
+    }
+
+    def __init__(
+        self, net: str = "alex", weights: str | os.PathLike[str] | None = None, *, img_channels: int = 1
+    ) -> None:
+        if net not in self.files:
+            raise ConfigError(f"net must be one of {', '.join(self.files)}, got {net!r}.")
+        # lpips adds 1e-10 to the length; under the root that is the same to the last bits, and differentiable.
+        super().__init__(spatial_dims=2, img_channels=img_channels, title=f"LPIPS ({net})", eps=1e-10)
+        _check_rgb(img_channels, self.title)
+        try:
+            import lpips
+        except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises RuntimeError
+            raise ConfigError(
+                f"LPIPS needs the packages lpips and torchvision, which cannot be imported here ({error}): "
+                'pip install "monai_plan[lpips]", or use the embedding squeezenet1_0 with a local weights file, '
+                "or random."
+            ) from error
+        if weights is None:
+            weights = Path(torch.hub.get_dir()) / "checkpoints" / self.files[net]
+        # pnet_rand: the backbone starts without a download; the heads come with the package.
+        with torch.random.fork_rng(devices=[]):
+            model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+        self.scaling = model.scaling_layer
+        self.net = model.net
+        _load_features(self.net, weights, f"torchvision's {self.files[net].split('-')[0]}")
+        self.heads = nn.ParameterList([head.model[-1].weight.detach().flatten() for head in model.lins])
+        self._freeze()
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """The maps that the lpips package compares: five (alex, vgg) or seven (squeeze)."""
+        return list(self.net(self.scaling(images.expand(-1, 3, -1, -1))))
+
+    def channel_weights(self) -> Sequence[Tensor]:
+        """The package's linear heads."""
+        return list(self.heads)
+
+
+def perceptual_embedding(
+    name: str,
+    *,
+    spatial_dims: int,
+    img_channels: int,
+    weights: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> PerceptualEmbedding:
+    """Make an embedding by its name.
+
+    Args:
+        name: ``"random"``, ``"squeezenet1_0"``, ``"lpips-alex"``, ``"lpips-vgg"`` or ``"lpips-squeeze"``.
+        spatial_dims: 2 or 3; the pretrained ones know 2D images only.
+        img_channels: channels of the images; the pretrained ones take 1 or 3.
+        weights: the backbone's local file: needed by squeezenet1_0, optional for LPIPS (default: the cache of
+            ``torch.hub``), none for random.
+        seed: of the random filters.
+
+    Raises:
+        ConfigError: if the name is unknown or does not fit the other arguments.
+        ArtifactError: if the weights are missing or of another network.
+    """
+    if name not in EMBEDDING_NAMES:
+        raise ConfigError(f"there is no perceptual embedding {name!r}: use one of {', '.join(EMBEDDING_NAMES)}.")
+    if name == "random":
+        if weights is not None:
+            raise ConfigError(
+                f"the perceptual embedding 'random' takes no weights, got {os.fspath(weights)}: leave weights out, or "
+                "name the embedding they belong to."
+            )
+        return RandomFeatureEmbedding(spatial_dims, img_channels, seed=seed)
+    if spatial_dims != 2:
+        raise ConfigError(
+            f"the perceptual embedding {name!r} knows 2D images only, got spatial_dims {spatial_dims}: use 'random'."
+        )
+    if name == "squeezenet1_0":
+        if weights is None:
+            raise ConfigError(
+                "the perceptual embedding 'squeezenet1_0' needs weights, the path of torchvision's squeezenet1_0 "
+                "state dict: give it, or use 'random', which needs none."
+            )
+        return SqueezeNetEmbedding(weights, img_channels=img_channels)
+    return LPIPSEmbedding(name.removeprefix("lpips-"), weights, img_channels=img_channels)
+
+
+def _check_rgb(img_channels: int, title: str) -> None:
+    if img_channels not in (1, 3):
+        raise ConfigError(
+            f"the {title} takes grey or RGB images, got img_channels {img_channels}: use the embedding 'random'."
+        )
+
+
+def _load_features(module: nn.Module, path: str | os.PathLike[str], network: str) -> None:
+    """Load the ``features.*`` entries of a torchvision state dict into ``module``, strictly.
+
+    The module's names may carry a container's name (lpips' ``slice2.3.weight`` for ``features.3.weight``).
+    """
+    if not os.path.isfile(path):
+        raise ArtifactError(
+            f"{os.fspath(path)} does not exist: put the ImageNet weights of {network} there, or give the path of the "
+            "file as weights."
+        )
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        # The classifier on top is the one part that an embedding does not need.
+        features = {k.removeprefix("features."): v for k, v in state.items() if not k.startswith("classifier.")}
+        names = {name[name.startswith("slice") and name.index(".") + 1 :]: name for name in module.state_dict()}
+        module.load_state_dict({names.get(k, k): v for k, v in features.items()})
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError) as error:
+        raise ArtifactError(
+            f"{os.fspath(path)} does not hold the weights of {network}: give torchvision's state dict of that "
+            f"network. ({' '.join(str(error).split())[:200]})"
+        ) from error

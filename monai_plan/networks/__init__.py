@@ -1,0 +1,18 @@
+"""Networks: StyleGAN2 in two and three dimensions, and files that hold a generator with its architecture."""
+
+from monai_plan.networks.checkpoint import load_generator, save_generator
+from monai_plan.networks.stylegan2 import (
+    MappingNetwork,
+    StyleGAN2Discriminator,
+    StyleGAN2Generator,
+    SynthesisNetwork,
+)
+
+__all__ = [
+    "MappingNetwork",
+    "StyleGAN2Discriminator",
+    "StyleGAN2Generator",
+    "SynthesisNetwork",
+    "load_generator",
+    "save_generator",
+]

@@ -1,0 +1,209 @@
+"""The command line: what it passes on, what it prints, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import monai_plan.bundle
+from monai_plan import __version__
+from monai_plan.__main__ import main
+from monai_plan.utils import ConfigError
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """What ``run_bundle`` was called with."""
+    made: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    monkeypatch.setattr(monai_plan.bundle, "run_bundle", lambda *args, **options: made.append((args, options)))
+    return made
+
+
+RUN = ["run", "B", "--dataset_dir", "D", "--output_dir", "O"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "overrides"),
+    [
+        ([], {}),
+        (["--walk#steps", "300"], {"walk#steps": 300}),
+        (["--walk::lr=1e-3"], {"walk::lr": 0.001}),
+        (["--img_size", "[64,64]", "--name", "grey"], {"img_size": [64, 64], "name": "grey"}),
+        (["--text=a=b", "--offset", "-3"], {"text": "a=b", "offset": -3}),
+        (["--balanced", "True", "--other", "None"], {"balanced": True, "other": None}),
+        (["--balanced", "--max-epochs", "3"], {"balanced": True, "max_epochs": 3}),
+        (["--x", "$@y + 1", "--z", "@walk#lr"], {"x": "$@y + 1", "z": "@walk#lr"}),
+        (["--skip-bad-images"], {"skip_bad_images": True}),
+        (["--skip_bad_images", "--k", "5"], {"skip_bad_images": True, "k": 5}),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_free_overrides_are_read_as_by_monai(
+    calls: list[Any], arguments: list[str], overrides: dict[str, Any], first: bool
+) -> None:
+    """Before or after the options that are known."""
+    assert main(["run", *arguments, *RUN[2:], "B"] if first else [*RUN, *arguments]) == 0
+    ((args, options),) = calls
+    assert args == ("B",)
+    assert (options.pop("dataset_dir"), options.pop("output_dir")) == ("D", "O")
+    assert options.pop("overrides") == overrides
+    assert set(options) == {"echo"}
+
+
+def test_only_takes_several_stages(calls: list[Any]) -> None:
+    assert main([*RUN, "--only", "train", "invert", "--k", "5"]) == 0
+    assert calls[0][1]["only"] == ["train", "invert"]
+    assert calls[0][1]["overrides"] == {"k": 5}
+
+
+def _bundle(folder: Path, run: str) -> list[str]:
+    """The arguments to run a bundle of one stage."""
+    config = {"dataset_dir": "", "output_dir": "", "bundle_root": "", "k": 5, "run": [run]}
+    config["utils"] = "$from monai_plan import utils"
+    (folder / "configs").mkdir()
+    (folder / "configs" / "train.json").write_text(json.dumps(config))
+    stages = {"stages": [{"name": "train", "config": ["train.json"], "writes": ["private/model.pt"]}]}
+    (folder / "configs" / "stages.json").write_text(json.dumps(stages))
+    (folder / "data").mkdir()
+    return ["run", str(folder), "--dataset_dir", str(folder / "data"), "--output_dir", str(folder / "out")]
+
+
+def test_a_bundle_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*_bundle(tmp_path, "$@utils.write_text(@output_dir + '/private/model.pt', str(@k))"), "--k", "7"]
+    assert main(arguments) == 0
+    assert (tmp_path / "out" / "private" / "model.pt").read_text() == "7"
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "[1/1] train: no record of an earlier run" in printed
+    assert "[1/1] train: skipped" in printed
+
+
+def test_errors_for_people_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*_bundle(tmp_path, "$1"), "--kk", "7"]) == 2
+    error = capsys.readouterr().err
+    assert error == "monai_plan: no stage has the config id 'kk'. The closest known: k.\n"
+
+
+def test_errors_that_are_ours_pass(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="Failed to evaluate"):
+        main(_bundle(tmp_path, "$1 / 0"))
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(monai_plan.bundle, "run_bundle", interrupt)
+    assert main(RUN) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["rum"], ["run"], ["datalist"], ["datalist", "folders", "x"], ["--seed"]])
+def test_wrong_usage_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: monai_plan" in capsys.readouterr().err
+
+
+def test_phantoms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--num-subjects", "4", "--num_test_subjects", "2", "--img_size", "16", "24", "--seed", "3"]
+    assert main(["phantoms", "--output_dir", str(tmp_path), *sizes]) == 0
+    datalist = tmp_path / "datalist.json"
+    assert str(datalist) in capsys.readouterr().out
+    training = json.loads(datalist.read_text())["training"]
+    assert len({item["subject"] for item in training}) == 4
+    with Image.open(tmp_path / training[0]["image"]) as image:
+        assert sorted(image.size) == [16, 24]
+    assert main(["phantoms", "--output_dir", str(tmp_path), "--spatial_dims", "3", *sizes]) == 2  # 3 axes, 2 sizes
+    assert main(["phantoms", "--output_dir", str(tmp_path), "--spatial_dims", "3", *sizes[:4], "--img_size", "16"]) == 0
+
+
+def _write_images(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(folder / name)
+
+
+@pytest.mark.parametrize("kind", ["folders", "csv", "shenzhen", "aptos", "medmnist"])
+def test_datalists(tmp_path: Path, kind: str) -> None:
+    root, output = tmp_path / "root", tmp_path / "out" / "datalist.json"
+    columns = ["--image_column", "file", "--label_column", "diagnosis", "--subject_column", "id_code"]
+    arguments = {
+        "folders": [str(root), "--subject-pattern", r"p\d+"],
+        "csv": [str(root / "train.csv"), "--image_root", str(root), *columns],
+        "shenzhen": [str(root), "--test_fraction", "0.5", "--seed", "1"],
+        "aptos": [str(root), "--max_per_class", "3"],
+        "medmnist": [str(root / "tiny.npz")],
+    }[kind]
+    for label, name in enumerate(("healthy", "ill")):
+        if kind == "folders":
+            _write_images(root / name, [f"p{label}{number}.png" for number in range(4)])
+        elif kind == "shenzhen":
+            _write_images(root, [f"CHNCXR_{label}{number}_{label}.png" for number in range(4)])
+    if kind in ("csv", "aptos"):
+        _write_images(root, [f"p{number}.png" for number in range(20)])
+        rows = [f"p{number}.png,p{number},{number % 5}" for number in range(20)]
+        (root / "train.csv").write_text("\n".join(["file,id_code,diagnosis", *rows]))
+    if kind == "medmnist":
+        root.mkdir()
+        arrays = {f"{split}_images": np.zeros((4, 8, 8), dtype=np.uint8) for split in ("train", "val", "test")}
+        labels = {f"{split}_labels": np.arange(4, dtype=np.uint8)[:, None] % 2 for split in ("train", "val", "test")}
+        np.savez(root / "tiny.npz", **arrays, **labels)
+    target = ["--output_dir", str(output.parent)] if kind == "medmnist" else ["--output", str(output)]
+    assert main(["datalist", kind, *arguments, *target]) == 0
+    content = json.loads(output.read_text())
+    sizes = {
+        "folders": (8, 2),
+        "csv": (20, 5),
+        "shenzhen": (8, 2),
+        "aptos": (15, 5),
+        "medmnist": (12, 2),
+    }
+    items = content["training"] + content["test"]
+    assert (len(items), len({item["label"] for item in items})) == sizes[kind]
+    assert all((output.parent / item["image"]).exists() for item in items)
+    if kind == "shenzhen":
+        assert len(content["test"]) == 4
+    if kind in ("folders", "csv"):
+        assert all(item["subject"] in item["image"] for item in items)
+
+
+def test_a_missing_source_is_an_error_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["datalist", "folders", str(tmp_path / "absent"), "--output", str(tmp_path / "x.json")]) == 2
+    assert "absent" in capsys.readouterr().err
+
+
+def test_quickstart_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    quickstart = pytest.importorskip("monai_plan.bundle.quickstart")
+    made: list[Any] = []
+
+    def record(output_dir: str, **options: Any) -> None:
+        made.append((output_dir, options))
+        raise ConfigError("seen")
+
+    monkeypatch.setattr(quickstart, "quickstart", record)
+    assert main(["quickstart", "--output_dir", "O"]) == 2
+    assert main(["quickstart", "--output_dir", "O", "--seed", "4"]) == 2
+    assert made == [("O", {}), ("O", {"seed": 4})]
+
+
+def test_help_and_version_import_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom monai_plan.__main__ import main\n"
+        "for arguments in (['--version'], ['--help'], ['run', '--help'], ['datalist', 'csv', '--help']):\n"
+        "    try:\n        main(arguments)\n    except SystemExit as end:\n        assert end.code == 0\n"
+        "assert not {'torch', 'monai', 'numpy'} & set(sys.modules)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith(f"monai_plan {__version__}\n")
+    assert "--skip_bad_images" in done.stdout

@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.data import load_decathlon_datalist
+from PIL import Image
+
+from monai_plan.data import (
+    check_split,
+    datalist_from_aptos,
+    datalist_from_csv,
+    datalist_from_folders,
+    datalist_from_medmnist,
+    datalist_from_shenzhen,
+    read_datalist,
+    split_by_subject,
+    write_datalist,
+)
+from monai_plan.utils import ConfigError, DataError
+
+pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")
+
+LABELS = {"0": "normal", "1": "lesion"}
+
+
+def write(tmp_path, content):
+    path = tmp_path / "datalist.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def item(image, label=0, **more):
+    return {"image": image, "label": label, **more}
+
+
+def picture(path, value=100, mode="L"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (8, 8), value).save(path)
+
+
+def test_read(tmp_path):
+    path = write(
+        tmp_path,
+        {
+            "labels": LABELS,
+            "modality": ["CR"],
+            "training": [item("images/a.png", 1, subject=7), item("./b.png", 0, subject="p2")],
+            "test": [item("c.png", 0, subject="p3")],
+            "test_known": [item("d.png", 0, subject="p2")],
+        },
+    )
+    datalist = read_datalist(path)
+    assert datalist.path == path
+    assert datalist.labels == {0: "normal", 1: "lesion"}
+    assert list(datalist.sections) == ["training", "test", "test_known"]
+    assert datalist.sections["training"][0] == {
+        "image": str(tmp_path / "images/a.png"),
+        "label": 1,
+        "subject": "7",
+        "key": "images/a.png",
+    }
+    assert datalist.has_subjects
+
+
+def test_without_subjects_every_image_is_its_own(tmp_path):
+    datalist = read_datalist(write(tmp_path, {"labels": LABELS, "training": [item("a.png"), item("b.png")]}))
+    assert not datalist.has_subjects
+    assert [i["subject"] for i in datalist.sections["training"]] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read"),
+        ([], '"labels"'),
+        ({"training": []}, '"labels"'),
+        ({"labels": LABELS}, '"training"'),
+        ({"labels": {"no": "x"}, "training": []}, "whole numbers"),
+        ({"labels": LABELS, "training": [{"label": 0}]}, 'item 0 has no "image"'),
+        ({"labels": LABELS, "training": [item("a.png"), {"image": "b.png"}]}, 'item 1 has no "label"'),
+        ({"labels": LABELS, "training": [item("a.png")], "test": ["b.png"]}, '"test" item 0'),
+        ({"labels": LABELS, "training": [item("a.png", "1")]}, "'1'"),
+        ({"labels": LABELS, "training": [item("a.png", True)]}, "True"),
+        ({"labels": LABELS, "training": [item("a.png", 0.5)]}, "0.5"),
+        ({"labels": LABELS, "training": [item(["a.png", "b.png"])]}, "one file"),
+        ({"labels": LABELS, "training": [item("a.png"), item("./a.png")]}, "twice"),
+        ({"labels": LABELS, "training": [item("a.png")], "test": [item("x/../a.png")]}, "twice"),
+        ({"labels": LABELS, "training": [item("a.png", subject="p"), item("b.png")]}, "for 1 images and none for 1"),
+        (
+            {"labels": LABELS, "training": [item("a.png", subject="p")], "test": [item("b.png", subject="p")]},
+            r"p is in both .*a\.png.*b\.png",
+        ),
+    ],
+)
+def test_bad_files(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        read_datalist(write(tmp_path, content))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(DataError, match=r"none\.json does not exist"):
+        read_datalist(tmp_path / "none.json")
+
+
+def test_check_split_names_the_subject():
+    one, two = ({"subject": s, "key": f"{s}.png"} for s in ("p1", "p2"))
+    check_split([one], [two])
+    with pytest.raises(DataError, match=r"p1.*p1\.png.*other\.png.*2 subjects"):
+        check_split([one, two], [{"subject": "p1", "key": "other.png"}, two])
+
+
+def test_write_and_read_back(tmp_path):
+    training = [item(str(tmp_path / "raw/a.png"), 1, subject="p1"), item("b.png", 0, subject="p2")]
+    path = write_datalist(
+        tmp_path / "lists/datalist.json", labels={1: "b", 0: "a"}, sections={"training": training, "test": []}, name="n"
+    )
+    datalist = read_datalist(path)
+    assert [i["key"] for i in datalist.sections["training"]] == ["../raw/a.png", "b.png"]
+    assert datalist.sections["training"][0]["image"] == str(tmp_path / "raw/a.png")
+    assert "test" not in datalist.sections
+    loaded = load_decathlon_datalist(path, is_segmentation=False)
+    assert [i["label"] for i in loaded] == [1, 0]
+
+
+@st.composite
+def populations(draw):
+    """At least two single-class subjects a class, and some of mixed classes."""
+    num_classes = draw(st.integers(1, 4))
+    subjects = [[label] * draw(st.integers(1, 5)) for label in range(num_classes) for _ in range(2)]
+    subjects += draw(st.lists(st.lists(st.integers(0, num_classes - 1), min_size=1, max_size=5), max_size=12))
+    items = [
+        item(f"{s}_{i}.png", label, subject=f"p{s}") for s, of in enumerate(subjects) for i, label in enumerate(of)
+    ]
+    return draw(st.permutations(items))
+
+
+@settings(max_examples=100, deadline=None)
+@given(items=populations(), test_fraction=st.floats(0.05, 0.9), seed=st.integers(0, 2**32))
+def test_split_by_subject(items, test_fraction, seed):
+    training, test = split_by_subject(items, test_fraction=test_fraction, seed=seed)
+    assert not {i["subject"] for i in training} & {i["subject"] for i in test}  # no subject on both sides
+    images = [i["image"] for i in training + test]
+    assert sorted(images) == sorted(i["image"] for i in items)  # nobody lost, nobody twice
+    labels = {i["label"] for i in items}
+    assert {i["label"] for i in training} == {i["label"] for i in test} == labels
+    assert (training, test) == split_by_subject(items, test_fraction=test_fraction, seed=seed)
+
+
+@pytest.mark.parametrize("with_subjects", [True, False])
+def test_split_keeps_the_fraction_in_every_class(with_subjects):
+    items = [item(f"{i}.png", int(i < 40)) | ({"subject": str(i)} if with_subjects else {}) for i in range(200)]
+    training, test = split_by_subject(items, test_fraction=0.25, seed=3)
+    assert sum(i["label"] for i in test) == 10
+    assert len(test) == 50
+    assert test != split_by_subject(items, test_fraction=0.25, seed=4)[1]
+    assert [i["image"] for i in training] == [i["image"] for i in items if i not in test]
+
+
+def test_split_spares_a_subject_with_most_images():
+    items = [item(f"a{i}.png", subject="a") for i in range(90)] + [item(f"{i}.png", subject=str(i)) for i in range(10)]
+    for seed in range(5):
+        assert all(i["subject"] != "a" for i in split_by_subject(items, test_fraction=0.1, seed=seed)[1])
+
+
+def test_impossible_splits():
+    items = [item("a.png", 0, subject="a"), item("b.png", 0, subject="b"), item("c.png", 1, subject="c")]
+    with pytest.raises(DataError, match=r"Class 1 has images of 1 subject"):
+        split_by_subject(items, test_fraction=0.5, seed=0)
+    for fraction in (0.0, 1.0, -1.0):
+        with pytest.raises(ConfigError, match="test_fraction"):
+            split_by_subject(items, test_fraction=fraction, seed=0)
+
+
+def sides(path):
+    datalist = read_datalist(path)
+    return datalist, datalist.sections["training"], datalist.sections["test"]
+
+
+def test_from_folders(tmp_path):
+    for patient in range(5):
+        for shot in range(2):
+            picture(tmp_path / f"data/healthy/p{patient}_{shot}.png")
+            picture(tmp_path / f"data/ill/deep/q{patient}_{shot}.JPG")
+    (tmp_path / "data/healthy/notes.txt").write_text("no image")
+    path = datalist_from_folders(
+        tmp_path / "data", output=tmp_path / "out/datalist.json", subject_pattern=r"^([pq]\d)_", test_fraction=0.4
+    )
+    datalist, training, test = sides(path)
+    assert datalist.labels == {0: "healthy", 1: "ill"}
+    assert (len(training), len(test)) == (12, 8)
+    assert {i["subject"] for i in training + test} == {f"{c}{n}" for c in "pq" for n in range(5)}
+    assert training[0]["key"].startswith("../data/healthy/p")
+    path = datalist_from_folders(tmp_path / "data", output=tmp_path / "datalist.json")
+    assert not read_datalist(path).has_subjects
+
+
+def test_from_folders_bad_input(tmp_path):
+    output = tmp_path / "datalist.json"
+    with pytest.raises(DataError, match="no folder"):
+        datalist_from_folders(tmp_path / "none", output=output)
+    with pytest.raises(DataError, match="holds no folders"):
+        datalist_from_folders(tmp_path, output=output)
+    (tmp_path / "a").mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        datalist_from_folders(tmp_path, output=output)
+    picture(tmp_path / "a/x.png")
+    with pytest.raises(DataError, match=r"x\.png has no subject"):
+        datalist_from_folders(tmp_path, output=output, subject_pattern=r"p\d+")
+    with pytest.raises(ConfigError, match="regular expression"):
+        datalist_from_folders(tmp_path, output=output, subject_pattern="(")
+    (tmp_path / "a").rename(tmp_path / "train")
+    with pytest.raises(DataError, match="folders of a split"):
+        datalist_from_folders(tmp_path, output=output)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("texts", "names"),
+    [
+        (["ill", "well"], {0: "ill", 1: "well"}),
+        (["0", "1"], {0: "0", 1: "1"}),
+        (["2", "10"], {0: "2", 1: "10"}),  # by value, not by alphabet
+    ],
+)
+def test_from_csv(tmp_path, texts, names):
+    lines = ["\ufefffile,class,patient"]
+    for number in range(8):
+        picture(tmp_path / f"img/{number}.png")
+        lines.append(f"{number}.png, {texts[number % 2]},{number // 2 % 2}{number % 2}")
+    (tmp_path / "table.csv").write_text("\n".join(lines), encoding="utf-8")
+    path = datalist_from_csv(
+        tmp_path / "table.csv",
+        image_root=tmp_path / "img",
+        image_column="file",
+        label_column="class",
+        subject_column="patient",
+        output=tmp_path / "datalist.json",
+        test_fraction=0.5,
+    )
+    datalist, training, test = sides(path)
+    assert datalist.labels == names
+    assert (len(training), len(test)) == (4, 4)
+    assert all(names[i["label"]] == texts[int(i["key"][-5]) % 2] for i in training + test)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "does not exist"),
+        ("", "no column 'image'"),
+        ("image,class\na.png,1\n", "no column 'label'"),
+        ("image,label\n", "no rows"),
+        ("image,label\na.png,\n", "line 2, has no 'label'"),
+        ("image,label\na.png\n", "line 2, has no 'label'"),
+        ("image,label\na.png,0\nb.png,1\n", r"b\.png.*1 of 2"),
+        (b"image,label\n\xff.png,0\n", "UTF-8"),
+    ],
+)
+def test_from_csv_bad_input(tmp_path, text, message):
+    picture(tmp_path / "a.png")
+    if text is not None:
+        (tmp_path / "t.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=message):
+        datalist_from_csv(tmp_path / "t.csv", image_root=tmp_path, output=tmp_path / "datalist.json")
+    assert not (tmp_path / "datalist.json").exists()
+
+
+def test_from_shenzhen(tmp_path):
+    for number in range(10):
+        picture(tmp_path / f"CXR_png/CHNCXR_{number:04d}_{number % 2}.png")
+    picture(tmp_path / "mask/CHNCXR_0001_1_mask.png")
+    datalist, training, test = sides(datalist_from_shenzhen(tmp_path, output=tmp_path / "datalist.json"))
+    assert datalist.labels[1] == "tuberculosis"
+    assert (len(training), len(test)) == (8, 2)
+    assert all(i["key"] == f"CXR_png/{i['subject']}_{i['label']}.png" for i in training + test)
+    with pytest.raises(DataError, match="CHNCXR_0001_0"):
+        datalist_from_shenzhen(tmp_path / "mask", output=tmp_path / "other.json")
+
+
+@pytest.mark.parametrize("folder", ["train_images", "."])
+def test_from_aptos(tmp_path, folder):
+    rows = ["id_code,diagnosis"]
+    for number in range(40):
+        picture(tmp_path / folder / f"id{number}.png", (1, 2, 3), "RGB")
+        rows.append(f"id{number},{min(number % 8, 4)}")
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+    path = datalist_from_aptos(tmp_path, output=tmp_path / "datalist.json", max_per_class=4, test_fraction=0.25)
+    datalist, training, test = sides(path)
+    assert not datalist.has_subjects
+    for grade in range(5):
+        assert sum(i["label"] == grade for i in training) == 3
+        assert sum(i["label"] == grade for i in test) == 1
+    everything = read_datalist(datalist_from_aptos(tmp_path, output=tmp_path / "all.json")).sections
+    assert len(everything["training"]) + len(everything["test"]) == 40
+
+
+def test_from_aptos_bad_input(tmp_path):
+    output = tmp_path / "datalist.json"
+    with pytest.raises(DataError, match=r"train\.csv does not exist"):
+        datalist_from_aptos(tmp_path, output=output)
+    (tmp_path / "train.csv").write_text("id_code,diagnosis\na,7\n")
+    with pytest.raises(DataError, match="'7' for a"):
+        datalist_from_aptos(tmp_path, output=output)
+    (tmp_path / "train.csv").write_text("id_code,diagnosis\na,1\n")
+    with pytest.raises(DataError, match=r"a\.png"):
+        datalist_from_aptos(tmp_path, output=output)
+    with pytest.raises(ConfigError, match="max_per_class"):
+        datalist_from_aptos(tmp_path, output=output, max_per_class=1)
+
+
+def medmnist(path, shape, **change):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 4), ("val", 2), ("test", 3)):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+        arrays[f"{split}_labels"] = np.arange(count)[:, None] % 2
+    np.savez(path, **{**arrays, **change})
+    return arrays
+
+
+@pytest.mark.parametrize("shape", [(10, 12), (10, 12, 3), (10, 12, 14)], ids=["grey", "rgb", "3d"])
+def test_from_medmnist(tmp_path, shape):
+    from monai.transforms import LoadImage
+
+    arrays = medmnist(tmp_path / "set.npz", shape)
+    datalist, training, test = sides(datalist_from_medmnist(tmp_path / "set.npz", output_dir=tmp_path / "out"))
+    assert (len(training), len(test)) == (6, 3)
+    assert not datalist.has_subjects
+    assert [i["label"] for i in training] == [0, 1, 0, 1, 0, 1]
+    reader = "NibabelReader" if shape == (10, 12, 14) else "PILReader"
+    images = np.concatenate([arrays["train_images"], arrays["val_images"]])
+    for image, entry in zip(images, training, strict=True):
+        loaded = LoadImage(reader=reader)(entry["image"]).numpy()
+        if shape != (10, 12, 14):  # MNIST's rows are y, MONAI's first axis is x
+            image = image.swapaxes(0, 1)
+        assert np.array_equal(loaded, image)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"val_labels": np.zeros((2, 14), dtype=np.int64)}, "several labels"),
+        ({"train_images": np.zeros((4, 8, 8))}, "float64"),
+        ({"test_labels": np.array([[None], [1], [2]], dtype=object)}, "cannot be read"),
+        ({"train_images": np.zeros((0, 8, 8), np.uint8), "train_labels": np.zeros((0, 1), int)}, "no training images"),
+    ],
+)
+def test_from_medmnist_bad_input(tmp_path, change, message):
+    medmnist(tmp_path / "set.npz", (8, 8), **change)
+    with pytest.raises(DataError, match=message):
+        datalist_from_medmnist(tmp_path / "set.npz", output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_from_medmnist_missing_or_damaged(tmp_path):
+    path = tmp_path / "set.npz"
+    with pytest.raises(DataError, match="does not exist"):
+        datalist_from_medmnist(path, output_dir=tmp_path / "out")
+    medmnist(path, (8, 8))
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], b"hello", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be read"):
+            datalist_from_medmnist(path, output_dir=tmp_path / "out")
+    np.savez(path, train_images=np.zeros((2, 8, 8), np.uint8))
+    with pytest.raises(DataError, match="train_labels"):
+        datalist_from_medmnist(path, output_dir=tmp_path / "out")

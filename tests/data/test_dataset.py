@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader
+from monai.data import Dataset as MonaiDataset
+from monai.transforms import Compose, LoadImaged, RandFlipd, RandRotated, Resized, ScaleIntensityRanged
+from PIL import Image
+
+from monai_plan.data import CheckedDataset
+from monai_plan.utils import ConfigError, DataError
+
+# MONAI's own remarks on DICOM plug-ins and missing orientation.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader"),
+    pytest.mark.filterwarnings("ignore:PydicomReader"),
+]
+
+SIZE = 8
+
+
+def pixels(seed, *shape):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write_dicom(path, image):
+    pydicom = pytest.importorskip("pydicom")
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset = pydicom.dataset.FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    dataset.Modality, dataset.PatientID = "CR", "p"
+    dataset.Rows, dataset.Columns = image.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    dataset.PixelData = image.tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def write_nifti(path, array):
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([2.0, 3.0, 4.0, 1.0])), path)
+
+
+def write_list(folder, items):
+    path = folder / "datalist.json"
+    path.write_text(json.dumps({"labels": {"0": "normal", "1": "lesion"}, "training": items}))
+    return path
+
+
+def transform(low=0.0, high=255.0):
+    return Compose([LoadImaged("image", ensure_channel_first=True), ScaleIntensityRanged("image", low, high, -1, 1)])
+
+
+def checked(path, **change):
+    arguments = {"transform": transform(), "img_size": (SIZE, SIZE), "img_channels": 1, "num_classes": 2}
+    return CheckedDataset(datalist_file=path, **{**arguments, **change})
+
+
+@pytest.fixture
+def good(tmp_path):
+    """Two good grey PNG images of each class, of three patients."""
+    items = []
+    for number, subject in enumerate(["p2", "p10", "p2", "p3"]):
+        Image.fromarray(pixels(number, SIZE, SIZE)).save(tmp_path / f"good{number}.png")
+        items.append({"image": f"good{number}.png", "label": number // 2, "subject": subject})
+    return items
+
+
+FORMATS = {
+    "png": (2, 1, lambda path, a: Image.fromarray(a).save(path)),
+    "png rgb": (2, 3, lambda path, a: Image.fromarray(a).save(path)),
+    "jpg": (2, 1, lambda path, a: Image.fromarray(a).save(path, quality=100)),
+    "jpg rgb": (2, 3, lambda path, a: Image.fromarray(a).save(path, quality=100, subsampling=0)),
+    "nii": (2, 1, write_nifti),
+    "nii.gz": (3, 1, write_nifti),
+    "dcm": (2, 1, write_dicom),
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_formats(tmp_path, kind):
+    spatial_dims, channels, writer = FORMATS[kind]
+    items, arrays = [], []
+    for label in range(2):
+        # Smooth, because JPEG is: the first axis differs from the second, to see the orientation.
+        axes = np.meshgrid(*[np.arange(n) for n in (10, 14, 12)[:spatial_dims]], indexing="ij")
+        array = sum((index + 3) * axis for index, axis in enumerate(axes)).astype(np.uint8) + np.uint8(40 * label)
+        if channels == 3:
+            array = np.stack([array, 255 - array, array // 2], -1)
+        suffix = kind.split()[0]
+        writer(tmp_path / f"{label}.{suffix}", array)
+        items.append({"image": f"{label}.{suffix}", "label": label})
+        if not suffix.startswith("nii"):
+            array = array.swapaxes(0, 1)  # rows are y; MONAI's first spatial axis is x
+        arrays.append(array.transpose(2, 0, 1) if channels == 3 else array[None])
+    data = checked(write_list(tmp_path, items), img_size=arrays[0].shape[1:], img_channels=channels)
+    difference = ((data.images + 1) * 127.5 - torch.from_numpy(np.stack(arrays)).float()).abs().max()
+    assert difference < (12 if "rgb" in kind and "jpg" in kind else 3 if "jpg" in kind else 1e-2)
+    assert data.affine is not None
+    if kind == "nii.gz":
+        assert np.allclose(data.affine, np.diag([2.0, 3.0, 4.0, 1.0]))
+
+
+def test_items_and_attributes(tmp_path, good):
+    data = checked(write_list(tmp_path, good))
+    assert len(data) == 4
+    assert data.images.shape == (4, 1, SIZE, SIZE)
+    assert data.images.dtype == torch.float32
+    assert data.labels.tolist() == [0, 0, 1, 1]
+    assert data.subjects == ["p2", "p10", "p2", "p3"]
+    assert data.keys == [item["image"] for item in good]
+    assert data.identities.tolist() == [1, 0, 1, 2]  # sorted: p10, p2, p3
+    assert data.num_subjects == 3
+    assert data.has_subjects
+    assert data.label_names == {0: "normal", 1: "lesion"}
+    assert data.skipped == []
+    item = data[2]
+    assert set(item) == {"image", "label", "subject", "key", "identity"}
+    assert type(item["image"]) is torch.Tensor
+    assert (item["label"], item["subject"], item["key"], item["identity"]) == (1, "p2", "good2.png", 1)
+    assert torch.equal(item["image"][0], torch.from_numpy(pixels(2, SIZE, SIZE)).float().T / 127.5 - 1)
+    item["image"].zero_()
+    assert data.images[2].any()  # what is done to an item does not reach the data set
+    with pytest.raises(IndexError):
+        data[4]
+
+
+def test_no_item_holds_a_path_of_the_patient(tmp_path, good):
+    data = checked(write_list(tmp_path, good))
+    assert str(tmp_path).encode() not in pickle.dumps([data[index] for index in range(4)])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_random_transforms_and_loader_on_top(tmp_path, good, num_workers):
+    data = checked(write_list(tmp_path, good))
+    augmented = MonaiDataset(data=data, transform=Compose([RandFlipd("image", prob=1.0, spatial_axis=0)]))
+    batch = next(iter(DataLoader(augmented, batch_size=4, num_workers=num_workers)))
+    assert torch.equal(torch.as_tensor(batch["image"]), data.images.flip(2))
+    assert batch["identity"].tolist() == data.identities.tolist()
+    assert batch["key"] == data.keys
+
+
+def truncate(path, writer, array):
+    writer(path, array)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def save(path, array):
+    Image.fromarray(array).save(path)
+
+
+# name of the file, how it is made, its label, what is said about it
+BAD = [
+    ("gone.png", lambda path: None, 0, "does not exist"),
+    ("cut.png", lambda path: truncate(path, save, pixels(1, 64, 64)), 0, "truncated"),
+    ("cut.jpg", lambda path: truncate(path, save, pixels(1, 64, 64)), 0, "truncated"),
+    ("cut.nii.gz", lambda path: truncate(path, write_nifti, pixels(1, SIZE, SIZE, 40)), 0, "ended before"),
+    ("cut.nii", lambda path: truncate(path, write_nifti, pixels(1, SIZE, SIZE, 40)), 0, "Expected 2560 bytes"),
+    ("empty.png", lambda path: path.write_bytes(b""), 0, "cannot identify"),
+    ("text.png", lambda path: path.write_text("hello"), 0, "cannot identify"),
+    ("text.nii", lambda path: path.write_text("hello"), 0, "Cannot work out file type"),
+    ("rgb.png", lambda path: save(path, pixels(1, SIZE, SIZE, 3)), 0, "3 channels.*img_channels is 1"),
+    ("large.png", lambda path: save(path, pixels(1, SIZE, SIZE + 1)), 0, r"\(1, 9, 8\).*\(1, 8, 8\)"),
+    ("volume.nii", lambda path: write_nifti(path, pixels(1, SIZE, SIZE, 4)), 0, r"\(1, 8, 8, 4\).*\(1, 8, 8\)"),
+    ("nan.nii", lambda path: write_nifti(path, np.full((SIZE, SIZE), np.nan, np.float32)), 0, "64 of 64.*NaN"),
+    ("inf.nii", lambda path: write_nifti(path, np.eye(SIZE, dtype=np.float32) / 0.0), 0, "NaN or infinite"),
+    ("bright.nii", lambda path: write_nifti(path, np.full((SIZE, SIZE), 510.0)), 0, r"from 3 to 3.*\[-1, 1\]"),
+    ("high.png", lambda path: save(path, pixels(1, SIZE, SIZE)), 2, "label 2.*0 to 1"),
+    ("low.png", lambda path: save(path, pixels(1, SIZE, SIZE)), -1, "label -1.*0 to 1"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+@pytest.mark.parametrize(("name", "make", "label", "message"), BAD, ids=[row[0] for row in BAD])
+def test_bad_images(tmp_path, good, caplog, name, make, label, message):
+    make(tmp_path / name)
+    path = write_list(tmp_path, [good[0], {"image": name, "label": label, "subject": "bad"}, *good[1:]])
+    with pytest.raises(DataError, match=message) as raised:
+        checked(path)
+    assert name in str(raised.value)
+    assert "--skip-bad-images" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    with caplog.at_level(logging.WARNING, logger="monai_plan"):
+        data = checked(path, skip_bad_images=True)
+    assert [key for key, _ in data.skipped] == [name]
+    assert name in caplog.text
+    assert torch.equal(data.images, checked(write_list(tmp_path, good)).images)
+    assert "bad" not in data.subjects
+    assert data.num_subjects == 3
+
+
+def test_infinite_pixels_are_found_before_clipping_hides_them(tmp_path, good):
+    array = np.zeros((SIZE, SIZE), np.float32)
+    array[3, 3] = np.inf
+    write_nifti(tmp_path / "inf.nii", array)
+    path = write_list(tmp_path, [*good, {"image": "inf.nii", "label": 0, "subject": "bad"}])
+    steps = [LoadImaged("image", ensure_channel_first=True), ScaleIntensityRanged("image", 0, 255, -1, 1, clip=True)]
+    with pytest.raises(DataError, match="1 of 64"):
+        checked(path, transform=Compose(steps))
+
+
+def test_a_named_reader_fails_in_one_line_too(tmp_path, good):
+    (tmp_path / "text.png").write_text("hello")
+    path = write_list(tmp_path, [*good, {"image": "text.png", "label": 0, "subject": "bad"}])
+    steps = [LoadImaged("image", reader="PILReader", ensure_channel_first=True), *transform().transforms[1:]]
+    with pytest.raises(DataError, match="cannot identify image file") as raised:
+        checked(path, transform=Compose(steps))
+    assert "\n" not in str(raised.value)
+
+
+def test_the_number_of_further_bad_images_is_told(tmp_path, good):
+    gone = [{"image": f"gone{n}.png", "label": 0, "subject": "bad"} for n in range(3)]
+    with pytest.raises(DataError, match=r"gone0\.png.*2 more images"):
+        checked(write_list(tmp_path, good + gone))
+
+
+def test_where_all_images_are_bad_the_configuration_is_suspected(tmp_path, good):
+    with pytest.raises(DataError, match=r"good0\.png.*all 4 images are bad, so mend the transform"):
+        checked(write_list(tmp_path, good), img_size=(SIZE, SIZE + 1))
+
+
+def test_empty_class_and_section(tmp_path, good):
+    path = write_list(tmp_path, good)
+    with pytest.raises(DataError, match="no usable image of class 2"):
+        checked(path, num_classes=3)
+    with pytest.raises(DataError, match=r'"test".*\[\'training\'\]'):
+        checked(path, section="test")
+    with pytest.raises(DataError, match='"training"'):
+        checked(write_list(tmp_path, []))
+    gone = [{"image": f"gone{n}.png", "label": 1, "subject": "bad"} for n in range(3)]
+    with pytest.raises(DataError, match=r"class 1 \(lesion\)"):
+        checked(write_list(tmp_path, good[:2] + gone), skip_bad_images=True)
+
+
+def test_transforms_that_cannot_be_applied_once(tmp_path, good):
+    path = write_list(tmp_path, good)
+    steps = [LoadImaged("image", ensure_channel_first=True), RandRotated("image", range_x=0.1)]
+    with pytest.raises(ConfigError, match="RandRotated is random"):
+        checked(path, transform=Compose(steps))
+    with pytest.raises(ConfigError, match="positive"):
+        checked(path, num_classes=0)
+
+
+def test_resized_and_constant_images_are_fine(tmp_path, good):
+    Image.new("L", (20, 30), 7).save(tmp_path / "flat.png")
+    path = write_list(tmp_path, [*good, {"image": "flat.png", "label": 0, "subject": "p4"}])
+    steps = [*transform().transforms[:1], Resized("image", (SIZE, SIZE)), *transform().transforms[1:]]
+    data = checked(path, transform=Compose(steps), progress=True)
+    assert torch.allclose(data.images[4], torch.tensor(7 / 127.5 - 1), atol=1e-4)

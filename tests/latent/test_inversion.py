@@ -1,0 +1,265 @@
+"""Inversion: recovery of known latents, and equality with one image at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from latent_fakes import FakeGenerator, OutOfMemoryAbove, assert_same_state, state_of
+from monai.data import MetaTensor
+from torch import nn
+
+from monai_plan.latent import LatentInverter
+from monai_plan.utils import ConfigError, DataError, TrainingError, seeded_generator
+
+DIMS = pytest.mark.parametrize("spatial_dims", [2, 3])
+KEYS = ["a", "b", "c", "d"]
+
+
+class Features(nn.Module):
+    """A smooth fixed embedding, one to one near the images of a fake generator, with dropout to show a wrong mode."""
+
+    def __init__(self, spatial_dims: int, size: int = 6, channels: int = 24):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            self.linear = nn.Linear(size**spatial_dims, channels)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = self.linear(x.flatten(1))
+        return self.dropout(torch.cat([flat, flat.tanh()], 1))
+
+
+def cohort(spatial_dims: int, num_classes: int = 0) -> tuple[FakeGenerator, torch.Tensor, torch.Tensor]:
+    """A generator, four images it made, and their classes."""
+    generator = FakeGenerator(spatial_dims, num_classes=num_classes).eval()
+    labels = torch.tensor([0, 1, 1, 0])
+    z = 0.3 * torch.randn(4, generator.z_dim, generator=torch.Generator().manual_seed(8))
+    with torch.no_grad():
+        for weight in generator.to_image.parameters():
+            weight *= 0.2  # all images well within [−1, 1]
+        images = generator.synthesis(generator.mapping(z, labels if num_classes else None))
+    assert images.abs().max() < 1
+    return generator.train(), images, labels
+
+
+def inverter(generator: nn.Module, spatial_dims: int, **options: object) -> LatentInverter:
+    defaults = {"steps": 12, "starts": 2, "num_mean_samples": 200, "batch_size": 100}
+    return LatentInverter(generator, Features(spatial_dims), **{**defaults, **options})
+
+
+@DIMS
+@pytest.mark.parametrize("num_classes", [0, 2])
+@pytest.mark.parametrize("pixel_weight", [0.0, 1.0])
+def test_recovers_images_the_generator_made(spatial_dims, num_classes, pixel_weight):
+    generator, images, labels = cohort(spatial_dims, num_classes)
+    options = {"starts": 2, "pixel_weight": pixel_weight}
+    result = inverter(generator, spatial_dims, steps=200, **options)(images, labels, KEYS)
+    # With a vanishing learning rate w stays at the mean: the distance from which all starts begin.
+    mean = inverter(generator, spatial_dims, steps=1, lr=1e-12, **options)(images, labels, KEYS)
+    assert result.latents.shape == (4, 2, 6)
+    assert (result.distances < 1e-3 * mean.distances).all()
+    with torch.no_grad():
+        reconstructions = generator.eval().synthesis(result.best_latents)
+    torch.testing.assert_close(reconstructions, images, atol=0.02, rtol=0)
+
+
+@DIMS
+@pytest.mark.parametrize("noise_ramp", [0.75, 1.0])
+def test_equals_the_slow_reference(spatial_dims, noise_ramp):
+    """One image and one start at a time, with Adam, schedules and noise written out."""
+    generator, images, labels = cohort(spatial_dims, 2)
+    steps, lr, seed = 12, 0.1, 4
+    result = inverter(generator, spatial_dims, steps=steps, lr=lr, seed=seed, noise_ramp=noise_ramp, pixel_weight=0.5)(
+        images, labels, KEYS
+    )
+    generator.eval()
+    embedding = Features(spatial_dims).eval()
+    z = torch.randn(200, generator.z_dim, generator=seeded_generator(seed, "mean"))
+    for i, key in enumerate(KEYS):
+        with torch.no_grad():
+            ws = generator.mapping(z, torch.full((200,), int(labels[i])))
+            mean = ws.mean(0)
+            sigma = math.sqrt(sum(float((w - mean).square().sum()) for w in ws) / len(ws))
+
+        def distance(w, i=i):
+            image = generator.synthesis(w[None])
+            perceptual = (embedding(image) - embedding(images[i : i + 1])).square().sum()
+            return perceptual + 0.5 * (image - images[i]).square().mean()
+
+        for start in range(2):
+            rng = seeded_generator(seed, "noise", key, start)
+            w, m, v, seen = mean.clone(), torch.zeros(6), torch.zeros(6), []
+            for step in range(steps):
+                r = step / steps
+                noise = 0.05 * sigma * max(0.0, 1 - r / noise_ramp) ** 2
+                rate = lr * min(1.0, r / 0.05) * (0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - r) / 0.25)))
+                w.requires_grad_()
+                loss = distance(w + noise * torch.randn(6, generator=rng) if noise > 0 else w)
+                if noise == 0:
+                    seen.append((loss.item(), w.detach()))
+                (g,) = torch.autograd.grad(loss, w)
+                m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+                m_hat, v_hat = m / (1 - 0.9 ** (step + 1)), v / (1 - 0.999 ** (step + 1))
+                w = w.detach() - rate * m_hat / (v_hat.sqrt() + 1e-8)
+            best, best_w = min([*seen, (distance(w).item(), w)], key=lambda pair: pair[0])
+            assert result.distances[i, start].item() == pytest.approx(best, rel=1e-3)
+            torch.testing.assert_close(result.latents[i, start], best_w, rtol=1e-3, atol=1e-4)
+
+
+@DIMS
+def test_batch_and_order_do_not_matter(spatial_dims):
+    generator, images, labels = cohort(spatial_dims, 2)
+    whole = inverter(generator, spatial_dims)(images, labels, KEYS)
+    for batch_size in (1, 3):
+        split = inverter(generator, spatial_dims, batch_size=batch_size)(images, labels, KEYS)
+        torch.testing.assert_close(split.latents, whole.latents, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(split.distances, whole.distances, rtol=1e-3, atol=1e-5)
+    order = [2, 0]
+    part = inverter(generator, spatial_dims)(images[order], labels[order], [KEYS[i] for i in order])
+    torch.testing.assert_close(part.latents, whole.latents[order], rtol=1e-3, atol=1e-4)
+
+
+def test_distance_is_that_of_the_returned_latent_and_best_is_the_least():
+    generator, images, _ = cohort(2)
+    result = inverter(generator, 2, starts=3)(images, None, KEYS)
+    embedding = Features(2).eval()
+    generator.eval()
+    with torch.no_grad():
+        for start in range(3):
+            made = generator.synthesis(result.latents[:, start])
+            expected = (embedding(made) - embedding(images)).square().sum(1)
+            torch.testing.assert_close(result.distances[:, start], expected, rtol=1e-4, atol=1e-7)
+    for i in range(4):
+        best = min(range(3), key=lambda s, i=i: result.distances[i, s].item())
+        assert result.best[i].item() == best
+        assert torch.equal(result.best_latents[i], result.latents[i, best])
+
+
+def test_starts_and_seeds_differ_and_repeat():
+    generator, images, _ = cohort(2)
+    result = inverter(generator, 2)(images, None, KEYS)
+    assert not torch.equal(result.latents[:, 0], result.latents[:, 1])
+    assert torch.equal(result.latents, inverter(generator, 2)(images, None, KEYS).latents)
+    assert not torch.equal(result.latents, inverter(generator, 2, seed=1)(images, None, KEYS).latents)
+
+
+def test_metatensors_give_the_same_plain_tensors():
+    generator, images, labels = cohort(2, 2)
+    plain = inverter(generator, 2)(images, labels, KEYS)
+    result = inverter(generator, 2)(MetaTensor(images), MetaTensor(labels), KEYS)
+    assert type(result.latents) is type(result.distances) is torch.Tensor
+    assert torch.equal(result.latents, plain.latents)
+
+
+def test_labels_choose_the_mean_of_their_class():
+    generator, images, labels = cohort(2, 2)
+    still = {"steps": 1, "lr": 1e-12, "starts": 1}
+    z = torch.randn(200, generator.z_dim, generator=seeded_generator(0, "mean"))
+    with torch.no_grad():
+        by_class = torch.stack([generator.mapping(z, torch.full((200,), c)).mean(0) for c in (0, 1)])
+    result = inverter(generator, 2, **still)(images, labels, KEYS)
+    torch.testing.assert_close(result.latents[:, 0], by_class[labels])
+    result = inverter(generator, 2, **still)(images, None, KEYS)  # without labels: the mean over both
+    with torch.no_grad():
+        both = generator.mapping(z, torch.arange(200) % 2).mean(0)
+    torch.testing.assert_close(result.latents[:, 0], both.expand(4, -1))
+
+
+@DIMS
+def test_networks_are_left_as_they_were(spatial_dims):
+    generator, images, labels = cohort(spatial_dims, 2)
+    embedding = Features(spatial_dims)
+    embedding.linear.weight.requires_grad_(False)
+    before = state_of(generator, embedding)
+    invert = LatentInverter(generator, embedding, steps=2, starts=1, num_mean_samples=20)
+    with torch.no_grad():
+        invert(images, labels, KEYS)
+    assert_same_state(before, state_of(generator, embedding))
+    with pytest.raises(ConfigError, match="must return"):
+        LatentInverter(generator, nn.Identity(), steps=2, num_mean_samples=20)(images, labels, KEYS)
+    assert_same_state(before, state_of(generator, embedding))
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on():
+    generator, images, _ = cohort(2)
+    expected = inverter(generator, 2)(images, None, KEYS)
+    small = OutOfMemoryAbove(Features(2), 3)
+    options = {"steps": 12, "starts": 2, "num_mean_samples": 200}
+    result = LatentInverter(generator, small, **options)(images, None, KEYS)
+    torch.testing.assert_close(result.latents, expected.latents, rtol=1e-3, atol=1e-4)
+    assert small.failures > 0
+    with pytest.raises(TrainingError, match="not hold even one sample"):
+        LatentInverter(generator, OutOfMemoryAbove(Features(2), 0), **options)(images, None, KEYS)
+
+
+def test_result_that_is_not_finite_names_the_image():
+    generator, images, _ = cohort(2)
+
+    class Broken(Features):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            embedded = super().forward(x)
+            return torch.where(x.flatten(1)[:, :1] == images[2].flatten()[0], math.nan, embedded)
+
+    with pytest.raises(TrainingError, match="inversion of c "):
+        LatentInverter(generator, Broken(2), steps=3, num_mean_samples=20)(images, None, KEYS)
+    generator.to_w.weight.data.fill_(math.nan)
+    with pytest.raises(TrainingError, match="mapping"):
+        inverter(generator, 2)(images, None, KEYS)
+
+
+def test_progress_reaches_its_total_without_going_back():
+    generator, images, _ = cohort(2)
+    seen = []
+    inverter(generator, 2, steps=3, batch_size=3)(images, None, KEYS, progress=lambda *pair: seen.append(pair))
+    done = [d for d, _ in seen]
+    assert done == sorted(done)
+    assert {t for _, t in seen} == {4 * 2 * 3}
+    assert seen[-1] == (24, 24)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"images": torch.zeros(4, 2, 6, 6)}, ConfigError, "C = 1"),
+        ({"images": torch.zeros(0, 1, 6, 6)}, ConfigError, "N ≥ 1"),
+        ({"images": torch.zeros(4, 1, 8, 8)}, ConfigError, "resize"),
+        ({"images": torch.full((4, 1, 6, 6), 3.0)}, DataError, "Image a has values from 3 to 3"),
+        ({"images": torch.full((4, 1, 6, 6), math.nan)}, DataError, "Image a has values that are not finite"),
+        ({"labels": torch.tensor([0, 1, 2, 0])}, DataError, "Image c has label 2.*0 … 1"),
+        ({"labels": torch.zeros(3).long()}, ConfigError, "labels must be"),
+        ({"labels": torch.zeros(4)}, ConfigError, "labels must be"),
+        ({"keys": ["a", "b", "c"]}, ConfigError, "keys must be 4"),
+        ({"keys": ["a", "b", "c", "c"]}, ConfigError, "3 are different"),
+    ],
+)
+def test_bad_input(change, error, message):
+    generator, images, labels = cohort(2, 2)
+    embedding = nn.Sequential(nn.AdaptiveAvgPool2d(6), Features(2))
+    invert = LatentInverter(generator, embedding, steps=1, num_mean_samples=20)
+    good = {"images": images, "labels": labels, "keys": KEYS}
+    invert(**good)
+    with pytest.raises(error, match=message):
+        invert(**{**good, **change})
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"steps": 0},
+        {"lr": 0.0},
+        {"starts": 0},
+        {"lr_rampup": 1.5},
+        {"lr_rampdown": -0.1},
+        {"initial_noise": 0.0},  # with two starts: they would be one and the same
+        {"noise_ramp": 0.0},
+        {"pixel_weight": -1.0},
+        {"num_mean_samples": 1},
+        {"batch_size": 0},
+    ],
+)
+def test_bad_options_name_the_argument(option):
+    with pytest.raises(ConfigError, match=next(iter(option))):
+        inverter(FakeGenerator(2), 2, **option)
