@@ -187,7 +187,7 @@ def _findings(real: EvaluationRow, row: EvaluationRow) -> list[tuple[str, str]]:
         distance = f"Evidence of leakage: at least one image equals a training image. {distance}"
     change = 100 * (row.accuracy.mean - real.accuracy.mean)
     sd = [100 * s for s in (row.accuracy.sd, real.accuracy.sd) if s is not None]
-    spread = f"; between seeds it moves by {max(sd):.1f} (standard deviation)" if sd else "; one seed, so no interval"
+    spread = f"; standard deviation between seeds {max(sd):.1f}" if sd else "; one seed, so no interval"
     utility = (
         f"A classifier trained on {row.name} reaches {row.accuracy.percent} % on real test images, one trained on the "
         f"real images {real.accuracy.percent} % ({change:+.1f} points{spread})."
@@ -268,9 +268,9 @@ def _path_figure(data: PathFigure, title: str, slice_axis: int, *, released: boo
     axes.margins(x=0.02)
     axes.set_xlabel("point of the path")
     axes.set_ylabel(f"nearest real image\n({title})")
-    axes.set_title(f"Distance to the nearest real training image, class {data.label}", fontsize=11)
+    axes.set_title(f"Distance to the nearest real training image, class {data.label}", fontsize=11, pad=26)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=9, ncols=3, loc="lower center")
+    axes.legend(frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     for index, (name, (images, colour)) in enumerate(strips.items(), start=1):
         axes = figure.add_subplot(grid[index])
         _show(axes, [_panel(images[i], slice_axis) for i in points], columns=len(points))

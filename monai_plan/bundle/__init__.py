@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
-from monai_plan.bundle.handlers import LossProgressBar, ResumeHandler
+from monai_plan.bundle.evaluate import evaluate_release
+from monai_plan.bundle.handlers import BestWeights, LossProgressBar, ResumeHandler
 from monai_plan.bundle.runner import StageOutcome, run_bundle
+from monai_plan.bundle.stages import (
+    aggregate,
+    check_data,
+    class_counts,
+    class_items,
+    identity_items,
+    invert,
+    select_points,
+    synthesize,
+    synthesize_images,
+    walk_anchors,
+)
 
-__all__ = ["LossProgressBar", "ResumeHandler", "StageOutcome", "run_bundle"]
+__all__ = [
+    "BestWeights",
+    "LossProgressBar",
+    "ResumeHandler",
+    "StageOutcome",
+    "aggregate",
+    "check_data",
+    "class_counts",
+    "class_items",
+    "evaluate_release",
+    "identity_items",
+    "invert",
+    "run_bundle",
+    "select_points",
+    "synthesize",
+    "synthesize_images",
+    "walk_anchors",
+]

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, ProgressBar
-from torch import Tensor
+from monai.engines import Evaluator
+from torch import Tensor, nn
 
 from monai_plan.utils import ArtifactError, atomic_path
 
-__all__ = ["LossProgressBar", "ResumeHandler"]
+__all__ = ["BestWeights", "LossProgressBar", "ResumeHandler"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +68,49 @@ class ResumeHandler:
             torch.save(state, temporary)
 
 
+class BestWeights:
+    """Keeps the weights of the epoch with the best key metric; as part of a ``ResumeHandler`` it survives a restart.
+
+    Args:
+        network: whose weights to keep.
+    """
+
+    def __init__(self, *, network: nn.Module):
+        self.network = network
+        self.metric = float("-inf")
+        self.weights: dict[str, Tensor] = {}
+
+    def attach(self, engine: Evaluator) -> None:
+        """Register with an evaluator that has a key metric, for which more is better."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Evaluator) -> None:
+        """Compare the metric of this validation with the best one."""
+        metric = float(engine.state.metrics[getattr(engine.state, "key_metric_name")])  # noqa: B009  # set by MONAI
+        if metric > self.metric:
+            self.metric = metric
+            self.weights = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+
+    def restore(self) -> None:
+        """Load the best weights into the network and say which metric they reached."""
+        self.network.load_state_dict(self.weights)
+        logger.info("best validation metric: %.4f", self.metric)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best metric and weights."""
+        return {"metric": self.metric, "weights": self.weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` gave."""
+        self.metric, self.weights = state["metric"], dict(state["weights"])
+
+
 class LossProgressBar(ProgressBar):
     """Ignite's progress bar with the engine's scalar outputs beside it."""
 
-    def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
+    def attach(self, engine: Engine) -> None:  # type: ignore[override]  # MONAI attaches handlers with no options
         """Register with an engine whose output is a dict, or a list of dicts, with scalars in it."""
-        kwargs.setdefault("event_name", Events.ITERATION_COMPLETED(every=10))
-        super().attach(engine, *args, output_transform=_scalars, **kwargs)
+        super().attach(engine, output_transform=_scalars, event_name=Events.ITERATION_COMPLETED(every=10))
 
 
 def _scalars(output: Any) -> dict[str, float]:

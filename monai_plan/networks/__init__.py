@@ -1,6 +1,12 @@
 """Networks: StyleGAN2 in two and three dimensions, and files that hold a generator with its architecture."""
 
-from monai_plan.networks.checkpoint import load_generator, save_generator
+from monai_plan.networks.checkpoint import (
+    classifier_outputs,
+    load_classifier,
+    load_generator,
+    save_classifier,
+    save_generator,
+)
 from monai_plan.networks.stylegan2 import (
     MappingNetwork,
     StyleGAN2Discriminator,
@@ -13,6 +19,9 @@ __all__ = [
     "StyleGAN2Discriminator",
     "StyleGAN2Generator",
     "SynthesisNetwork",
+    "classifier_outputs",
+    "load_classifier",
     "load_generator",
+    "save_classifier",
     "save_generator",
 ]

@@ -1,4 +1,4 @@
-"""A generator in a file, with the architecture that its weights belong to."""
+"""Networks in files: a generator with its architecture, a classifier with the number of its classes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from monai_plan.networks.stylegan2 import StyleGAN2Generator
 from monai_plan.utils import ArtifactError, load_artifact, save_artifact
 
-__all__ = ["load_generator", "save_generator"]
+__all__ = ["classifier_outputs", "load_classifier", "load_generator", "save_classifier", "save_generator"]
 
 
 def save_generator(
@@ -55,3 +57,60 @@ def load_generator(path: str | os.PathLike[str]) -> StyleGAN2Generator:
             f"(monai_plan {data['header']['version']}): {error}"
         ) from error
     return generator.eval().requires_grad_(False)
+
+
+def save_classifier(
+    network: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    kind: str,
+    num_outputs: int,
+    made_by: Mapping[str, Any] | None = None,
+) -> None:
+    """Save a classifier's weights; its architecture is a config's, and stays there.
+
+    Args:
+        network: any classifier, [B, C, *spatial] → [B, num_outputs].
+        path: the file.
+        kind: "identity_net" or "class_net"; ``load_classifier`` checks it.
+        num_outputs: number of classes.
+        made_by: what made it, kept in the file's header.
+    """
+    weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    data = {"network": type(network).__name__, "num_outputs": num_outputs, "state_dict": weights}
+    save_artifact(path, kind=kind, data=data, made_by=made_by)
+
+
+def classifier_outputs(path: str | os.PathLike[str], *, kind: str) -> int:
+    """The number of classes of the classifier in a file; for configs that build the network before loading it.
+
+    Raises:
+        ArtifactError: as in ``load_classifier``.
+    """
+    return int(load_artifact(path, kind=kind)["num_outputs"])
+
+
+def load_classifier(network: nn.Module, path: str | os.PathLike[str], *, kind: str) -> nn.Module:
+    """Load weights written by ``save_classifier`` into a network.
+
+    Args:
+        network: the architecture that was saved.
+        path: the file.
+        kind: as it was saved.
+
+    Returns:
+        ``network``, in eval mode and without gradients.
+
+    Raises:
+        ArtifactError: if the file is missing, damaged, of another kind, or belongs to another architecture.
+    """
+    data = load_artifact(path, kind=kind)
+    try:
+        network.load_state_dict(data["state_dict"])
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{path} holds the weights of a {data['network']} with {data['num_outputs']} outputs, which do not fit the "
+            f"{type(network).__name__} of the config: use the config that trained it, or train again. "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,163 @@
+"""The last stage: the table of the paper, made from what is released, and the report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from monai_plan.audit import PathFigure, evaluate, predict_probabilities, write_report
+from monai_plan.bundle.stages import select_points, synthesize_images
+from monai_plan.data import CheckedDataset
+from monai_plan.latent import LatentGenerator, linear_path
+from monai_plan.metrics import PerceptualEmbedding, embed, nearest_real
+from monai_plan.utils import load_artifact
+
+__all__ = ["evaluate_release"]
+
+SAMPLES_SHOWN = 16
+
+
+def evaluate_release(
+    *,
+    training: CheckedDataset,
+    test: CheckedDataset,
+    released: CheckedDataset,
+    generator: LatentGenerator,
+    paths_file: str | os.PathLike[str],
+    anchors_file: str | os.PathLike[str],
+    embedding: PerceptualEmbedding,
+    identity_net: nn.Module,
+    class_net: nn.Module,
+    class_network: Callable[[], nn.Module],
+    augmentation: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    epochs: int,
+    seeds: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    device: torch.device | str,
+    release_dir: str | os.PathLike[str],
+    private_dir: str | os.PathLike[str],
+) -> None:
+    """Compare real images, straight paths, k-same centroids and the release, and write the report.
+
+    The row "PLAN" is what lies in ``release/``, read back through the preprocessing; "linear" takes the same points of
+    the straight paths between the same anchors.
+
+    Args:
+        training: real training images.
+        test: real images of other patients.
+        released: the synthetic images as they were written.
+        generator: G.
+        paths_file: of the stage ``walk``.
+        anchors_file: of the stage ``aggregate``.
+        embedding: of the perceptual and the Fréchet distance.
+        identity_net: φ_id.
+        class_net: φ_class.
+        class_network: makes an untrained classifier for the utility and the membership attack.
+        augmentation: MONAI transforms for its training.
+        epochs, seeds, batch_size, lr, seed: see ``monai_plan.audit.evaluate``.
+        device: where to compute.
+        release_dir: gets ``report.html``, ``evaluation.json``, ``evaluation.md`` and ``figures/``.
+        private_dir: gets ``figures/`` with real images and ``evaluate/`` with finished parts.
+    """
+    paths = load_artifact(paths_file, kind="paths")
+    anchors = load_artifact(anchors_file, kind="anchors")
+    num_points = paths["paths"].shape[1]
+    points = select_points(paths["labels"], num_points=num_points, num_images=paths["num_images"])
+    straight = torch.stack([linear_path(path[0], path[-1], num_points) for path in paths["paths"]])
+    labels = paths["labels"][points[:, 0]]
+    rows = {
+        "linear": (synthesize_images(generator, straight[points[:, 0], points[:, 1]]), labels),
+        "k-same": (synthesize_images(generator, anchors["latents"]), anchors["labels"]),
+        "PLAN": (released.images, released.labels),
+    }
+    evaluation = evaluate(
+        rows,
+        train=training,
+        test=test,
+        embedding=embedding,
+        classifier_factory=class_network,
+        cache_dir=os.path.join(private_dir, "evaluate"),
+        identity_net=identity_net,
+        epochs=epochs,
+        seeds=seeds,
+        seed=seed,
+        batch_size=batch_size,
+        lr=lr,
+        augment=augmentation,
+        device=device,
+    )
+    probabilities = predict_probabilities(class_net, released.images, batch_size=batch_size, device=device)
+    kept = (probabilities.argmax(1) == released.labels).double().mean().item()
+    names = training.label_names
+    write_report(
+        evaluation,
+        release_dir=release_dir,
+        private_dir=private_dir,
+        path_figure=_path_figure(
+            training, generator, straight, paths, embedding, evaluation.row("real").mean_min_distance, device
+        ),
+        samples=_samples(released.images, released.labels, names),
+        real_samples=_samples(training.images, training.labels, names),
+        parameters={
+            "k": anchors["k"],
+            "anchors": len(anchors["labels"]),
+            "paths": len(paths["labels"]),
+            "points a path (T)": paths["header"]["made_by"]["num_points"],
+            "steps": paths["header"]["made_by"]["steps"],
+            "learning rate": paths["header"]["made_by"]["lr"],
+            "λ_id": paths["header"]["made_by"]["lambda_id"],
+            "λ_class": paths["header"]["made_by"]["lambda_class"],
+            "L_id a path, straight line": round(paths["losses"]["identity"][:, 0].mean().item(), 2),
+            "L_id a path, after the walk": round(paths["losses"]["identity"][:, -1].mean().item(), 2),
+            "released images that φ_class assigns to their class": f"{100 * kept:.1f} %",
+            "seeds of the evaluation": seeds,
+            "seed": seed,
+        },
+    )
+
+
+def _samples(images: Tensor, labels: Tensor, names: Mapping[int, str]) -> dict[str, Tensor]:
+    """By the name of the class, some images spread evenly over all of it."""
+    samples = {}
+    for label, name in names.items():
+        of_class = torch.where(labels == label)[0]
+        spread = torch.linspace(0, len(of_class) - 1, min(SAMPLES_SHOWN, len(of_class))).long()
+        samples[name] = images[of_class[spread]]
+    return samples
+
+
+def _path_figure(
+    training: CheckedDataset,
+    generator: LatentGenerator,
+    straight: Tensor,
+    paths: Mapping[str, Any],
+    embedding: PerceptualEmbedding,
+    held_out_distance: float,
+    device: torch.device | str,
+) -> PathFigure:
+    """The pair whose straight path comes nearest to a real image: where a walk has most to do."""
+    reals = embed(embedding, training.images, device=device)
+
+    def distances(images: Tensor) -> Tensor:
+        return nearest_real(embed(embedding, images, device=device), reals).distances
+
+    least = torch.stack([distances(synthesize_images(generator, path)).min() for path in straight])
+    pair = int(least.argmin())
+    linear_images = synthesize_images(generator, straight[pair])
+    private_images = synthesize_images(generator, paths["paths"][pair])
+    nearest = nearest_real(embed(embedding, private_images, device=device), reals)
+    return PathFigure(
+        linear_distances=distances(linear_images),
+        private_distances=nearest.distances,
+        linear_images=linear_images,
+        private_images=private_images,
+        nearest_real_images=training.images[nearest.indices],
+        held_out_distance=held_out_distance,
+        label=training.label_names[int(paths["labels"][pair])],
+    )

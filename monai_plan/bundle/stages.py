@@ -1,0 +1,450 @@
+"""The stages between and after the trainings, as functions that the bundle's configs call.
+
+Each reads named files, writes named files, and keeps its finished parts in a work folder, from which it goes on when
+it was stopped. All of it is private except what ``synthesize`` and ``report`` write below ``release/``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from monai_plan.data import CheckedDataset, split_by_subject, write_synthetic
+from monai_plan.latent import (
+    LatentGenerator,
+    LatentInverter,
+    LatentWalk,
+    choose_pairs,
+    k_same,
+)
+from monai_plan.utils import ConfigError, DataError, load_artifact, save_artifact, write_json, write_text
+
+__all__ = [
+    "aggregate",
+    "check_data",
+    "class_counts",
+    "class_items",
+    "identity_items",
+    "invert",
+    "select_points",
+    "synthesize",
+    "synthesize_images",
+    "walk_anchors",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def check_data(*, training: CheckedDataset, test: CheckedDataset, k: int, report_file: str | os.PathLike[str]) -> None:
+    """Check what no single image shows, before hours of training, and write what was found.
+
+    Args:
+        training: real images of the training section, each one checked already.
+        test: real images of the test section.
+        k: of k-same.
+        report_file: private JSON with the counts and the images left out.
+
+    Raises:
+        DataError: if a class has too few subjects for two anchors.
+        ConfigError: if k is less than 2.
+    """
+    if k < 2:
+        raise ConfigError(f"k is {k}, but a centroid of fewer than 2 patients hides nobody: use 5 or more.")
+    for label, name in training.label_names.items():
+        subjects = {s for s, y in zip(training.subjects, training.labels.tolist(), strict=True) if y == label}
+        if len(subjects) < 2 * k:
+            raise DataError(
+                f"class {label} ({name}) has {len(subjects)} subjects in the training section, but a walk needs two "
+                f"anchors of k = {k} subjects each: add patients, or use k <= {len(subjects) // 2}."
+            )
+    sections = {"training": training, "test": test}
+    write_json(
+        report_file,
+        {
+            name: {
+                "images": len(data),
+                "subjects": data.num_subjects,
+                "has_subjects": data.has_subjects,
+                "images_per_class": {label: int((data.labels == label).sum()) for label in data.label_names},
+                "left_out": data.skipped,
+            }
+            for name, data in sections.items()
+        },
+    )
+    for name, data in sections.items():
+        logger.info("%s: %d images of %d subjects, %d left out", name, len(data), data.num_subjects, len(data.skipped))
+
+
+def invert(
+    *,
+    inverter: LatentInverter,
+    dataset: CheckedDataset,
+    output_file: str | os.PathLike[str],
+    parts_dir: str | os.PathLike[str],
+    images_per_part: int = 32,
+) -> None:
+    """Project every real image to W and save all starts with their distances, by parts that survive a stop.
+
+    Writes a file of kind "latents": ``latents`` [N, S, w_dim], ``distances`` [N, S], ``best`` [N], ``labels`` [N],
+    ``subjects`` and ``keys``.
+
+    Args:
+        inverter: the projection.
+        dataset: N real images.
+        output_file: where to save.
+        parts_dir: folder of the finished parts.
+        images_per_part: images between two savings.
+    """
+    latents: list[Tensor] = []
+    distances: list[Tensor] = []
+    starts = range(0, len(dataset), images_per_part)
+    with tqdm(total=len(dataset), desc="invert", unit="image") as bar:
+        for start in starts:
+            part = slice(start, start + images_per_part)
+            file = Path(parts_dir) / f"part_{start:06d}.pt"
+            keys = dataset.keys[part]
+            if not file.exists():
+                result = inverter(dataset.images[part], dataset.labels[part], keys)
+                found = {"latents": result.latents, "distances": result.distances, "keys": keys}
+                save_artifact(file, kind="part of latents", data=found)
+            data = load_artifact(file, kind="part of latents")
+            _check_part(file, data["keys"], keys)
+            latents.append(data["latents"])
+            distances.append(data["distances"])
+            bar.update(len(keys))
+            bar.set_postfix(distance=float(torch.cat(distances).min(1).values.mean()))
+    all_distances = torch.cat(distances)
+    save_artifact(
+        output_file,
+        kind="latents",
+        data={
+            "latents": torch.cat(latents),
+            "distances": all_distances,
+            "best": all_distances.argmin(1),
+            "labels": dataset.labels,
+            "subjects": dataset.subjects,
+            "keys": dataset.keys,
+        },
+        made_by={"steps": inverter.steps, "starts": inverter.starts, "lr": inverter.lr, "seed": inverter.seed},
+    )
+
+
+def _check_part(file: Path, found: Any, expected: Any) -> None:
+    if found != expected:
+        raise ConfigError(
+            f"{file} is a part of another run (other images or pairs): delete the folder {file.parent} and start again."
+        )
+
+
+@torch.no_grad()
+def synthesize_images(generator: LatentGenerator, latents: Tensor, *, batch_size: int = 64) -> Tensor:
+    """x̄ = clamp(G(w), −1, 1) with 8 bits a value, as a release holds it.
+
+    Args:
+        generator: G, in eval mode.
+        latents: w [N, w_dim].
+        batch_size: images at once.
+
+    Returns:
+        [N, C, *spatial], on the CPU, in [−1, 1].
+    """
+    device = next(generator.parameters()).device
+    images = torch.cat([generator.synthesis(w.to(device)).clamp(-1, 1).cpu() for w in latents.split(batch_size)])
+    return ((images + 1) * 127.5).round() / 127.5 - 1
+
+
+def identity_items(
+    *,
+    dataset: CheckedDataset,
+    generator: LatentGenerator,
+    latents_file: str | os.PathLike[str],
+    identity_of: str = "subject",
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training and validation items for φ_id: real images and their reconstructions G(ŵ), labelled by identity.
+
+    The last start of every projection is kept out of the training for the validation, so that what is validated is
+    that φ_id recognises a patient in a generated image which it has not seen. With a single start the real images
+    validate.
+
+    Args:
+        dataset: N real images.
+        generator: G.
+        latents_file: of the stage ``invert``.
+        identity_of: "subject", a class a patient, or "image", a class an image as in the paper.
+
+    Returns:
+        Items {"image": [C, *spatial], "label": identity}, for training and for validation.
+
+    Raises:
+        ConfigError: if ``identity_of`` is neither.
+        DataError: if the latents are of other images.
+    """
+    if identity_of not in ("subject", "image"):
+        raise ConfigError(f"identity_of is {identity_of!r}, but must be 'subject' or 'image' (as in the paper).")
+    data = load_artifact(latents_file, kind="latents")
+    if data["keys"] != dataset.keys:
+        raise DataError(f"{latents_file} is of other images than the data list: run the stage invert again.")
+    identities = dataset.identities if identity_of == "subject" else torch.arange(len(dataset))
+    real = [{"image": x, "label": int(y)} for x, y in zip(dataset.images, identities, strict=True)]
+    by_start = [
+        [{"image": x, "label": int(y)} for x, y in zip(synthesize_images(generator, latents), identities, strict=True)]
+        for latents in data["latents"].unbind(1)
+    ]
+    held_out = by_start.pop() if len(by_start) > 1 else real
+    return real + [item for items in by_start for item in items], held_out
+
+
+def class_items(
+    *, dataset: CheckedDataset, validation_fraction: float = 0.2, seed: int = 0
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training and validation items for φ_class: real images, split by subject.
+
+    Args:
+        dataset: N real images.
+        validation_fraction: share of the subjects of each class that validates.
+        seed: of the split.
+
+    Returns:
+        Items of the data set, for training and for validation.
+    """
+    return split_by_subject([dataset[i] for i in range(len(dataset))], test_fraction=validation_fraction, seed=seed)
+
+
+def aggregate(
+    *, latents_file: str | os.PathLike[str], output_file: str | os.PathLike[str], k: int, seed: int = 0
+) -> None:
+    """k-same: save the centroids of groups of at least k patients of one class, the anchors of the walks.
+
+    Writes a file of kind "anchors": ``latents`` [A, w_dim], ``labels`` [A], ``members`` (indices of images), ``k``.
+
+    Args:
+        latents_file: of the stage ``invert``; the best start of every image is used.
+        output_file: where to save.
+        k: patients in a group, at least.
+        seed: breaks ties.
+    """
+    data = load_artifact(latents_file, kind="latents")
+    best = data["latents"][torch.arange(len(data["best"])), data["best"]]
+    anchors = k_same(best, data["labels"], data["subjects"], k, seed=seed)
+    logger.info("%d anchors of %d or more patients each", len(anchors.labels), k)
+    save_artifact(
+        output_file,
+        kind="anchors",
+        data={"latents": anchors.latents, "labels": anchors.labels, "members": anchors.members, "k": k},
+        made_by={"k": k, "seed": seed},
+    )
+
+
+def class_counts(labels: Tensor, *, num_images: int | None = None, balance: str = "real") -> dict[int, int]:
+    """How many images of each class to make.
+
+    Args:
+        labels: [N], of the real images.
+        num_images: in total; by default N.
+        balance: "real", as among the real images, or "balanced".
+
+    Returns:
+        Class → number; the numbers add up to ``num_images``.
+
+    Raises:
+        ConfigError: if ``balance`` is neither, or there are fewer images than classes.
+    """
+    if balance not in ("real", "balanced"):
+        raise ConfigError(f"balance is {balance!r}, but must be 'real' or 'balanced'.")
+    classes, counts = labels.unique(return_counts=True)
+    total = len(labels) if num_images is None else num_images
+    if total < len(classes):
+        raise ConfigError(f"num_images is {total}, but there are {len(classes)} classes and each needs an image.")
+    shares = counts / len(labels) if balance == "real" else torch.full((len(classes),), 1 / len(classes))
+    ends = (shares.double().cumsum(0) * total).round().long()
+    numbers = (ends - torch.cat([ends.new_zeros(1), ends[:-1]])).clamp(min=1)
+    return dict(zip(classes.tolist(), numbers.tolist(), strict=True))
+
+
+def walk_anchors(
+    *,
+    walk: LatentWalk,
+    anchors_file: str | os.PathLike[str],
+    dataset: CheckedDataset,
+    output_file: str | os.PathLike[str],
+    parts_dir: str | os.PathLike[str],
+    num_images: int | None = None,
+    balance: str = "real",
+    seed: int = 0,
+) -> None:
+    """Walk between anchors of one class, for as many pairs as the images asked for need; every anchor is used.
+
+    Writes a file of kind "paths": ``paths`` [P, T, w_dim], ``labels`` [P], ``pairs`` [P, 2], ``losses`` (name →
+    [P, steps + 1]), ``num_images`` (class → number).
+
+    Args:
+        walk: the walk of one pair.
+        anchors_file: of the stage ``aggregate``.
+        dataset: the real images, for their number and balance of classes.
+        output_file: where to save.
+        parts_dir: folder of the finished walks.
+        num_images, balance: see ``class_counts``. What the distinct pairs of a class cannot give is left out, with
+            a warning.
+        seed: of the pairs.
+    """
+    anchors = load_artifact(anchors_file, kind="anchors")
+    inner = walk.num_points - 2
+    wanted = class_counts(dataset.labels, num_images=num_images, balance=balance)
+    for label, number in wanted.items():
+        size = int((anchors["labels"] == label).sum())
+        most = inner * size * (size - 1) // 2
+        if number > most:
+            logger.warning(
+                "class %d: %d images were asked for, but %d anchors give %d pairs and so %d images; a smaller k or "
+                "more points a path gives more",
+                label, number, size, size * (size - 1) // 2, most,
+            )  # fmt: skip
+            wanted[label] = most
+    pairs = choose_pairs(anchors["labels"], num_pairs={c: -(-n // inner) for c, n in wanted.items()}, seed=seed)
+    parts = []
+    with tqdm(pairs.tolist(), desc="walk", unit="path") as bar:
+        for a, b in bar:
+            file = Path(parts_dir) / f"path_{a:05d}_{b:05d}.pt"
+            ends = anchors["latents"][[a, b]]
+            if not file.exists():
+                result = walk(ends[0], ends[1], int(anchors["labels"][a]))
+                data = {"path": result.path, "losses": result.losses}
+                save_artifact(file, kind="path", data=data)
+            part = load_artifact(file, kind="path")
+            _check_part(
+                file, [part["path"].shape[0], *part["path"][[0, -1]].tolist()], [walk.num_points, *ends.tolist()]
+            )
+            parts.append(part)
+            bar.set_postfix({"id": float(part["losses"]["identity"][-1]), "class": float(part["losses"]["class"][-1])})
+    losses = {name: torch.stack([part["losses"][name] for part in parts]) for name in parts[0]["losses"]}
+    _log_losses(losses)
+    save_artifact(
+        output_file,
+        kind="paths",
+        data={
+            "paths": torch.stack([part["path"] for part in parts]),
+            "labels": anchors["labels"][pairs[:, 0]],
+            "pairs": pairs,
+            "losses": losses,
+            "num_images": wanted,
+        },
+        made_by={
+            "num_points": walk.num_points,
+            "steps": walk.steps,
+            "lr": walk.lr,
+            "lambda_id": walk.lambda_id,
+            "lambda_class": walk.lambda_class,
+            "seed": seed,
+        },
+    )
+
+
+def _log_losses(losses: Mapping[str, Tensor]) -> None:
+    for name, values in losses.items():
+        first, last = values[:, 0].mean(), values[:, -1].mean()
+        logger.info("L_%s, mean over paths: %.3f on the straight line, %.3f after the walk", name, first, last)
+
+
+def select_points(labels: Tensor, *, num_points: int, num_images: Mapping[int, int]) -> Tensor:
+    """Which points of which paths become images: inner points only, spread evenly over all paths of a class.
+
+    Args:
+        labels: [P], of the paths.
+        num_points: T, points of a path, with its ends.
+        num_images: class → number of images.
+
+    Returns:
+        [N, 2], int64: path and point.
+    """
+    chosen = []
+    for label, number in num_images.items():
+        paths = torch.where(labels == label)[0].tolist()
+        for position, path in enumerate(paths):
+            share = number // len(paths) + (position < number % len(paths))
+            # the middles of ``share`` equal pieces of the inner points 1 … T − 2
+            points = 1 + ((torch.arange(share) + 0.5) * (num_points - 2) / max(share, 1)).long()
+            chosen.append(torch.stack([torch.full_like(points, path), points], dim=1))
+    return torch.cat(chosen)
+
+
+def synthesize(
+    *,
+    generator: LatentGenerator,
+    paths_file: str | os.PathLike[str],
+    anchors_file: str | os.PathLike[str],
+    dataset: CheckedDataset,
+    release_dir: str | os.PathLike[str],
+    name: str,
+) -> None:
+    """Write the synthetic data set: images of points on the paths, ``datalist.json`` and a data set card.
+
+    Args:
+        generator: G.
+        paths_file: of the stage ``walk``.
+        anchors_file: of the stage ``aggregate``.
+        dataset: the real images, for the names of the classes and the geometry of volumes.
+        release_dir: the folder that may leave.
+        name: of the data set.
+    """
+    data = load_artifact(paths_file, kind="paths")
+    anchors = load_artifact(anchors_file, kind="anchors")
+    points = select_points(data["labels"], num_points=data["paths"].shape[1], num_images=data["num_images"])
+    labels = data["labels"][points[:, 0]]
+    made_by = data["header"]["made_by"]
+    write_synthetic(
+        release_dir,
+        images=synthesize_images(generator, data["paths"][points[:, 0], points[:, 1]]),
+        labels=labels,
+        label_names=dataset.label_names,
+        groups=points[:, 0].tolist(),
+        affine=dataset.affine,
+        name=name,
+        description=(
+            "Synthetic images made by PLAN (arXiv 2307.02984) with monai_plan: points on walks between averages of at "
+            f"least {anchors['k']} patients. No image is of a patient. subject is the walk."
+        ),
+    )
+    card = _CARD.format(
+        name=name,
+        num_images=len(points),
+        classes="".join(
+            f"| {c} | {dataset.label_names[c]} | {int((labels == c).sum())} |\n" for c in sorted(data["num_images"])
+        ),
+        shape=" × ".join(map(str, dataset.images.shape[2:])),
+        channels=dataset.images.shape[1],
+        num_real=len(dataset),
+        patients=f"{dataset.num_subjects} patients" if dataset.has_subjects else "unknown patients (no subject given)",
+        num_paths=len(data["labels"]),
+        num_anchors=len(anchors["labels"]),
+        k=anchors["k"],
+        **made_by,
+    )
+    write_text(Path(release_dir) / "dataset_card.md", card)
+
+
+_CARD = """# {name}
+
+{num_images} synthetic images, {shape}, {channels} channel(s), 8 bits a value, made with monai_plan by the method PLAN
+(Pennisi et al., MICCAI 2023, arXiv 2307.02984).
+
+| label | class | images |
+|---|---|---|
+{classes}
+- Read it with `monai.data.load_decathlon_datalist("datalist.json", is_segmentation=False)`.
+- `subject` is the walk that an image comes from. Images of one walk resemble each other: keep them on one side of a
+  split.
+- Made from {num_real} real images of {patients}, by a generative network trained on them. The images are points on
+  {num_paths} walks between {num_anchors} anchors; an anchor is the average of at least {k} patients in the latent
+  space.
+- Walk: {num_points} points, {steps} steps, learning rate {lr}, λ_id {lambda_id}, λ_class {lambda_class}, seed {seed}.
+
+What is not promised: that nothing about a patient can be inferred. The attacks in the report beside this card found
+what they found; empirical attacks are no proof. The images are not fit for diagnosis.
+"""
