@@ -74,76 +74,119 @@ def _take_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The parser; the defaults of options are those of the functions called, so they are not repeated here."""
+    """The parser; an option left out is not passed on, so that the default is the called function's: help names it."""
     parser = argparse.ArgumentParser(
-        prog="monai_plan", description="From a private, labelled set of medical images to a synthetic one.", **_SETTINGS
+        prog="monai_plan",
+        description="Turn a private, labelled set of medical images into a synthetic one.",
+        epilog="First time here: monai_plan quickstart. Own data: monai_plan datalist, then monai_plan run. "
+        "monai_plan COMMAND --help says more.",
+        **_SETTINGS,
     )
     parser.add_argument("--version", action="version", version=f"monai_plan {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    quickstart = _add(commands, "quickstart", _quickstart, "the whole way on phantoms, in minutes, on a CPU")
-    quickstart.add_argument("--output_dir", required=True, help="folder to write to")
-    quickstart.add_argument("--seed", type=int, help="seed of everything")
+    quickstart = _add(
+        commands,
+        "quickstart",
+        _quickstart,
+        "make a small phantom data set and run all stages on it: minutes, no GPU, no data",
+    )
+    quickstart.add_argument("--output_dir", default="quickstart", help="folder to write to (default: ./quickstart)")
+    quickstart.add_argument("--seed", type=int, help="seed of all that is drawn (default: 0)")
     quickstart.set_defaults(resumes=True)
 
-    run = _add(commands, "run", _run, "all stages of a bundle, in order; what is done is skipped")
+    run = _add(commands, "run", _run, "run all stages of a bundle on a data set; finished stages are skipped")
     run.usage = (
         "monai_plan run BUNDLE --dataset_dir DIR --output_dir DIR [--skip-bad-images] [--only STAGE ...] "
         "[--id value ...]"
     )
     run.epilog = (
-        "Any further --id value sets a config id (such as --walk#steps 300) on the stages that have it, by MONAI's "
-        "rules: numbers, lists, True, False and None are read as such, $ begins an expression, @ a reference."
+        "Any further --id value overrides an id of the bundle's configs in every stage that has it, for instance "
+        '--walk_steps 300 --img_size "[128,128]". Values are read by MONAI\'s rules: numbers, lists, dicts, True, '
+        "False and None as such, $ begins an expression, @ a reference. A changed value redoes its stage and those "
+        "after it."
     )
-    run.add_argument("bundle_root", metavar="BUNDLE", help="folder of the bundle")
-    run.add_argument("--dataset_dir", required=True, metavar="DIR", help="folder of the data set")
-    run.add_argument("--output_dir", required=True, metavar="DIR", help="folder to write to")
-    run.add_argument("--skip_bad_images", action="store_true", help="leave out images that cannot be used; list them")
-    run.add_argument("--only", nargs="+", metavar="STAGE", help="look at these stages only")
+    run.add_argument("bundle_root", metavar="BUNDLE", help="folder of the bundle; put it before the options")
+    run.add_argument(
+        "--dataset_dir", required=True, metavar="DIR", help="folder of the data set, with datalist.json in it"
+    )
+    run.add_argument(
+        "--output_dir",
+        required=True,
+        metavar="DIR",
+        help="folder to write to: private/ (never share it) and release/; give the same one to go on",
+    )
+    run.add_argument(
+        "--skip_bad_images",
+        action="store_true",
+        help="leave out images that cannot be used and list them, instead of ending with an error",
+    )
+    run.add_argument("--only", nargs="+", metavar="STAGE", help="run these stages only; what they read must be there")
     run.set_defaults(resumes=True)
 
-    phantoms = _add(commands, "phantoms", _phantoms, "make a data set of chest-like phantoms with known truth")
-    phantoms.add_argument("--output_dir", required=True, help="folder to write to")
-    phantoms.add_argument("--spatial_dims", type=int, choices=(2, 3), help="images or volumes")
-    phantoms.add_argument("--img_size", type=int, nargs="+", help="one number for all axes or one an axis")
-    phantoms.add_argument("--num_subjects", type=int, help="subjects in training")
-    phantoms.add_argument("--num_test_subjects", type=int, help="subjects in test")
-    phantoms.add_argument("--seed", type=int, help="seed of the population")
+    phantoms = _add(commands, "phantoms", _phantoms, "make a data set of artificial chest images, to try things on")
+    phantoms.add_argument("--output_dir", required=True, help="folder to write images/ and datalist.json to")
+    phantoms.add_argument("--spatial_dims", type=int, choices=(2, 3), help="2 for images, 3 for volumes (default: 2)")
+    phantoms.add_argument(
+        "--img_size", type=int, nargs="+", help="pixels: one number for all axes, or one an axis (default: 64)"
+    )
+    phantoms.add_argument("--num_subjects", type=int, help="subjects of the training section (default: 120)")
+    phantoms.add_argument("--num_test_subjects", type=int, help="further subjects, of the test section (default: 40)")
+    phantoms.add_argument("--seed", type=int, help="seed of the population (default: 0)")
 
     _add_datalist(commands)
     return parser
 
 
 def _add_datalist(commands: Any) -> None:
-    datalist = commands.add_parser("datalist", help="make a data list from what you have", **_SETTINGS)
+    text = "write the data list (datalist.json) of your images: their classes, patients and split"
+    datalist = commands.add_parser("datalist", help=text, description=f"{text[0].upper()}{text[1:]}.", **_SETTINGS)
     kinds = datalist.add_subparsers(required=True, metavar="KIND")
 
-    folders = _add(kinds, "folders", _datalist, "a folder a class")
-    folders.add_argument("root", metavar="ROOT", help="holds one folder a class, named as the class")
-    folders.add_argument("--subject_pattern", help="regular expression for the patient in a file's name")
+    folders = _add(kinds, "folders", _datalist, "from folders of images, one folder a class")
+    folders.add_argument(
+        "root",
+        metavar="ROOT",
+        help="holds one folder a class; the folder's name is the class's, numbers go by the alphabet",
+    )
+    folders.add_argument(
+        "--subject_pattern",
+        help="regular expression that finds the patient in a file's name: its first group, or the whole match "
+        "('^[^_]+' is all before the first underscore); without it every image counts as a patient",
+    )
 
-    csv = _add(kinds, "csv", _datalist, "a CSV with a row an image")
-    csv.add_argument("csv_file", metavar="CSV", help="comma-separated, with a header line")
+    csv = _add(kinds, "csv", _datalist, "from a CSV, one row an image")
+    csv.add_argument("csv_file", metavar="CSV", help="comma-separated, UTF-8, with a header line")
     csv.add_argument("--image_root", required=True, help="the folder that the paths in the CSV are relative to")
-    csv.add_argument("--image_column", help="column of image paths")
-    csv.add_argument("--label_column", help="column of classes")
-    csv.add_argument("--subject_column", help="column of patients")
+    csv.add_argument("--image_column", help="column of image paths (default: image)")
+    csv.add_argument("--label_column", help="column of classes, numbers or text (default: label)")
+    csv.add_argument("--subject_column", help="column of patients; without it every image counts as a patient")
 
-    shenzhen = _add(kinds, "shenzhen", _datalist, "the Shenzhen Hospital chest radiographs")
-    shenzhen.add_argument("root", metavar="ROOT", help="holds the images CHNCXR_####_0.png and _1.png")
+    shenzhen = _add(kinds, "shenzhen", _datalist, "from the Shenzhen Hospital chest radiographs")
+    shenzhen.add_argument(
+        "root", metavar="ROOT", help="holds, at any depth, CHNCXR_####_0.png (normal) and _1.png (tuberculosis)"
+    )
 
-    aptos = _add(kinds, "aptos", _datalist, "APTOS 2019, fundus photographs")
-    aptos.add_argument("root", metavar="ROOT", help="holds train.csv and train_images")
-    aptos.add_argument("--max_per_class", type=int, help="at most so many images of a grade; the paper's set: 190")
+    aptos = _add(kinds, "aptos", _datalist, "from APTOS 2019, fundus photographs of five grades")
+    aptos.add_argument("root", metavar="ROOT", help="holds train.csv and train_images/")
+    aptos.add_argument(
+        "--max_per_class",
+        type=int,
+        help="at most so many images of a grade, drawn by --seed (190 makes the paper's 950; default: all)",
+    )
 
     for kind in (folders, csv, shenzhen, aptos):
         kind.add_argument("--output", required=True, help="the data list to write, such as DIR/datalist.json")
-        kind.add_argument("--test_fraction", type=float, help="share of the images in test")
-        kind.add_argument("--seed", type=int, help="seed of the split")
+        kind.add_argument(
+            "--test_fraction",
+            type=float,
+            help="share of each class that goes to test, by whole patients (default: 0.2)",
+        )
+        kind.add_argument("--seed", type=int, help="seed of the split (default: 0)")
 
-    medmnist = _add(kinds, "medmnist", _datalist, "a MedMNIST file")
+    medmnist = _add(kinds, "medmnist", _datalist, "from a MedMNIST file, whose split is kept")
     medmnist.add_argument("npz_file", metavar="NPZ", help="the .npz file")
-    medmnist.add_argument("--output_dir", required=True, help="folder to write images and data list to")
+    medmnist.add_argument("--output_dir", required=True, help="folder to write images/ and datalist.json to")
 
     for name, kind in kinds.choices.items():
         kind.set_defaults(kind=name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ __all__ = [
     "atomic_path",
     "derive_seed",
     "file_digest",
+    "first_line",
     "load_artifact",
     "save_artifact",
     "seeded_generator",
@@ -60,7 +60,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
+    temporary = target.with_name(f".{target.stem}.tmp{target.suffix}")
     try:
         yield temporary
         os.replace(temporary, target)
@@ -120,13 +120,14 @@ def load_artifact(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
     """
     if not os.path.isfile(path):
         raise ArtifactError(f"{path} does not exist: run the stage that writes the {kind} first.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ArtifactError(
-            f"{path} cannot be read as {kind}: it is damaged or holds more than tensors and plain values. "
-            f"Delete it and run the stage that writes it again. ({str(error).splitlines()[0]})"
-        ) from error
+    with open(path, "rb") as file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises what it likes on a damaged file
+            raise ArtifactError(
+                f"{path} cannot be read as {kind}: it is damaged or holds more than tensors and plain values. "
+                f"Delete it and run the stage that writes it again. ({type(error).__name__}: {first_line(error)})"
+            ) from error
     header = content.get("header") if isinstance(content, dict) else None
     if not isinstance(header, dict) or header.get("format") != "monai_plan":
         raise ArtifactError(f"{path} was not written by monai_plan: expected a file of {kind}.")
@@ -138,6 +139,11 @@ def load_artifact(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
             f"up to {FORMAT_VERSION}: update monai_plan."
         )
     return {**content["data"], "header": header}
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, which may be empty."""
+    return "".join(str(error).splitlines()[:1])
 
 
 def derive_seed(seed: int, *key: int | str) -> int:

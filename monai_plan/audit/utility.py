@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from monai_plan.utils import ConfigError, DataError, TrainingError, derive_seed
 
-__all__ = ["classification_scores", "fit_classifier", "predict_probabilities"]
+__all__ = ["classification_scores", "fit_classifier", "predict_probabilities", "stop_at_nan"]
 
 
 def fit_classifier(
@@ -91,7 +91,7 @@ def fit_classifier(
             train_handlers=[LrScheduleHandler(schedule, print_lr=False)],  # type: ignore[arg-type]
             decollate=False,
         )
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, _stop_at_nan)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, stop_at_nan)
         if progress:
             ProgressBar(desc="classifier", persist=False).attach(trainer, output_transform=_loss)
         trainer.run()
@@ -102,7 +102,8 @@ def _loss(output: Mapping[str, Any]) -> dict[str, float]:
     return {CommonKeys.LOSS.value: output[CommonKeys.LOSS].item()}
 
 
-def _stop_at_nan(engine: Engine) -> None:
+def stop_at_nan(engine: Engine) -> None:
+    """Handler of a ``SupervisedTrainer``, after each step: raises TrainingError if the loss is not finite."""
     loss = engine.state.output[CommonKeys.LOSS].item()  # type: ignore[index]
     if not np.isfinite(loss):
         raise TrainingError(

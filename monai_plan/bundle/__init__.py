@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from monai_plan.bundle.evaluate import evaluate_release
-from monai_plan.bundle.handlers import BestWeights, LossProgressBar, ResumeHandler
+from monai_plan.bundle.handlers import BestWeights, LossProgressBar, ResumeHandler, StopAtNaN
 from monai_plan.bundle.runner import StageOutcome, run_bundle
 from monai_plan.bundle.stages import (
     aggregate,
@@ -23,6 +23,7 @@ __all__ = [
     "LossProgressBar",
     "ResumeHandler",
     "StageOutcome",
+    "StopAtNaN",
     "aggregate",
     "check_data",
     "class_counts",

@@ -13,9 +13,10 @@ from ignite.handlers import Checkpoint, ProgressBar
 from monai.engines import Evaluator
 from torch import Tensor, nn
 
-from monai_plan.utils import ArtifactError, atomic_path
+from monai_plan.audit.utility import stop_at_nan
+from monai_plan.utils import ArtifactError, atomic_path, first_line
 
-__all__ = ["BestWeights", "LossProgressBar", "ResumeHandler"]
+__all__ = ["BestWeights", "LossProgressBar", "ResumeHandler", "StopAtNaN"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class ResumeHandler:
         except Exception as error:
             raise ArtifactError(
                 f"{self.path} does not fit this run's networks and optimisers; it comes from another configuration. "
-                f"Move it away to start anew. ({type(error).__name__}: {str(error).splitlines()[0]})"
+                f"Move it away to start anew. ({type(error).__name__}: {first_line(error)})"
             ) from error
         engine.state.max_epochs = max_epochs
         logger.info("continues after epoch %d from %s", engine.state.epoch, self.path)
@@ -103,6 +104,17 @@ class BestWeights:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what ``state_dict`` gave."""
         self.metric, self.weights = state["metric"], dict(state["weights"])
+
+
+class StopAtNaN:
+    """Ends a classifier's training with an error when its loss is not finite; the last checkpoint stays.
+
+    Its place is before ``ResumeHandler``, so that no checkpoint of such weights is written.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a ``SupervisedTrainer`` without decollation."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, stop_at_nan)
 
 
 class LossProgressBar(ProgressBar):

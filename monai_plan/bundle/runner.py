@@ -106,8 +106,8 @@ def run_bundle(
     """Run the stages of a bundle in order, each as ``python -m monai.bundle run`` would, in this process.
 
     A stage is skipped if nothing that it depends on has changed since it finished and its writes are as it left them.
-    A stage that is redone has those after it redone as well. A stage that was stopped goes on from its work folder if
-    nothing has changed, and begins anew otherwise. Files in the way that this function did not write are moved to
+    A stage that is redone has those redone as well that read what it writes, and so on. A stage that was stopped goes
+    on from its work folder if nothing has changed, and begins anew otherwise. Files in the way that this function did not write are moved to
     ``OUTPUT/private/replaced/``, never deleted.
 
     Args:
@@ -145,16 +145,17 @@ def run_bundle(
 
     outcomes: list[StageOutcome] = []
     data: dict[Path, dict[str, Any]] = {}
-    redone: str | None = None
+    redone: list[_Stage] = []
     with _locked(output / "private" / "run"):
         for number, plan in enumerate(plans, start=1):
             if plan.datalist is not None and plan.datalist not in data:
                 data[plan.datalist] = _data_digests(plan.datalist, dataset, output)
             label = f"[{number}/{len(plans)}] {plan.stage.name}"
-            outcome = _run_stage(plan, _fingerprint(plan, data, output), paths, redone, label, echo)
+            source = next((stage.name for stage in redone if _feeds(stage, plan.stage)), None)
+            outcome = _run_stage(plan, _fingerprint(plan, data, output), paths, source, label, echo)
             outcomes.append(outcome)
-            if outcome.status == "ran" and redone is None:
-                redone = plan.stage.name
+            if outcome.status == "ran":
+                redone.append(plan.stage)
     return outcomes
 
 
@@ -381,6 +382,11 @@ def _covers(folder: str, path: str) -> bool:
     return PurePosixPath(path).is_relative_to(PurePosixPath(folder))
 
 
+def _feeds(source: _Stage, stage: _Stage) -> bool:
+    """Whether ``stage`` reads something that ``source`` writes."""
+    return any(_covers(write, read) or _covers(read, write) for write in source.writes for read in stage.reads)
+
+
 def _check_reads(selected: Sequence[_Stage], stages: Sequence[_Stage], output: Path) -> None:
     """Every read exists or is written by an earlier stage of this run."""
     written: list[str] = []
@@ -420,7 +426,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _data_digests(datalist: Path, dataset: Path, output: Path) -> dict[str, Any]:
-    """The data list's SHA-256 and size and time of each of its images, by their paths in the list.
+    """The SHA-256 of the data list and of each of its images, by their paths in the list; a copy is the same data.
 
     Without a data list every file below ``dataset`` counts, but for those of a run that writes there.
     """
@@ -430,7 +436,7 @@ def _data_digests(datalist: Path, dataset: Path, output: Path) -> dict[str, Any]
             for file in _files_below(dataset)
             if not file.is_relative_to(output)
         }
-        return {"datalist": None, "images": {name: _stamp(file) for name, file in sorted(files.items())}}
+        return {"datalist": None, "images": {name: _digest(file) for name, file in sorted(files.items())}}
     try:
         sections = json.loads(datalist.read_text(encoding="utf-8")).values()
     except (ValueError, AttributeError) as error:
@@ -440,16 +446,8 @@ def _data_digests(datalist: Path, dataset: Path, output: Path) -> dict[str, Any]
     names = {name for image in images for name in ([image] if isinstance(image, str) else image)}
     return {
         "datalist": file_digest(datalist),
-        "images": {name: _stamp(datalist.parent / name) for name in sorted(names)},
+        "images": {name: _digest(datalist.parent / name) for name in sorted(names)},
     }
-
-
-def _stamp(file: Path) -> list[int] | None:
-    """Size and time of a file: enough to see a change, without reading gigabytes at every start."""
-    if not file.exists():
-        return None  # the stage that reads it says so
-    status = file.stat()
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _differences(old: Fingerprint, new: Fingerprint) -> list[str]:

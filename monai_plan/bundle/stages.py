@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_plan.data import CheckedDataset, split_by_subject, write_synthetic
@@ -42,27 +42,51 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def check_data(*, training: CheckedDataset, test: CheckedDataset, k: int, report_file: str | os.PathLike[str]) -> None:
-    """Check what no single image shows, before hours of training, and write what was found.
+def check_data(
+    *,
+    training: CheckedDataset,
+    test: CheckedDataset,
+    embedding: nn.Module,
+    batch_size: int,
+    k: int,
+    num_points: int,
+    num_images: int | None,
+    balance: str,
+    report_file: str | os.PathLike[str],
+) -> None:
+    """Check what no single image shows and what only late stages need, before hours of training.
 
     Args:
         training: real images of the training section, each one checked already.
         test: real images of the test section.
+        embedding: of the perceptual distance; tried on one image.
+        batch_size: of the GAN's training.
         k: of k-same.
+        num_points: T of the walk.
+        num_images, balance: see ``class_counts``.
         report_file: private JSON with the counts and the images left out.
 
     Raises:
-        DataError: if a class has too few subjects for two anchors.
-        ConfigError: if k is less than 2.
+        DataError: if a class has too few subjects for two anchors, or there are fewer images than ``batch_size``.
+        ConfigError: if an option cannot work.
     """
     if k < 2:
         raise ConfigError(f"k is {k}, but a centroid of fewer than 2 patients hides nobody: use 5 or more.")
+    if num_points < 3:
+        raise ConfigError(f"num_points is {num_points}, but a path has two ends and a point between: use 50.")
+    if len(training) < batch_size:
+        raise DataError(
+            f"the training section has {len(training)} images, fewer than batch_size = {batch_size}: lower batch_size."
+        )
+    class_counts(training.labels, num_images=num_images, balance=balance)
+    embedding(training.images[:1])
     for label, name in training.label_names.items():
         subjects = {s for s, y in zip(training.subjects, training.labels.tolist(), strict=True) if y == label}
         if len(subjects) < 2 * k:
             raise DataError(
                 f"class {label} ({name}) has {len(subjects)} subjects in the training section, but a walk needs two "
-                f"anchors of k = {k} subjects each: add patients, or use k <= {len(subjects) // 2}."
+                f"anchors of k = {k} subjects each: add patients"
+                + (f", or use k <= {len(subjects) // 2}." if len(subjects) >= 4 else " or leave the class out.")
             )
     sections = {"training": training, "test": test}
     write_json(
@@ -251,7 +275,7 @@ def class_counts(labels: Tensor, *, num_images: int | None = None, balance: str 
         balance: "real", as among the real images, or "balanced".
 
     Returns:
-        Class → number; the numbers add up to ``num_images``.
+        Class → number, at least 1; the numbers add up to ``num_images``.
 
     Raises:
         ConfigError: if ``balance`` is neither, or there are fewer images than classes.
@@ -262,9 +286,11 @@ def class_counts(labels: Tensor, *, num_images: int | None = None, balance: str 
     total = len(labels) if num_images is None else num_images
     if total < len(classes):
         raise ConfigError(f"num_images is {total}, but there are {len(classes)} classes and each needs an image.")
-    shares = counts / len(labels) if balance == "real" else torch.full((len(classes),), 1 / len(classes))
-    ends = (shares.double().cumsum(0) * total).round().long()
-    numbers = (ends - torch.cat([ends.new_zeros(1), ends[:-1]])).clamp(min=1)
+    weights = counts if balance == "real" else torch.ones_like(counts)
+    ends = (2 * weights.cumsum(0) * total + weights.sum()) // (2 * weights.sum())  # rounded, in whole numbers
+    numbers = ends.diff(prepend=ends.new_zeros(1)).clamp(min=1)
+    while numbers.sum() > total:  # a class too rare for one image was given one
+        numbers[numbers.argmax()] -= 1
     return dict(zip(classes.tolist(), numbers.tolist(), strict=True))
 
 

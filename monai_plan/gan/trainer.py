@@ -187,19 +187,22 @@ class StyleGAN2Trainer(Trainer):
 
 
 class _FiniteLossGuard:
-    """Ends training when a loss was not finite; first in the list, so that no checkpoint of such weights is written.
+    """Ends training when a loss was or the weights are not finite.
 
-    The flag gathers on the device and is read every 50 iterations, so that a GPU is not made to wait at each.
+    First in the list, so that no checkpoint of such weights is written. The flag gathers on the device and is read
+    every 50 iterations, so that a GPU is not made to wait at each.
     """
 
     def attach(self, engine: StyleGAN2Trainer) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=50) | Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: StyleGAN2Trainer) -> None:
-        if not engine.state.finite:
+        # the last steps of an epoch have not been seen by any loss, so the weights count too
+        weights: list[Tensor] = [*engine.generator.parameters(), *engine.discriminator.parameters()]
+        if not (engine.state.finite & torch.stack(torch._foreach_norm(weights)).isfinite().all()):
             raise TrainingError(
-                f"the GAN's loss was not finite before iteration {engine.state.iteration}: training stops at the last "
-                "checkpoint, which is good. Lower the learning rates or raise r1_weight, then start again."
+                f"the GAN's loss or weights were not finite before iteration {engine.state.iteration}: training stops "
+                "at the last checkpoint, which is good. Lower the learning rates or raise r1_weight, then start again."
             )
 
 

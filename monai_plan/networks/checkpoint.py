@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from monai_plan.networks.stylegan2 import StyleGAN2Generator
-from monai_plan.utils import ArtifactError, load_artifact, save_artifact
+from monai_plan.utils import ArtifactError, ConfigError, first_line, load_artifact, save_artifact
 
 __all__ = ["classifier_outputs", "load_classifier", "load_generator", "save_classifier", "save_generator"]
 
@@ -48,10 +48,10 @@ def load_generator(path: str | os.PathLike[str]) -> StyleGAN2Generator:
     data = load_artifact(path, kind="generator")
     if data["network"] != "StyleGAN2Generator":
         raise ArtifactError(f"{path} holds a {data['network']}, but a StyleGAN2Generator was expected.")
-    generator = StyleGAN2Generator(**data["architecture"])
     try:
+        generator = StyleGAN2Generator(**data["architecture"])
         generator.load_state_dict(data["state_dict"])
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ConfigError) as error:
         raise ArtifactError(
             f"{path}: the weights do not fit the architecture {data['architecture']} stored beside them "
             f"(monai_plan {data['header']['version']}): {error}"
@@ -111,6 +111,6 @@ def load_classifier(network: nn.Module, path: str | os.PathLike[str], *, kind: s
         raise ArtifactError(
             f"{path} holds the weights of a {data['network']} with {data['num_outputs']} outputs, which do not fit the "
             f"{type(network).__name__} of the config: use the config that trained it, or train again. "
-            f"({str(error).splitlines()[0]})"
+            f"({first_line(error)})"
         ) from error
     return network.eval().requires_grad_(False)

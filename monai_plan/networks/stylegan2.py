@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from monai.utils import ensure_tuple_rep
 from torch import Tensor, nn
 
 from monai_plan.utils import ConfigError
@@ -26,6 +25,20 @@ __all__ = ["MappingNetwork", "StyleGAN2Discriminator", "StyleGAN2Generator", "Sy
 
 _CONV = {2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def full_size(img_size: int | Sequence[int], spatial_dims: int) -> tuple[int, ...]:
+    """One length an axis, from one number or one an axis.
+
+    Raises:
+        ConfigError: if ``spatial_dims`` is not 2 or 3, or ``img_size`` is of another number of axes.
+    """
+    if spatial_dims not in (2, 3):
+        raise ConfigError(f"spatial_dims is {spatial_dims}, but must be 2 or 3.")
+    size = (img_size,) * spatial_dims if isinstance(img_size, int) else tuple(img_size)
+    if len(size) != spatial_dims:
+        raise ConfigError(f"img_size is {size}, but spatial_dims is {spatial_dims}: give as many lengths.")
+    return size
 
 
 def start_shape(img_size: Sequence[int], min_start: int = 4) -> tuple[tuple[int, ...], int]:
@@ -77,6 +90,11 @@ def upsample(x: Tensor, spatial_dims: int) -> Tensor:
 def activate(x: Tensor, gain: float = math.sqrt(2)) -> Tensor:
     """Leaky ReLU with slope 0.2 and a gain that keeps the variance."""
     return F.leaky_relu(x, 0.2) * gain
+
+
+def _full_precision(x: Tensor) -> Tensor:
+    """At least float32: float16 and bfloat16 are converted, float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class EqualizedLinear(nn.Module):
@@ -149,7 +167,7 @@ class ModulatedConv(nn.Module):
             x = _CONV[self.spatial_dims](x, weight, padding=self.kernel_size // 2)
         if self.demodulate:
             energy = weight.square().flatten(2).sum(2)  # Σ over the kernel, [out, in]
-            scale = torch.rsqrt(F.linear(style.float().square(), energy.float()) + 1e-8)
+            scale = torch.rsqrt(F.linear(_full_precision(style).square(), _full_precision(energy)) + 1e-8)
             x = x * scale.view(*scale.shape, *ones).to(x.dtype)
         return x
 
@@ -322,13 +340,15 @@ class MappingNetwork(nn.Module):
         Raises:
             ValueError: if labels are missing, superfluous or out of range.
         """
-        x = _second_moment(z.float())
-        if self.embed is not None:
-            x = torch.cat([x, _second_moment(self.embed(one_hot_labels(labels, self.num_classes, z.shape[0])))], dim=1)
-        elif labels is not None:
+        if self.embed is None and labels is not None:
             raise ValueError("labels were given, but the network has num_classes=0: pass labels=None.")
-        for layer in self.layers:
-            x = activate(layer(x))
+        with torch.autocast(z.device.type, enabled=False):  # float32 in mixed precision too, as published
+            x = _second_moment(z.float())
+            if self.embed is not None:
+                label = self.embed(one_hot_labels(labels, self.num_classes, z.shape[0]))
+                x = torch.cat([x, _second_moment(label)], dim=1)
+            for layer in self.layers:
+                x = activate(layer(x))
         if self.training:
             self.w_avg.lerp_(x.detach().float().mean(0), 1 - self.w_avg_beta)
         return x if truncation == 1.0 else self.w_avg.lerp(x, truncation)
@@ -343,7 +363,10 @@ def one_hot_labels(labels: Tensor | None, num_classes: int, batch_size: int) -> 
     if labels is None or labels.shape != (batch_size,):
         shape = None if labels is None else tuple(labels.shape)
         raise ValueError(f"labels have shape {shape}, but a network of {num_classes} classes needs [{batch_size}].")
-    return F.one_hot(labels, num_classes).float()
+    try:
+        return F.one_hot(labels, num_classes).float()
+    except RuntimeError as error:
+        raise ValueError(f"labels must be integers from 0 to {num_classes - 1}: {error}") from error
 
 
 class StyleGAN2Generator(nn.Module):
@@ -383,10 +406,8 @@ class StyleGAN2Generator(nn.Module):
         mapping_layers: int = 8,
     ):
         super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ConfigError(f"spatial_dims is {spatial_dims}, but must be 2 or 3.")
         self.spatial_dims = spatial_dims
-        self.img_size = tuple(ensure_tuple_rep(img_size, spatial_dims))
+        self.img_size = full_size(img_size, spatial_dims)
         self.img_channels = img_channels
         self.z_dim, self.w_dim, self.num_classes = z_dim, w_dim, num_classes
         self.architecture: dict[str, Any] = {
@@ -454,6 +475,9 @@ class StyleGAN2Discriminator(nn.Module):
         channel_base: as in ``StyleGAN2Generator``.
         channel_max: as in ``StyleGAN2Generator``.
         group_size: images in a group of the minibatch standard deviation.
+
+    Raises:
+        ConfigError: if ``spatial_dims`` or ``img_size`` cannot work.
     """
 
     def __init__(
@@ -468,7 +492,7 @@ class StyleGAN2Discriminator(nn.Module):
         group_size: int = 4,
     ):
         super().__init__()
-        size = tuple(ensure_tuple_rep(img_size, spatial_dims))
+        size = full_size(img_size, spatial_dims)
         start, doublings = start_shape(size)
         self.num_classes, self.group_size = num_classes, group_size
         widths = [
@@ -493,14 +517,18 @@ class StyleGAN2Discriminator(nn.Module):
 
         Returns:
             Logits [B], float32: positive for "real".
+
+        Raises:
+            ValueError: if labels are missing or out of range.
         """
         x = activate(self.from_image(images) + self.from_image_bias.to(images.dtype))
         for block in self.blocks:
             x = block(x)
-        x = minibatch_stddev(x.float(), self.group_size)
-        x = activate(self.conv(x) + self.bias)
-        x = self.out(activate(self.fc(x.flatten(1)))).float()
-        if self.embed is None:
-            return x.squeeze(1)
-        target = _second_moment(self.embed(one_hot_labels(labels, self.num_classes, images.shape[0])))
-        return (x * target).sum(1) / math.sqrt(x.shape[1])
+        with torch.autocast(images.device.type, enabled=False):  # float32 in mixed precision too, as published
+            x = minibatch_stddev(x.float(), self.group_size)
+            x = activate(self.conv(x) + self.bias)
+            x = self.out(activate(self.fc(x.flatten(1))))
+            if self.embed is None:
+                return x.squeeze(1)
+            target = _second_moment(self.embed(one_hot_labels(labels, self.num_classes, images.shape[0])))
+            return (x * target).sum(1) / math.sqrt(x.shape[1])

@@ -1,0 +1,269 @@
+"""Every bundle in ``bundles/``: its files, its metadata, its configs against MONAI's rules, its stages."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging.config
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+import pytest
+import torch
+from conftest import TINY
+from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow, ReferenceResolver
+
+import monai_plan
+from monai_plan.bundle.quickstart import bundle_path
+
+pytestmark = pytest.mark.usefixtures("clean_logging")
+
+ROOT = Path(__file__).parents[2] / "bundles"
+BUNDLES = sorted(path for path in ROOT.iterdir() if (path / "configs").is_dir())
+REQUIRED = {  # what the model zoo's metadata schema asks for
+    "schema",
+    "version",
+    "changelog",
+    "monai_version",
+    "pytorch_version",
+    "numpy_version",
+    "required_packages_version",
+    "task",
+    "description",
+    "authors",
+    "copyright",
+    "network_data_format",
+}
+TENSOR = {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range", "is_patch_data", "channel_def"}
+NOT_A_CONFIG = {"metadata.json", "stages.json", "quickstart.json"}
+
+
+def _json(bundle: Path, name: str) -> Any:
+    return json.loads((bundle / "configs" / name).read_text(encoding="utf-8"))
+
+
+def _configs(bundle: Path) -> list[Path]:
+    return [path for path in sorted((bundle / "configs").glob("*.json")) if path.name not in NOT_A_CONFIG]
+
+
+def _stages(bundle: Path) -> list[dict[str, Any]]:
+    return _json(bundle, "stages.json")["stages"]
+
+
+def _leaves(config: Any, id: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(config, dict | list):
+        for _, sub_id, value in ReferenceResolver.iter_subconfigs(id, config):
+            yield from _leaves(value, sub_id)
+    else:
+        yield id, config
+
+
+EACH_BUNDLE = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+
+
+def test_there_are_bundles() -> None:
+    assert "chest_xray_plan" in [path.name for path in BUNDLES]
+    assert bundle_path("chest_xray_plan").samefile(ROOT / "chest_xray_plan")
+
+
+@EACH_BUNDLE
+def test_files(bundle: Path) -> None:
+    """As the zoo wants them; no code, no data and no weights beside the configs."""
+    assert re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", bundle.name)
+    for name in ("LICENSE", "configs/metadata.json", "configs/stages.json", "configs/train.json", "docs/README.md"):
+        assert (bundle / name).is_file(), name
+    assert "Apache License" in (bundle / "LICENSE").read_text()
+    assert {path.suffix for path in bundle.rglob("*") if path.is_file()} <= {"", ".json", ".conf", ".md", ".png"}
+
+
+@EACH_BUNDLE
+def test_metadata(bundle: Path) -> None:
+    metadata = _json(bundle, "metadata.json")
+    assert metadata.keys() >= REQUIRED
+    assert metadata["version"] in metadata["changelog"]
+    assert metadata["required_packages_version"]["monai_plan"] == monai_plan.__version__
+    data_format = metadata["network_data_format"]
+    assert data_format["inputs"]["image"].keys() >= TENSOR
+    assert data_format["outputs"]["pred"].keys() >= TENSOR
+    parser = ConfigParser(_json(bundle, "train.json"))
+    assert data_format["inputs"]["image"]["num_channels"] == parser["z_dim"]
+    assert data_format["outputs"]["pred"]["spatial_shape"] == parser["img_size"]
+    assert data_format["outputs"]["pred"]["num_channels"] == parser["img_channels"]
+
+
+@EACH_BUNDLE
+def test_the_network_is_as_the_metadata_says(bundle: Path) -> None:
+    """By the zoo's own check."""
+    monai.bundle.verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        config_file=str(bundle / "configs" / "train.json"),
+        device="cpu",
+        extra_forward_args={"labels": torch.tensor([0])},
+    )
+
+
+@EACH_BUNDLE
+def test_logging_can_be_configured(bundle: Path) -> None:
+    logging.config.fileConfig(str(bundle / "configs" / "logging.conf"), disable_existing_loggers=False)
+    assert logging.getLogger("monai_plan.bundle.stages").isEnabledFor(logging.INFO)
+
+
+@EACH_BUNDLE
+def test_configs_name_no_machine(bundle: Path) -> None:
+    for path in bundle.rglob("*"):
+        if path.is_file() and path.suffix in (".json", ".conf", ".md"):
+            assert not re.search(r"(?<![\w/])/(home|work|root|tmp|mnt|data)/", path.read_text(encoding="utf-8")), path
+
+
+@EACH_BUNDLE
+def test_targets_of_ours_are_written_in_full(bundle: Path) -> None:
+    """A short name of ours would be found only once the package is imported, and could hide one of MONAI's."""
+    locator = ComponentLocator(excludes=["monai_plan"])
+    found = 0
+    for file in _configs(bundle):
+        for id, value in _leaves(json.loads(file.read_text())):
+            if id.split("::")[-1] != "_target_":
+                continue
+            if "." not in value:
+                assert locator.get_component_module_name(value) is not None, f"{file.name} {id}: {value}"
+                continue
+            module, _, name = value.rpartition(".")
+            component = getattr(importlib.import_module(module), name)
+            assert callable(component)
+            if value.startswith("monai_plan."):
+                found += 1
+                assert name in importlib.import_module(module).__all__, value
+    assert found > 5
+
+
+@EACH_BUNDLE
+def test_each_config_finds_what_it_calls_in_a_fresh_process(bundle: Path) -> None:
+    """``monai_plan.networks.f`` in an expression works only if the config's imports load that module.
+
+    Within one process an earlier stage may have loaded it; ``python -m monai.bundle run`` of one stage has not.
+    """
+    code = """
+import json, re, sys
+imports, names = json.loads(sys.stdin.read())
+scope = {}
+for line in imports:
+    exec(line, scope)
+missing = []
+for name in names:
+    try:
+        eval(name, scope)
+    except (AttributeError, NameError):
+        missing.append(name)
+print(json.dumps(missing))
+"""
+    used: dict[tuple[str, ...], set[str]] = {}  # by what a stage imports, so that one process serves all alike
+    for stage in _stages(bundle):
+        parser = ConfigParser()
+        parser.read_config([str(bundle / "configs" / name) for name in stage["config"]])
+        imports = tuple(line.removeprefix("$") for line in parser["imports"])
+        expressions = [value for _, value in _leaves(parser.get()) if isinstance(value, str) and value.startswith("$")]
+        names = {name for text in expressions for name in re.findall(r"\bmonai_plan(?:\.\w+)+", text)}
+        used.setdefault(imports, set()).update(names)
+    for imports, names in used.items():
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            input=json.dumps([imports, sorted(names)]),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert json.loads(done.stdout.splitlines()[-1]) == [], f"not loaded by {imports}"
+
+
+@EACH_BUNDLE
+def test_what_a_stage_reads_an_earlier_one_wrote(bundle: Path) -> None:
+    written: list[str] = []
+    for stage in _stages(bundle):
+        assert stage.keys() == {"name", "config", "reads", "writes"}
+        assert set(stage["reads"]) <= set(written), stage["name"]
+        assert not set(stage["writes"]) & set(written), stage["name"]
+        assert all(path.split("/")[0] in ("private", "release") for path in stage["writes"])
+        written += stage["writes"]
+    released = [path for path in written if path.startswith("release/")]
+    assert {"release/images", "release/datalist.json", "release/report.html"} <= set(released)
+
+
+@EACH_BUNDLE
+def test_every_config_is_a_stage_s_and_laid_over_train(bundle: Path) -> None:
+    used = {name for stage in _stages(bundle) for name in stage["config"]}
+    assert used == {path.name for path in _configs(bundle)}
+    assert all(stage["config"][0] == "train.json" for stage in _stages(bundle))
+
+
+@EACH_BUNDLE
+def test_the_ids_of_the_quickstart_exist(bundle: Path) -> None:
+    """And are of the kind that the configs have there."""
+    overrides = _json(bundle, "quickstart.json")
+    defaults: dict[str, Any] = {}
+    for stage in _stages(bundle):
+        parser = ConfigParser()
+        parser.read_config([str(bundle / "configs" / name) for name in stage["config"]])
+        defaults |= {id: parser[id] for id in overrides if id in parser}
+    assert defaults.keys() == overrides.keys()
+    for id, value in overrides.items():
+        kinds = (int, float) if isinstance(defaults[id], int | float) else type(defaults[id])
+        assert isinstance(value, kinds) or defaults[id] is None, id
+        if isinstance(value, list):
+            assert len(value) == len(defaults[id]), id
+
+
+@EACH_BUNDLE
+def test_later_configs_do_not_undo_each_other_s_ids(bundle: Path) -> None:
+    """An id that two files of one stage define is one of the layers meant to be replaced, and no accident."""
+    meant = {"run", "initialize", "train", "validate"}
+    for stage in _stages(bundle):
+        contents = [set(_json(bundle, name)) for name in stage["config"]]
+        for first, second in pairwise(contents):
+            assert (first & second) <= meant, stage["name"]
+
+
+def _workflow(bundle: Path, names: list[str], finished: Path, patients: Path) -> ConfigWorkflow:
+    return ConfigWorkflow(
+        config_file=[str(bundle / "configs" / name) for name in names],
+        workflow_type="train",
+        bundle_root=str(bundle),
+        dataset_dir=str(patients),
+        output_dir=str(finished),
+        **TINY,
+    )
+
+
+def test_a_wrong_reference_is_found(tmp_path: Path, finished: Path, patients: Path) -> None:
+    """That ``check_properties`` finds nothing below means something."""
+    config = _json(ROOT / "chest_xray_plan", "train.json")
+    config["my_handlers"] = config["train"].pop("handlers")
+    config["train"]["trainer"]["train_handlers"] = "@my_handlers"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "train.json").write_text(json.dumps(config))
+    shutil.copy(ROOT / "chest_xray_plan" / "configs" / "metadata.json", tmp_path / "configs")
+    workflow = _workflow(tmp_path, ["train.json"], finished, patients)
+    workflow.initialize()
+    assert workflow.check_properties() == ["train_handlers"]
+
+
+@pytest.mark.parametrize(
+    "stage", ["train", "train_identity", "train_class"], ids=lambda name: f"chest_xray_plan-{name}"
+)
+def test_monai_finds_its_properties(stage: str, finished: Path, patients: Path) -> None:
+    """Without this MONAI's tools (and the zoo's) do not find the trainer, the data and the rest."""
+    bundle = ROOT / "chest_xray_plan"
+    (names,) = [entry["config"] for entry in _stages(bundle) if entry["name"] == stage]
+    workflow = _workflow(bundle, names, finished, patients)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    assert workflow.max_epochs == TINY.get(f"{stage.removeprefix('train_')}_epochs", 2)
+    assert len(workflow.train_dataset) > 0
+    assert workflow.network_def is not None

@@ -1,0 +1,596 @@
+"""The stages on tiny networks and real files, in 2D (PNG) and 3D (NIfTI)."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import logging
+from collections import Counter
+from types import SimpleNamespace
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.data import load_decathlon_datalist
+from monai.transforms import Compose, LoadImaged, ScaleIntensityRanged
+from torch import nn
+
+import monai_plan.bundle.stages as stages
+from monai_plan.bundle import (
+    aggregate,
+    check_data,
+    class_counts,
+    class_items,
+    identity_items,
+    invert,
+    select_points,
+    synthesize,
+    synthesize_images,
+    walk_anchors,
+)
+from monai_plan.data import CheckedDataset, write_datalist, write_image
+from monai_plan.latent import LatentInverter, LatentWalk
+from monai_plan.networks import StyleGAN2Generator
+from monai_plan.utils import ArtifactError, ConfigError, DataError, load_artifact, save_artifact
+
+SUBJECTS, IMAGES_EACH, K, T = 5, 2, 2, 6  # a class has 5 patients with 2 images each: 2 anchors, so 1 pair
+NAMES = {0: "normal", 1: "lesion"}
+
+
+def make_dataset(folder, spatial_dims, *, subjects=SUBJECTS, seed=0, section="training", names=NAMES):
+    """Noise in files and of subjects whose names would be noticed elsewhere; the classes take turns."""
+    rng = torch.Generator().manual_seed(seed)
+    (folder / section).mkdir(parents=True)
+    items = []
+    for subject in range(subjects * len(names)):
+        for number in range(IMAGES_EACH):
+            suffix = ".png" if spatial_dims == 2 else ".nii.gz"
+            file = folder / section / f"patientfile_{subject}_{number}{suffix}"
+            affine = np.diag([2.0, 3.0, 4.0, 1.0]) if spatial_dims == 3 else None
+            write_image(file, torch.rand(1, *(8,) * spatial_dims, generator=rng), affine=affine)
+            items.append({"image": str(file), "label": subject % len(names), "subject": f"{section}secret{subject}"})
+    sections = {"training": [], section: items}
+    write_datalist(folder / "datalist.json", labels=names, sections=sections, name="tiny", description="noise")
+    return CheckedDataset(
+        datalist_file=folder / "datalist.json", section=section, transform=reading(spatial_dims),
+        img_size=(8,) * spatial_dims, img_channels=1, num_classes=len(names),
+    )  # fmt: skip
+
+
+def reading(spatial_dims):
+    reader = "PILReader" if spatial_dims == 2 else "NibabelReader"
+    return Compose([
+        LoadImaged("image", ensure_channel_first=True, reader=reader),
+        ScaleIntensityRanged("image", 0, 255, -1, 1),
+    ])  # fmt: skip
+
+
+def make_generator(spatial_dims, seed=0):
+    torch.manual_seed(seed)
+    return StyleGAN2Generator(spatial_dims, 8, 1, 5, 6, 2, channel_base=64, channel_max=4, mapping_layers=2).eval()
+
+
+def make_inverter(generator, **options):
+    settings = {"steps": 3, "starts": 2, "num_mean_samples": 8, "batch_size": 64, "seed": 1, **options}
+    return LatentInverter(generator, nn.Flatten(), **settings)
+
+
+def make_walk(generator, **options):
+    torch.manual_seed(2)
+    pixels = 8 ** len(generator.img_size)
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(pixels, n)) for n in (10, 2)]
+    return LatentWalk(generator, *nets, **{"num_points": T, "steps": 3, **options})
+
+
+class Spy:
+    """Counts the calls of an inverter or a walk and, like a kill, stops at one of them."""
+
+    def __init__(self, wrapped, stop_at=None):
+        self.wrapped, self.stop_at, self.calls = wrapped, stop_at, []
+
+    def __getattr__(self, name):
+        return getattr(self.wrapped, name)
+
+    def __call__(self, *args):
+        if len(self.calls) == self.stop_at:
+            raise KeyboardInterrupt
+        self.calls.append(args)
+        return self.wrapped(*args)
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def case(request, tmp_path_factory):
+    """A data set, a generator and the files of all stages up to the release, made once."""
+    dims = request.param
+    folder = tmp_path_factory.mktemp(f"case{dims}")
+    dataset, generator = make_dataset(folder / "data", dims), make_generator(dims)
+    private = folder / "output" / "private"
+    files = SimpleNamespace(
+        latents=private / "latents.pt", anchors=private / "anchors.pt", paths=private / "paths.pt",
+        invert=private / "invert", walk=private / "walk", release=folder / "output" / "release",
+    )  # fmt: skip
+    invert(
+        inverter=make_inverter(generator), dataset=dataset, output_file=files.latents,
+        parts_dir=files.invert, images_per_part=8,
+    )  # fmt: skip
+    aggregate(latents_file=files.latents, output_file=files.anchors, k=K)
+    walk_anchors(
+        walk=make_walk(generator), anchors_file=files.anchors, dataset=dataset, output_file=files.paths,
+        parts_dir=files.walk, num_images=7,
+    )  # fmt: skip
+    synthesize(
+        generator=generator, paths_file=files.paths, anchors_file=files.anchors, dataset=dataset,
+        release_dir=files.release, name="tiny {synthetic}",
+    )  # fmt: skip
+    return SimpleNamespace(dims=dims, dataset=dataset, generator=generator, files=files)
+
+
+# check -----------------------------------------------------------------------------------------------------------
+
+
+def check(folder, *, training, test=None, **options):
+    defaults = {"embedding": nn.Flatten(), "batch_size": 16, "k": K, "num_points": T, "num_images": None}
+    arguments = {**defaults, "balance": "real", "report_file": folder / "private" / "data.json", **options}
+    check_data(training=training, test=test or training, **arguments)
+
+
+def test_check_data_writes_counts(case, tmp_path):
+    test = make_dataset(tmp_path / "data", case.dims, subjects=1, section="test")
+    check(tmp_path, training=case.dataset, test=test)
+    report = json.loads((tmp_path / "private" / "data.json").read_text())
+    assert report["training"] == {
+        "images": 20, "subjects": 10, "has_subjects": True, "images_per_class": {"0": 10, "1": 10}, "left_out": [],
+    }  # fmt: skip
+    assert report["test"]["images"] == 4
+    assert report["test"]["subjects"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"k": 1}, ConfigError, "k is 1, but a centroid of fewer than 2"),
+        # ten images a class, but of five patients
+        ({"k": 3}, DataError, r"class 0 \(normal\) has 5 subjects .* k = 3 subjects each: .*, or use k <= 2\.$"),
+        ({"num_points": 2}, ConfigError, "num_points is 2, but"),
+        ({"batch_size": 21}, DataError, "20 images, fewer than batch_size = 21"),
+        ({"num_images": 1}, ConfigError, "num_images is 1, but there are 2 classes"),
+        ({"balance": "even"}, ConfigError, "balance is 'even'"),
+        ({"embedding": nn.Linear(3, 3)}, RuntimeError, "shapes cannot be multiplied"),
+    ],
+)
+def test_check_data_finds_what_cannot_work(case, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        check(tmp_path, training=case.dataset, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_data_advises_what_works(tmp_path):
+    few = make_dataset(tmp_path / "data", 2, subjects=3)
+    with pytest.raises(DataError, match=r"3 subjects .*: add patients or leave the class out\.$"):
+        check(tmp_path, training=few, batch_size=4)
+
+
+# invert ----------------------------------------------------------------------------------------------------------
+
+
+def test_invert_gives_what_the_inverter_gives(case):
+    data = load_artifact(case.files.latents, kind="latents")
+    dataset = case.dataset
+    expected = make_inverter(case.generator)(dataset.images, dataset.labels, dataset.keys)
+    torch.testing.assert_close(data["latents"], expected.latents, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(data["distances"], expected.distances, rtol=1e-3, atol=1e-4)
+    assert torch.equal(data["best"], data["distances"].argmin(1))
+    assert torch.equal(data["labels"], dataset.labels)
+    assert data["subjects"] == dataset.subjects
+    assert data["keys"] == dataset.keys
+    assert data["header"]["made_by"] == {"steps": 3, "starts": 2, "lr": 0.1, "seed": 1}
+    assert len(list(case.files.invert.iterdir())) == 3  # 8, 8 and 4 images
+
+
+def test_invert_goes_on_after_a_stop(case, tmp_path):
+    files = {"output_file": tmp_path / "latents.pt", "parts_dir": tmp_path / "parts", "images_per_part": 8}
+    killed = Spy(make_inverter(case.generator), stop_at=1)
+    with pytest.raises(KeyboardInterrupt):
+        invert(inverter=killed, dataset=case.dataset, **files)
+    assert not files["output_file"].exists()
+    assert [len(keys) for _, _, keys in killed.calls] == [8]
+
+    second = Spy(make_inverter(case.generator))
+    invert(inverter=second, dataset=case.dataset, **files)
+    assert [keys for _, _, keys in second.calls] == [case.dataset.keys[8:16], case.dataset.keys[16:]]
+    result, whole = (load_artifact(file, kind="latents") for file in (files["output_file"], case.files.latents))
+    assert torch.equal(result["latents"], whole["latents"])
+
+    third = Spy(make_inverter(case.generator))
+    invert(inverter=third, dataset=case.dataset, **files)
+    assert third.calls == []
+
+
+def test_invert_refuses_parts_of_other_images(case, tmp_path):
+    other = make_dataset(tmp_path / "data", case.dims, section="other")
+    before = [file.read_bytes() for file in sorted(case.files.invert.iterdir())]
+    with pytest.raises(ConfigError, match=r"part_000000\.pt is a part of another run .*delete the folder"):
+        invert(
+            inverter=make_inverter(case.generator), dataset=other, output_file=tmp_path / "latents.pt",
+            parts_dir=case.files.invert, images_per_part=8,
+        )  # fmt: skip
+    assert [file.read_bytes() for file in sorted(case.files.invert.iterdir())] == before
+    assert not (tmp_path / "latents.pt").exists()
+
+
+def test_invert_refuses_a_damaged_part(case, tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "part_000000.pt").write_bytes(b"half")
+    with pytest.raises(ArtifactError, match=r"part_000000\.pt cannot be read"):
+        invert(
+            inverter=make_inverter(case.generator), dataset=case.dataset, output_file=tmp_path / "latents.pt",
+            parts_dir=tmp_path / "parts",
+        )  # fmt: skip
+
+
+# synthesize_images -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_images_have_eight_bits(spatial_dims):
+    class Strong(nn.Module):
+        """G(w) = w times a ramp: far outside [-1, 1] in parts."""
+
+        def __init__(self):
+            super().__init__()
+            self.ramp = nn.Parameter(torch.linspace(-2, 2, 4**spatial_dims).view(1, 1, *(4,) * spatial_dims))
+
+        def synthesis(self, w):
+            return w[:, 0].view(-1, 1, *(1,) * spatial_dims) * self.ramp
+
+    generator, latents = Strong(), torch.tensor([[0.1], [0.7], [3.0]])
+    images = synthesize_images(generator, latents)
+    assert not images.requires_grad
+    for w, image in zip(latents[:, 0].tolist(), images, strict=True):
+        for value, source in zip(image.flatten().tolist(), generator.ramp.flatten().tolist(), strict=True):
+            level = (min(max(w * source, -1.0), 1.0) + 1) * 127.5
+            assert (value + 1) * 127.5 == pytest.approx(round((value + 1) * 127.5), abs=1e-3)  # one of 256 levels
+            assert abs((value + 1) * 127.5 - level) <= 0.5 + 1e-3  # the nearest one
+    assert images.min() == -1
+    assert images.max() == 1
+
+
+def test_images_do_not_depend_on_the_batch_size(case):
+    latents = load_artifact(case.files.latents, kind="latents")["latents"][:, 0]
+    images = synthesize_images(case.generator, latents)
+    assert images.shape == case.dataset.images.shape
+    one_by_one = synthesize_images(case.generator, latents, batch_size=3)
+    assert (images - one_by_one).abs().max() <= 2 / 255 + 1e-6  # rounding to the next level at most
+    assert (images != one_by_one).float().mean() < 0.01
+
+
+# items of the classifiers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("identity_of", ["subject", "image"])
+def test_identity_items(case, identity_of):
+    dataset = case.dataset
+    training, validation = identity_items(
+        dataset=dataset, generator=case.generator, latents_file=case.files.latents, identity_of=identity_of
+    )
+    latents = load_artifact(case.files.latents, kind="latents")["latents"]
+    names = sorted(set(dataset.subjects))
+    expected = [names.index(s) for s in dataset.subjects] if identity_of == "subject" else list(range(20))
+    assert [item["label"] for item in training] == expected * 2  # real images and the first of two starts
+    assert [item["label"] for item in validation] == expected
+    images = torch.stack([item["image"] for item in training])
+    assert torch.equal(images[:20], dataset.images)
+    assert torch.equal(images[20:], synthesize_images(case.generator, latents[:, 0]))
+    held_out = torch.stack([item["image"] for item in validation])
+    assert torch.equal(held_out, synthesize_images(case.generator, latents[:, 1]))  # in no training item
+    assert all(set(item) == {"image", "label"} for item in training + validation)
+
+
+def test_identity_items_of_a_single_start(case, tmp_path):
+    data = load_artifact(case.files.latents, kind="latents")
+    data["latents"] = data["latents"][:, :1]
+    save_artifact(tmp_path / "latents.pt", kind="latents", data=data)
+    training, validation = identity_items(
+        dataset=case.dataset, generator=case.generator, latents_file=tmp_path / "latents.pt"
+    )
+    assert len(training) == 40
+    assert torch.equal(torch.stack([item["image"] for item in validation]), case.dataset.images)
+
+
+def test_identity_items_errors(case, tmp_path):
+    with pytest.raises(ConfigError, match="identity_of is 'patient'"):
+        identity_items(
+            dataset=case.dataset, generator=case.generator, latents_file=case.files.latents, identity_of="patient"
+        )
+    other = make_dataset(tmp_path / "data", case.dims, subjects=2)
+    with pytest.raises(DataError, match=r"latents\.pt is of other images than the data list"):
+        identity_items(dataset=other, generator=case.generator, latents_file=case.files.latents)
+
+
+def test_class_items(case):
+    training, validation = class_items(dataset=case.dataset, validation_fraction=0.2, seed=1)
+    assert len(training) + len(validation) == len(case.dataset)
+    sides = [{item["subject"] for item in items} for items in (training, validation)]
+    assert sides[0].isdisjoint(sides[1])
+    assert Counter(item["label"] for item in validation) == {0: 2, 1: 2}  # one of five patients a class
+    for item in training + validation:
+        index = case.dataset.keys.index(item["key"])
+        assert torch.equal(item["image"], case.dataset.images[index])
+        assert item["label"] == case.dataset.labels[index]
+    other, _ = class_items(dataset=case.dataset, seed=2)
+    again, _ = class_items(dataset=case.dataset, seed=1)
+    assert [item["key"] for item in again] == [item["key"] for item in training]
+    assert [item["key"] for item in other] != [item["key"] for item in training]
+
+
+# aggregate -------------------------------------------------------------------------------------------------------
+
+
+def test_aggregate(case):
+    latents = load_artifact(case.files.latents, kind="latents")
+    anchors = load_artifact(case.files.anchors, kind="anchors")
+    assert anchors["k"] == K
+    assert anchors["labels"].tolist() == [0, 0, 1, 1]
+    assert sorted(i for members in anchors["members"] for i in members) == list(range(20))
+    for centroid, label, members in zip(anchors["latents"], anchors["labels"], anchors["members"], strict=True):
+        assert {int(latents["labels"][i]) for i in members} == {int(label)}
+        assert len({latents["subjects"][i] for i in members}) >= K
+        # every patient has two images here, so the mean over patients is that over images: of their best starts
+        best = torch.stack([latents["latents"][i, latents["distances"][i].argmin()] for i in members])
+        torch.testing.assert_close(centroid, best.mean(0))
+
+
+def test_aggregate_with_too_few_patients(case, tmp_path):
+    with pytest.raises(DataError, match="Class 0 has 5 subject"):
+        aggregate(latents_file=case.files.latents, output_file=tmp_path / "anchors.pt", k=6)
+    with pytest.raises(ArtifactError, match="holds anchors, but latents was expected"):
+        aggregate(latents_file=case.files.anchors, output_file=tmp_path / "anchors.pt", k=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+# class_counts ----------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(st.integers(0, 9), st.integers(1, 60), min_size=1, max_size=5),
+    st.one_of(st.none(), st.integers(0, 300)),
+    st.sampled_from(["real", "balanced"]),
+)
+def test_class_counts(real, extra, balance):
+    labels = torch.tensor([label for label, count in real.items() for _ in range(count)])
+    total = len(labels) if extra is None else len(real) + extra
+    numbers = class_counts(labels, num_images=None if extra is None else total, balance=balance)
+    assert sum(numbers.values()) == total
+    assert sorted(numbers) == sorted(real)
+    assert min(numbers.values()) >= 1
+    shares = {c: (n / len(labels) if balance == "real" else 1 / len(real)) for c, n in real.items()}
+    if min(shares.values()) * total >= 1:
+        assert all(abs(numbers[c] - share * total) < 1 for c, share in shares.items())
+    else:  # classes too rare for an image get one all the same, at the cost of the most frequent
+        assert all(numbers[c] <= shares[c] * total + 1 for c in real)
+
+
+def test_class_counts_by_hand():
+    labels = torch.tensor([0] * 6 + [1] * 3 + [4])
+    assert class_counts(labels) == {0: 6, 1: 3, 4: 1}
+    assert class_counts(labels, num_images=100) == {0: 60, 1: 30, 4: 10}
+    assert class_counts(labels, num_images=30, balance="balanced") == {0: 10, 1: 10, 4: 10}
+    assert class_counts(labels, num_images=3) == {0: 1, 1: 1, 4: 1}
+    assert class_counts(torch.tensor([0] * 99 + [1]), num_images=2) == {0: 1, 1: 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"num_images": 1}, "num_images is 1, but there are 2 classes"), ({"balance": "even"}, "balance is 'even'")],
+)
+def test_class_counts_errors(options, message):
+    with pytest.raises(ConfigError, match=message):
+        class_counts(torch.tensor([0, 1]), **options)
+
+
+# select_points ---------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def path_sets(draw):
+    """(labels of paths in any order, T, class → images) with at most as many images as there are inner points."""
+    num_points = draw(st.integers(3, 60))
+    paths = draw(st.dictionaries(st.integers(0, 5), st.integers(1, 7), min_size=1, max_size=3))
+    labels = draw(st.permutations([label for label, count in paths.items() for _ in range(count)]))
+    numbers = {label: draw(st.integers(1, count * (num_points - 2))) for label, count in paths.items()}
+    return torch.tensor(labels), num_points, numbers
+
+
+@settings(deadline=None, max_examples=200)
+@given(path_sets())
+def test_select_points(problem):
+    labels, num_points, numbers = problem
+    points = select_points(labels, num_points=num_points, num_images=numbers)
+    pairs = [tuple(pair) for pair in points.tolist()]
+    assert len(set(pairs)) == len(pairs)  # no image twice
+    assert all(1 <= point <= num_points - 2 for _, point in pairs)  # never an anchor
+    by_path = {path: [p for q, p in pairs if q == path] for path in range(len(labels))}
+    for label, number in numbers.items():
+        shares = [len(by_path[path]) for path in torch.where(labels == label)[0].tolist()]
+        assert sum(shares) == number
+        assert max(shares) - min(shares) <= 1  # over all paths
+    for chosen in by_path.values():
+        gaps = {b - a for a, b in itertools.pairwise(chosen)}
+        assert chosen == sorted(chosen)
+        assert not gaps or max(gaps) - min(gaps) <= 1  # and evenly along each
+        if chosen:
+            before, behind = chosen[0] - 1, num_points - 2 - chosen[-1]
+            assert abs(before - behind) <= 1
+
+
+def test_select_points_by_hand():
+    labels = torch.tensor([0, 1, 0])
+    points = select_points(labels, num_points=8, num_images={0: 3, 1: 6})
+    assert points.tolist() == [[0, 2], [0, 5], [2, 4], *([1, t] for t in range(1, 7))]
+
+
+# walk ------------------------------------------------------------------------------------------------------------
+
+
+def test_walks(case):
+    anchors = load_artifact(case.files.anchors, kind="anchors")
+    paths = load_artifact(case.files.paths, kind="paths")
+    assert paths["num_images"] == {0: 4, 1: 3}
+    assert [sorted(pair) for pair in paths["pairs"].tolist()] == [[0, 1], [2, 3]]
+    assert paths["labels"].tolist() == [0, 1]
+    assert paths["paths"].shape == (2, T, 6)
+    walk = make_walk(case.generator)
+    for (a, b), path, index in zip(paths["pairs"].tolist(), paths["paths"], range(2), strict=True):
+        assert torch.equal(path[0], anchors["latents"][a])
+        assert torch.equal(path[-1], anchors["latents"][b])
+        expected = walk(anchors["latents"][a], anchors["latents"][b], int(anchors["labels"][a]))
+        torch.testing.assert_close(path, expected.path, rtol=1e-4, atol=1e-5)
+        assert set(paths["losses"]) == {"distance", "identity", "class"}
+        for name, values in paths["losses"].items():
+            torch.testing.assert_close(values[index], expected.losses[name], rtol=1e-4, atol=1e-5)
+    made_by = {"num_points": T, "steps": 3, "lr": 0.1, "lambda_id": 0.025, "lambda_class": 0.25, "seed": 0}
+    assert paths["header"]["made_by"] == made_by
+
+
+def many_anchors(tmp_path, count=4):
+    """Anchors of their own, so that there are several pairs a class."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * count + [1] * count)
+    data = {"latents": torch.randn(2 * count, 6, generator=rng), "labels": labels, "members": [[0]] * 2 * count, "k": K}
+    save_artifact(tmp_path / "anchors.pt", kind="anchors", data=data)
+    return tmp_path / "anchors.pt"
+
+
+def test_walk_goes_on_after_a_stop(case, tmp_path):
+    options = {
+        "anchors_file": many_anchors(tmp_path), "dataset": case.dataset, "output_file": tmp_path / "paths.pt",
+        "parts_dir": tmp_path / "parts", "num_images": 24,
+    }  # fmt: skip
+    killed = Spy(make_walk(case.generator), stop_at=4)
+    with pytest.raises(KeyboardInterrupt):
+        walk_anchors(walk=killed, **options)
+    assert not options["output_file"].exists()
+    second = Spy(make_walk(case.generator))
+    walk_anchors(walk=second, **options)
+    assert len(killed.calls) == 4
+    assert len(second.calls) == 2  # 12 images a class at 4 inner points: 3 pairs a class
+    result = load_artifact(options["output_file"], kind="paths")
+    assert len(result["paths"]) == 6
+    done = {(tuple(a.tolist()), tuple(b.tolist())) for a, b, _ in killed.calls + second.calls}
+    assert done == {(tuple(p[0].tolist()), tuple(p[-1].tolist())) for p in result["paths"]}
+    # every anchor is used
+    assert set(result["pairs"].flatten().tolist()) == set(range(8))
+
+
+def test_walk_refuses_parts_of_other_anchors(case, tmp_path):
+    options = {"dataset": case.dataset, "output_file": tmp_path / "paths.pt", "parts_dir": case.files.walk}
+    with pytest.raises(ConfigError, match=r"path_0000\d_0000\d\.pt is a part of another run"):
+        walk_anchors(walk=make_walk(case.generator), anchors_file=many_anchors(tmp_path, 2), **options)
+    with pytest.raises(ConfigError, match="is a part of another run"):
+        walk_anchors(walk=make_walk(case.generator, num_points=T + 1), anchors_file=case.files.anchors, **options)
+    assert not options["output_file"].exists()
+
+
+def test_walk_warns_when_there_are_too_few_pairs(case, tmp_path, caplog):
+    """One pair a class gives four inner points; ten images a class were asked for."""
+    with caplog.at_level(logging.WARNING, logger=stages.__name__):
+        walk_anchors(
+            walk=make_walk(case.generator), anchors_file=case.files.anchors, dataset=case.dataset,
+            output_file=tmp_path / "paths.pt", parts_dir=tmp_path / "parts",
+        )  # fmt: skip
+    assert len(caplog.records) == 2
+    assert "class 0: 10 images were asked for, but 2 anchors give 1 pairs and so 4 images" in caplog.text
+    paths = load_artifact(tmp_path / "paths.pt", kind="paths")
+    assert paths["num_images"] == {0: 4, 1: 4}
+    points = select_points(paths["labels"], num_points=T, num_images=paths["num_images"])
+    assert len({tuple(point) for point in points.tolist()}) == 8
+
+
+def test_walk_without_a_warning(case, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger=stages.__name__):
+        walk_anchors(
+            walk=make_walk(case.generator), anchors_file=case.files.anchors, dataset=case.dataset,
+            output_file=tmp_path / "paths.pt", parts_dir=tmp_path / "parts", num_images=8, balance="balanced",
+        )  # fmt: skip
+    assert caplog.records == []
+
+
+# synthesize ------------------------------------------------------------------------------------------------------
+
+
+def test_release_holds_the_inner_points(case):
+    release = case.files.release
+    items = load_decathlon_datalist(str(release / "datalist.json"), is_segmentation=False, data_list_key="training")
+    paths = load_artifact(case.files.paths, kind="paths")
+    assert Counter(item["label"] for item in items) == {0: 4, 1: 3}
+    assert {item["subject"] for item in items} == {"synthetic_000000", "synthetic_000001"}
+    points = select_points(paths["labels"], num_points=T, num_images=paths["num_images"])
+    expected = synthesize_images(case.generator, paths["paths"][points[:, 0], points[:, 1]])
+    ends = synthesize_images(case.generator, paths["paths"][:, [0, -1]].flatten(0, 1))
+    transform = reading(case.dims)
+    for item, image, (path, _) in zip(items, expected, points.tolist(), strict=True):
+        found = transform({"image": item["image"]})["image"].as_tensor()
+        torch.testing.assert_close(found, image, rtol=0, atol=1e-5)
+        assert item["label"] == paths["labels"][path]
+        assert item["subject"] == f"synthetic_{path:06d}"
+        for other in [*case.dataset.images, *ends]:
+            assert (found - other).abs().max() > 2 / 255
+    if case.dims == 3:
+        volume = nibabel.load(items[0]["image"])
+        assert volume.shape == (8, 8, 8)
+        assert volume.header.get_zooms() == (2.0, 3.0, 4.0)  # the geometry of the real volumes
+        assert volume.get_data_dtype() == np.uint8
+
+
+def test_release_names_no_patient(case):
+    """No file name, subject, key or private path in any file of the release, packed ones unpacked."""
+    private = {"secret", "patientfile", "private", str(case.files.release.parent), case.files.latents.name}
+    private |= set(case.dataset.subjects) | set(case.dataset.keys)
+    files = [file for file in case.files.release.rglob("*") if file.is_file()]
+    assert len(files) == 7 + 2
+    for file in files:
+        content = file.read_bytes()
+        if file.suffix == ".gz":
+            content += gzip.decompress(content)
+        text = str(file.relative_to(case.files.release)) + content.decode("latin-1")
+        assert [name for name in private if name in text] == [], file
+    assert {file.suffix for file in files} == {".json", ".md", ".png" if case.dims == 2 else ".gz"}
+
+
+def test_card(case):
+    card = (case.files.release / "dataset_card.md").read_text()
+    assert card.startswith("# tiny {synthetic}\n\n7 synthetic images, " + " × ".join(["8"] * case.dims))
+    assert "| 0 | normal | 4 |\n| 1 | lesion | 3 |\n" in card
+    assert "Made from 20 real images of 10 patients" in card
+    assert "2 walks between 4 anchors; an anchor is the average of at least 2 patients" in card.replace("\n  ", " ")
+    assert "Walk: 6 points, 3 steps, learning rate 0.1, λ_id 0.025, λ_class 0.25, seed 0." in card
+    assert "anonymous" not in card
+
+
+def test_release_is_replaced_whole(case, tmp_path):
+    paths = load_artifact(case.files.paths, kind="paths")
+    options = {
+        "generator": case.generator, "anchors_file": case.files.anchors, "dataset": case.dataset,
+        "release_dir": tmp_path / "release", "name": "tiny",
+    }  # fmt: skip
+    synthesize(paths_file=case.files.paths, **options)
+    paths["num_images"] = {0: 1, 1: 1}
+    header = paths.pop("header")
+    save_artifact(tmp_path / "paths.pt", kind="paths", data=paths, made_by=header["made_by"])
+    synthesize(paths_file=tmp_path / "paths.pt", **options)
+    assert len(list((tmp_path / "release" / "images").iterdir())) == 2
+    assert "2 synthetic images" in (tmp_path / "release" / "dataset_card.md").read_text()
+
+
+def test_synthesize_refuses_other_files(case, tmp_path):
+    with pytest.raises(ArtifactError, match="holds anchors, but paths was expected"):
+        synthesize(
+            generator=case.generator, paths_file=case.files.anchors, anchors_file=case.files.anchors,
+            dataset=case.dataset, release_dir=tmp_path / "release", name="x",
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,104 @@
+"""What several test files share: a tiny data set with patients' names in it, and a tiny run of a whole bundle."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BUNDLE = Path(__file__).parents[1] / "bundles" / "chest_xray_plan"
+
+# Everything as small as it goes: about seven seconds for the nine stages on one core.
+TINY: dict[str, Any] = {
+    "img_size": [16, 16],
+    "z_dim": 16,
+    "w_dim": 16,
+    "channel_base": 64,
+    "channel_max": 8,
+    "total_images": 64,
+    "epoch_images": 32,
+    "batch_size": 8,
+    "classifier_channels": [4, 4, 4, 4],
+    "classifier_stride": 1,
+    "inversion_steps": 3,
+    "inversion_starts": 2,
+    "identity_epochs": 2,
+    "class_epochs": 2,
+    "k": 2,
+    "num_points": 8,
+    "walk_steps": 2,
+    "evaluation_epochs": 1,
+    "evaluation_seeds": 2,
+    "device": "cpu",
+}
+PATIENT = "Mustermann-{:02d}"  # the phantoms' own names would be too harmless to look for
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quickstart-dir", metavar="DIR", help="a finished quickstart to judge, see test_phantom_truth.py"
+    )
+
+
+@contextmanager
+def logging_restored() -> Iterator[None]:
+    """MONAI configures logging for a bundle in the whole process, with handlers on the standard output of the test."""
+    loggers = [logging.getLogger(name) for name in (None, *list(logging.root.manager.loggerDict))]
+    before = [(logger, logger.level, logger.propagate, logger.disabled, logger.handlers[:]) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, level, propagate, disabled, handlers in before:
+            logger.setLevel(level)
+            logger.propagate, logger.disabled, logger.handlers = propagate, disabled, handlers
+
+
+@pytest.fixture
+def clean_logging() -> Iterator[None]:
+    with logging_restored():
+        yield
+
+
+@pytest.fixture(scope="session")
+def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 12 training and 6 test subjects, 16 x 16 pixels, whose ids and files have names to look for."""
+    from monai_plan.data import make_phantoms
+
+    root = tmp_path_factory.mktemp("source") / "ward_seven"
+    datalist = make_phantoms(root, img_size=16, num_subjects=12, num_test_subjects=6)
+    content = json.loads(datalist.read_text())
+    for section in ("training", "test"):
+        for number, item in enumerate(content[section]):
+            patient = PATIENT.format(int(item["subject"].removeprefix("phantom_")))
+            image = f"{patient.lower()}/accession{section[:2]}{number:04d}.png"
+            (root / image).parent.mkdir(exist_ok=True)
+            os.rename(root / item["image"], root / image)
+            item.update(image=image, subject=patient)
+    datalist.write_text(json.dumps(content))
+    (root / "images").rmdir()
+    return root
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, patients: Path) -> Path:
+    """The output folder of a whole tiny run. Read it only; ``copied`` gives one to change."""
+    from monai_plan.bundle import run_bundle
+
+    output = tmp_path_factory.mktemp("finished") / "out"
+    with logging_restored():
+        outcomes = run_bundle(BUNDLE, dataset_dir=patients, output_dir=output, overrides=TINY, echo=lambda line: None)
+    assert [outcome.status for outcome in outcomes] == ["ran"] * 9
+    return output
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    return Path(shutil.copytree(finished, tmp_path / "out"))

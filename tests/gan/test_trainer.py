@@ -1,0 +1,484 @@
+"""The GAN trainer on tiny networks: schedules, moving average, errors, checkpoints and continuation."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.engines import IterationEvents
+from PIL import Image
+from torch.utils.data import DataLoader
+
+import monai_plan.gan.trainer as trainer_module
+from monai_plan.bundle import ResumeHandler
+from monai_plan.gan import DifferentiableAugment, SampleSheetHandler, StyleGAN2Trainer, bf16_is_fast
+from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
+from monai_plan.utils import ArtifactError, ConfigError, TrainingError
+
+KINDS = [(2, 0), (2, 2), (3, 0), (3, 2)]
+
+
+@pytest.fixture(autouse=True)
+def _quiet_engine():
+    """Ignite logs the traceback of every error that ends an engine."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def make_trainer(
+    spatial_dims=2,
+    num_classes=2,
+    *,
+    folder=None,
+    handlers=(),
+    seed=0,
+    channel_max=4,
+    num_images=8,
+    images=None,
+    batch_size=4,
+    lr=0.002,
+    d_lr=None,
+    **options,
+):
+    """A trainer; with ``folder`` it keeps a checkpoint there, as the bundle's does."""
+    torch.manual_seed(seed)
+    size = {"channel_base": 64, "channel_max": channel_max}
+    generator = StyleGAN2Generator(spatial_dims, 8, 1, 5, 6, num_classes, mapping_layers=2, **size)
+    discriminator = StyleGAN2Discriminator(spatial_dims, 8, 1, num_classes, **size)
+    ema = copy.deepcopy(generator)
+    g_optimizer = torch.optim.Adam(generator.parameters(), lr=lr, betas=(0.0, 0.99))
+    d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=lr if d_lr is None else d_lr, betas=(0.0, 0.99))
+    saved = {
+        "generator": generator,
+        "ema": ema,
+        "discriminator": discriminator,
+        "g_optimizer": g_optimizer,
+        "d_optimizer": d_optimizer,
+    }
+    if images is None:
+        images = torch.rand(num_images, 1, *(8,) * spatial_dims) * 2 - 1
+    data = [{"image": x, "label": i % 2} for i, x in enumerate(images)]
+    resume = [ResumeHandler(path=folder / "checkpoint.pt", save_dict=saved)] if folder is not None else []
+    return StyleGAN2Trainer(
+        device="cpu",
+        train_data_loader=DataLoader(data, batch_size=batch_size, drop_last=True),
+        **saved,
+        train_handlers=[*resume, *handlers],
+        **{"max_epochs": 1, "amp": False, **options},
+    )
+
+
+class On:
+    """A handler made of a function."""
+
+    def __init__(self, event, function):
+        self.event, self.function = event, function
+
+    def attach(self, engine):
+        engine.add_event_handler(self.event, self.function)
+
+
+def weights(trainer):
+    """A copy of all weights and of the optimisers' moments."""
+    nets = {"generator": trainer.generator, "ema": trainer.ema, "discriminator": trainer.discriminator}
+    found = {f"{name}.{key}": v.clone() for name, net in nets.items() for key, v in net.state_dict().items()}
+    for name, optimizer in (("g", trainer.g_optimizer), ("d", trainer.d_optimizer)):
+        for index, state in optimizer.state_dict()["state"].items():
+            found |= {f"{name}_optimizer.{index}.{key}": torch.as_tensor(v).clone() for key, v in state.items()}
+    return found
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert different == []
+
+
+@pytest.mark.parametrize(("spatial_dims", "num_classes"), KINDS)
+@pytest.mark.parametrize("amp", [False, True])
+def test_runs_and_moves_every_weight(spatial_dims, num_classes, amp):
+    outputs = []
+    trainer = make_trainer(
+        spatial_dims, num_classes,
+        handlers=[On(Events.ITERATION_COMPLETED, lambda engine: outputs.append(engine.state.output))],
+        augment=DifferentiableAugment(), path_length_weight=2.0, path_length_interval=2, amp=amp, max_epochs=2,
+    )  # fmt: skip
+    before = weights(trainer)
+    trainer.run()
+    after = weights(trainer)
+    assert trainer.state.iteration == len(outputs) == 4
+    assert all(value.isfinite().all() for value in after.values())
+    for output in outputs:
+        assert set(output) == {"g_loss", "d_loss", "real_sign"}
+        assert all(value.ndim == 0 and value.isfinite() and not value.requires_grad for value in output.values())
+        assert -1 <= output["real_sign"] <= 1
+    # the constant noise is drawn once and not learnt, everything else is
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name.rpartition(".")[2] for name in still} == {"noise_const"}
+    assert not any(parameter.requires_grad for parameter in trainer.ema.parameters())
+    assert not trainer.ema.training
+    assert all(parameter.requires_grad for parameter in trainer.discriminator.parameters())
+
+
+def test_an_unconditional_generator_needs_no_labels():
+    trainer = make_trainer(num_classes=0)
+    data = [{"image": torch.zeros(1, 8, 8)}] * 4
+    trainer.data_loader = DataLoader(data, batch_size=2)
+    trainer.run()
+    assert trainer.state.iteration == 2
+
+
+def test_the_discriminator_learns():
+    """It tells bright images from what an untrained generator makes; without its steps it would not."""
+    outputs = []
+    trainer = make_trainer(
+        images=torch.ones(16, 1, 8, 8) * 0.9, batch_size=8, lr=0.0, d_lr=0.01, max_epochs=20,
+        handlers=[On(Events.ITERATION_COMPLETED, lambda engine: outputs.append(engine.state.output))],
+    )  # fmt: skip
+    trainer.run()
+    assert outputs[-1]["d_loss"] < 0.5 * outputs[0]["d_loss"]
+    assert outputs[-1]["real_sign"] == 1
+    assert outputs[-1]["g_loss"] > 2
+
+
+def test_the_generator_follows():
+    """Against a frozen, trained discriminator its loss falls."""
+    trainer = make_trainer(images=torch.ones(16, 1, 8, 8) * 0.9, batch_size=8, lr=0.0, d_lr=0.01, max_epochs=10)
+    trainer.run()
+    g_losses = []
+    second = make_trainer(
+        images=torch.ones(16, 1, 8, 8) * 0.9, batch_size=8, lr=0.02, d_lr=0.0, max_epochs=10,
+        handlers=[On(Events.ITERATION_COMPLETED, lambda engine: g_losses.append(engine.state.output["g_loss"]))],
+    )  # fmt: skip
+    second.discriminator.load_state_dict(trainer.discriminator.state_dict())
+    second.run()
+    assert sum(g_losses[-3:]) < 0.5 * sum(g_losses[:3])
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_r1_every_interval(spatial_dims, monkeypatch):
+    """Iterations 1, 4 and 7 of 8; the weight is γ/2 times the interval."""
+    due, original = [], trainer_module.r1_penalty
+
+    def spy(logits, images):
+        assert images.requires_grad
+        assert images.is_leaf
+        assert not torch.is_autocast_enabled("cpu")
+        due.append(trainer.state.iteration)
+        return original(logits, images)
+
+    monkeypatch.setattr(trainer_module, "r1_penalty", spy)
+    trainer = make_trainer(spatial_dims, max_epochs=4, r1_interval=3, amp=True)
+    trainer.run()
+    assert due == [1, 4, 7]
+
+
+def test_r1_without_weight_is_not_computed(monkeypatch):
+    monkeypatch.setattr(trainer_module, "r1_penalty", None)
+    make_trainer(r1_weight=0.0).run()
+
+
+@pytest.mark.parametrize("augment", [None, DifferentiableAugment(p=1.0)])
+def test_discriminator_objective_by_hand(augment, monkeypatch):
+    """The gradient of the first step is that of d_loss + γ/2 · interval · R1, generator detached."""
+    gradients = {}
+
+    def keep(engine):
+        gradients.update({name: p.grad.clone() for name, p in engine.discriminator.named_parameters()})
+
+    monkeypatch.setattr(trainer_module, "r1_penalty", lambda logits, images: logits.square().mean() * 3)
+    trainer = make_trainer(
+        augment=augment, r1_weight=0.4, r1_interval=5, lr=0.0, num_images=4,
+        handlers=[On(IterationEvents.BACKWARD_COMPLETED, keep)],
+    )  # fmt: skip
+    states = []
+    original = trainer._discriminator_step
+
+    def spy(*args):
+        states.append((torch.get_rng_state(), args))
+        return original(*args)
+
+    monkeypatch.setattr(trainer, "_discriminator_step", spy)
+    trainer.run()
+
+    rng_state, (reals, labels) = states[0]
+    torch.set_rng_state(rng_state)
+    change = augment or (lambda x: x)
+    fakes = trainer.generator(torch.randn(4, 5), labels).detach()
+    real_logits = trainer.discriminator(change(reals), labels)
+    fake_logits = trainer.discriminator(change(fakes), labels)
+    loss = -torch.nn.functional.logsigmoid(real_logits).mean() - torch.nn.functional.logsigmoid(-fake_logits).mean()
+    penalty = 3 * trainer.discriminator(change(reals), labels).square().mean()
+    expected = torch.autograd.grad(loss + 0.4 / 2 * 5 * penalty, list(trainer.discriminator.parameters()))
+    for (name, gradient), wanted in zip(gradients.items(), expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_generator_objective_by_hand(monkeypatch):
+    """-log σ(D(G(z))) plus weight · interval · (length - mean)²; the step of the discriminator adds nothing to it."""
+    trainer = make_trainer(
+        lr=0.0, num_images=4, path_length_weight=0.3, path_length_interval=5, augment=DifferentiableAugment(p=1.0)
+    )
+    states = []
+    original = trainer._generator_step
+
+    def spy(*args):
+        states.append((torch.get_rng_state(), args))
+        return original(*args)
+
+    monkeypatch.setattr(trainer, "_generator_step", spy)
+    trainer.run()
+    generator, discriminator = trainer.generator, trainer.discriminator
+    gradients = {name: p.grad.clone() for name, p in generator.named_parameters()}
+
+    rng_state, (labels, _) = states[0]
+    torch.set_rng_state(rng_state)
+    logits = discriminator(trainer.augment(generator(torch.randn(4, 5), labels)), labels)
+    loss = -torch.nn.functional.logsigmoid(logits).mean()
+    w = generator.mapping(torch.randn(2, 5), labels[:2])
+    images = generator.synthesis(w)
+    y = torch.randn_like(images) / 8  # √(8 · 8)
+    (jacobian,) = torch.autograd.grad((images * y).sum(), w, create_graph=True)
+    lengths = jacobian.norm(dim=1)
+    penalty = (lengths - 0.01 * lengths.mean().detach()).square().mean()
+    expected = torch.autograd.grad(loss + 0.3 * 5 * penalty, list(generator.parameters()))
+    for (name, gradient), wanted in zip(gradients.items(), expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_path_length_on_and_off(monkeypatch):
+    due, lengths, original = [], [], trainer_module.path_lengths
+
+    def spy(synthesis, w):
+        assert len(w) == 2  # half the batch
+        due.append(trainer.state.iteration)
+        lengths.append(original(synthesis, w))
+        return lengths[-1]
+
+    monkeypatch.setattr(trainer_module, "path_lengths", spy)
+    trainer = make_trainer(max_epochs=3)
+    trainer.run()
+    assert due == []
+    assert trainer.state.path_length_mean == 0
+
+    trainer = make_trainer(max_epochs=3, path_length_weight=2.0, path_length_interval=2)
+    trainer.run()
+    assert due == [1, 3, 5]
+    mean = 0.0
+    for values in lengths:
+        mean = 0.99 * mean + 0.01 * values.mean().item()
+    assert trainer.state.path_length_mean.item() == pytest.approx(mean, rel=1e-5)
+    assert mean > 0
+
+
+def test_path_length_penalty_of_a_batch_of_one():
+    trainer = make_trainer(num_images=2, batch_size=1, path_length_weight=2.0, path_length_interval=1)
+    trainer.run()
+    assert trainer.state.path_length_mean > 0
+
+
+@pytest.mark.parametrize(("half_life", "rampup"), [(10.0, 0.5), (10_000, 0.05)])
+def test_moving_average_is_that_of_a_loop(half_life, rampup):
+    history = []
+    trainer = make_trainer(
+        max_epochs=4, ema_half_life=half_life, ema_rampup=rampup,
+        handlers=[On(Events.ITERATION_COMPLETED, lambda engine: history.append(copy.deepcopy(engine.generator)))],
+    )  # fmt: skip
+    average = {name: p.detach().clone() for name, p in trainer.ema.named_parameters()}
+    trainer.run()
+    assert len(history) == 8
+    for step, generator in enumerate(history, start=1):
+        images = 4 * step
+        kept = 0.5 ** (4 / min(half_life, images * rampup))
+        for name, parameter in generator.named_parameters():
+            average[name] = kept * average[name] + (1 - kept) * parameter.detach()
+    for name, parameter in trainer.ema.named_parameters():
+        torch.testing.assert_close(parameter, average[name], msg=name)
+        if name.startswith("synthesis.blocks.0.const"):
+            assert not torch.equal(parameter, history[-1].get_parameter(name))
+    for name, buffer in trainer.ema.named_buffers():
+        assert torch.equal(buffer, history[-1].get_buffer(name)), name
+    assert trainer.ema.mapping.w_avg.abs().min() > 0
+
+
+def test_half_life_in_images():
+    """After half_life images of a constant network half of the way to it is done."""
+    trainer = make_trainer(lr=0.0, num_images=4, max_epochs=8, ema_half_life=32.0, ema_rampup=math.inf)
+    for parameter in trainer.ema.parameters():
+        parameter.zero_()
+    trainer.run()  # 8 iterations of 4 images
+    for average, parameter in zip(trainer.ema.parameters(), trainer.generator.parameters(), strict=True):
+        torch.testing.assert_close(average, parameter.detach() / 2)
+
+
+def test_same_seed_same_weights():
+    first, second = (make_trainer(seed=3, max_epochs=2, augment=DifferentiableAugment()) for _ in range(2))
+    for trainer in (first, second):
+        torch.manual_seed(0)
+        trainer.run()
+    assert_same(weights(first), weights(second))
+
+
+def test_nan_image_ends_the_training_and_leaves_the_checkpoint(tmp_path):
+    images = torch.rand(8, 1, 8, 8)
+
+    def damage(engine):
+        images[5] = math.nan
+
+    trainer = make_trainer(
+        images=images, folder=tmp_path, max_epochs=4, handlers=[On(Events.EPOCH_STARTED(once=3), damage)]
+    )
+    good = {}
+    trainer.add_event_handler(Events.EPOCH_COMPLETED(once=2), lambda engine: good.update(weights(engine)))
+    with pytest.raises(TrainingError, match="not finite before iteration 6"):
+        trainer.run()
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert checkpoint["trainer"]["iteration"] == 4
+    for name, value in checkpoint["generator"].items():
+        assert torch.equal(value, good[f"generator.{name}"])
+    # and from there it goes on
+    images[5] = 0.0
+    second = make_trainer(images=images, folder=tmp_path, max_epochs=4, seed=1)
+    second.run()
+    assert second.state.epoch == 4
+    assert all(value.isfinite().all() for value in weights(second).values())
+
+
+@pytest.mark.parametrize("options", [{"lr": math.inf}, {"d_lr": math.inf}, {"r1_weight": math.inf}])
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, options):
+    """Also where the last step of an epoch makes them, which no loss has seen yet."""
+    with pytest.raises(TrainingError, match="not finite"):
+        make_trainer(folder=tmp_path, num_images=4, **options).run()  # one iteration
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damage_is_found_within_fifty_iterations():
+    trainer = make_trainer(num_images=60, batch_size=1, lr=math.inf)
+    with pytest.raises(TrainingError, match="iteration 50:"):
+        trainer.run()
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("kill", [False, True])
+def test_continues_where_it_stopped(tmp_path, spatial_dims, kill):
+    """Two epochs, then an end or a kill in the middle of the third, then a new process with four."""
+    options = {"path_length_weight": 2.0, "path_length_interval": 1, "folder": tmp_path}
+    after_two, handlers = {}, []
+
+    def stop(engine):
+        raise KeyboardInterrupt
+
+    if kill:
+        handlers.append(On(Events.ITERATION_COMPLETED(once=5), stop))
+    first = make_trainer(spatial_dims, max_epochs=3 if kill else 2, handlers=handlers, **options)
+
+    def keep(engine):
+        after_two.update(weights(engine))
+        after_two["path_length_mean"] = engine.state.path_length_mean.clone()
+
+    first.add_event_handler(Events.EPOCH_COMPLETED(once=2), keep)
+    if kill:
+        with pytest.raises(KeyboardInterrupt):
+            first.run()
+    else:
+        first.run()
+
+    seen = []
+
+    def look(engine):
+        seen.append((engine.state.epoch, engine.state.iteration))
+        if len(seen) == 1:
+            found = {**weights(engine), "path_length_mean": engine.state.path_length_mean.clone()}
+            assert_same(found, after_two)
+
+    second = make_trainer(spatial_dims, max_epochs=4, seed=9, handlers=[On(Events.ITERATION_STARTED, look)], **options)
+    second.run()
+    assert seen == [(3, 5), (3, 6), (4, 7), (4, 8)]
+    assert second.state.max_epochs == 4
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert checkpoint["trainer"]["iteration"] == 8
+    assert after_two["path_length_mean"] > 0
+
+
+def test_a_finished_training_is_not_repeated(tmp_path):
+    first = make_trainer(folder=tmp_path, max_epochs=2)
+    first.run()
+    second = make_trainer(folder=tmp_path, max_epochs=2, seed=1)
+    second.run()
+    assert_same(weights(first), weights(second))
+    assert second.state.epoch == 2
+
+
+@pytest.mark.parametrize("other", [{"channel_max": 3}, {"num_classes": 3}, {"spatial_dims": 3}])
+def test_checkpoint_of_another_architecture(tmp_path, other):
+    make_trainer(folder=tmp_path).run()
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(ArtifactError, match=r"checkpoint\.pt does not fit"):
+        make_trainer(folder=tmp_path, **other).run()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(("spatial_dims", "num_classes"), KINDS)
+def test_sample_sheet(tmp_path, spatial_dims, num_classes):
+    file = tmp_path / "sheets" / "samples.png"
+    sheet = SampleSheetHandler(path=file, columns=3, seed=1)
+    versions = []
+    trainer = make_trainer(spatial_dims, num_classes, handlers=[sheet], max_epochs=2)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: versions.append(file.read_bytes()))
+    trainer.run()
+    with Image.open(file) as picture:
+        rows = max(num_classes, 1)
+        assert picture.size == (3 * 9 - 1, rows * 9 - 1)
+    assert versions[0] != versions[1]  # it shows the network as it is now
+    sheet(trainer)
+    assert file.read_bytes() == versions[1]  # the same latents each time
+
+
+def test_sample_sheet_does_not_disturb_the_training(tmp_path):
+    """It draws from its own generator and leaves the running mean of w alone."""
+    found = []
+    for handlers in ([], [SampleSheetHandler(path=tmp_path / "samples.png")]):
+        trainer = make_trainer(max_epochs=3, handlers=handlers)
+        torch.manual_seed(0)
+        trainer.run()
+        found.append(weights(trainer))
+    assert_same(*found)
+
+
+@pytest.mark.parametrize("num_images", [0, 3])
+def test_loader_without_a_batch(num_images):
+    with pytest.raises(ConfigError, match=r"no batch.*batch_size"):
+        make_trainer(images=torch.zeros(num_images, 1, 8, 8))
+
+
+def test_epoch_length_restarts_the_loader():
+    trainer = make_trainer(epoch_length=5, max_epochs=2)  # the loader has two batches
+    trainer.run()
+    assert trainer.state.iteration == 10
+
+
+def test_autocast_is_on_for_the_logistic_loss_alone(monkeypatch):
+    found = []
+    original = StyleGAN2Discriminator.forward
+
+    def spy(self, images, labels=None):
+        found.append(torch.is_autocast_enabled("cpu"))
+        return original(self, images, labels)
+
+    monkeypatch.setattr(StyleGAN2Discriminator, "forward", spy)
+    make_trainer(num_images=4, amp=True).run()
+    assert found == [True, True, True, False]  # generator's, real, fake, R1
+    found.clear()
+    make_trainer(num_images=4, amp=False).run()
+    assert found == [False] * 4
+
+
+def test_bf16_is_fast_answers():
+    assert isinstance(bf16_is_fast(torch.device("cpu")), bool)
+    assert not bf16_is_fast(torch.device("meta"))
+    assert make_trainer(amp=None).amp_bf16 == bf16_is_fast(torch.device("cpu"))

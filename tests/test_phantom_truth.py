@@ -1,0 +1,60 @@
+"""The acceptance of the whole on phantoms, where the truth is known. Minutes: ``python -m pytest -m slow``.
+
+``--quickstart-dir DIR`` judges a finished quickstart instead of making one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from monai_plan.bundle.quickstart import quickstart
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("clean_logging")]
+
+
+def _benchmark() -> ModuleType:
+    file = Path(__file__).parents[1] / "benchmarks" / "phantom_truth.py"
+    spec = importlib.util.spec_from_file_location("phantom_truth", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["phantom_truth"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def figures(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The figures by name, of a quickstart with seed 0."""
+    given = request.config.getoption("--quickstart-dir")
+    if given is None:
+        folder = tmp_path_factory.mktemp("quickstart")
+        quickstart(folder, seed=0)
+    else:
+        folder = Path(given)
+    return {figure.name: figure for figure in _benchmark().phantom_truth(folder, seed=0)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "φ_class, accuracy on unseen subjects",
+        "φ_id, accuracy on unseen images of known subjects",
+        "L_id of the walk over that of the straight line",
+        "released images of the class that a second φ_class sees",
+        "that second φ_class, accuracy on unseen subjects",
+    ],
+)
+def test_the_figure_holds(name: str, figures: dict[str, Any]) -> None:
+    figure = figures[name]
+    assert figure.holds, f"{figure.value:.3f}, wanted {'at most' if figure.at_most else 'at least'} {figure.bound}"
+
+
+def test_all_figures_are_looked_at(figures: dict[str, Any]) -> None:
+    assert len(figures) == 5
