@@ -107,8 +107,8 @@ def run_bundle(
 
     A stage is skipped if nothing that it depends on has changed since it finished and its writes are as it left them.
     A stage that is redone has those redone as well that read what it writes, and so on. A stage that was stopped goes
-    on from its work folder if nothing has changed, and begins anew otherwise. Files in the way that this function did not write are moved to
-    ``OUTPUT/private/replaced/``, never deleted.
+    on from its work folder if nothing has changed, and begins anew otherwise. Files in the way that this function did
+    not write are moved to ``OUTPUT/private/replaced/``, never deleted.
 
     Args:
         bundle_root: the bundle's folder, with ``configs/stages.json``.

@@ -434,7 +434,7 @@ def synthesize(
         name=name,
         description=(
             "Synthetic images made by PLAN (arXiv 2307.02984) with monai_plan: points on walks between averages of at "
-            f"least {anchors['k']} patients. No image is of a patient. subject is the walk."
+            f"least {anchors['k']} patients. subject is the walk."
         ),
     )
     card = _CARD.format(

@@ -80,7 +80,14 @@ def test_files(bundle: Path) -> None:
     for name in ("LICENSE", "configs/metadata.json", "configs/stages.json", "configs/train.json", "docs/README.md"):
         assert (bundle / name).is_file(), name
     assert "Apache License" in (bundle / "LICENSE").read_text()
-    assert {path.suffix for path in bundle.rglob("*") if path.is_file()} <= {"", ".json", ".conf", ".md", ".png"}
+    assert {path.suffix for path in bundle.rglob("*") if path.is_file()} <= {
+        "",
+        ".json",
+        ".conf",
+        ".md",
+        ".png",
+        ".txt",
+    }
 
 
 @EACH_BUNDLE

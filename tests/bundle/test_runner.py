@@ -190,7 +190,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
     sys.modules.pop("toy_stages", None)
 
 
-LATER = {"walk": "stage train was redone", "emit": "stage train was redone"}
+LATER = {"walk": "stage train was redone", "emit": "stage walk was redone"}
 
 
 def test_stages_run_in_order_and_are_skipped_when_nothing_changed(toy: Toy) -> None:
@@ -610,3 +610,12 @@ def test_a_stage_runs_alone_by_monai_bundle(toy: Toy, tmp_path: Path) -> None:
     )
     assert (toy.out / "private/paths.txt").read_text() == expected
     assert not list(elsewhere.iterdir())
+
+
+def test_a_stage_that_reads_nothing_of_it_is_not_redone(toy: Toy) -> None:
+    """A changed k must not train the GAN again only because the data are checked anew."""
+    stages = json.loads(json.dumps(STAGES))
+    stages["stages"][2]["reads"] = stages["stages"][1]["reads"]
+    toy.write_config("stages", stages)
+    toy.run()
+    assert toy.reasons({"walk#steps": 300}) == {"walk": "config walk#steps changed from 500 to 300"}
