@@ -14,7 +14,7 @@ from monai.engines import Evaluator
 from torch import Tensor, nn
 
 from monai_plan.audit.utility import stop_at_nan
-from monai_plan.utils import ArtifactError, atomic_path, first_line
+from monai_plan.utils import ArtifactError, TrainingError, atomic_path, first_line
 
 __all__ = ["BestWeights", "LossProgressBar", "ResumeHandler", "StopAtNaN"]
 
@@ -63,7 +63,17 @@ class ResumeHandler:
         logger.info("continues after epoch %d from %s", engine.state.epoch, self.path)
 
     def save(self, engine: Engine) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint, whole or not at all.
+
+        Raises:
+            TrainingError: if a network's weights are not finite; the earlier checkpoint stays.
+        """
+        for name, item in self.save_dict.items():
+            if isinstance(item, nn.Module) and not all(p.isfinite().all() for p in item.parameters()):
+                raise TrainingError(
+                    f"the weights of {name} are not finite after epoch {engine.state.epoch}: training stops at the "
+                    f"last checkpoint, {self.path}, which is good. Lower the learning rate, then start again."
+                )
         state = {name: item.state_dict() for name, item in {**self.save_dict, "trainer": engine}.items()}
         with atomic_path(self.path) as temporary:
             torch.save(state, temporary)

@@ -357,6 +357,8 @@ def _check_kind(id: str, old: Any, new: Any) -> None:
     """Reject an override that puts text where the config has a number or a switch (``"false"`` would count as true)."""
     if isinstance(new, str) and new.startswith(("$", "@", "%")):
         return
+    if isinstance(old, list) and not isinstance(new, list | tuple | None):
+        raise ConfigError(f"config id {_shown(id)} is a list ({old}), found {new!r}: give a list of as many values.")
     if isinstance(old, bool):
         if not isinstance(new, bool | None):
             raise ConfigError(f"config id {_shown(id)} is True or False, found {new!r}: write True or False.")

@@ -6,9 +6,10 @@ it was stopped. All of it is private except what ``synthesize`` and ``report`` w
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+MOST_WHITE = 0.3  # a larger share of pixels at the upper end of the range is suspicious
 
 
 def check_data(
@@ -102,6 +105,13 @@ def check_data(
             for name, data in sections.items()
         },
     )
+    white = (training.images >= 1).float().mean().item()
+    if white > MOST_WHITE:
+        logger.warning(
+            "%.0f %% of the pixels of the training images are at the upper end of intensity_range: if they look washed "
+            "out, widen it (4095 is common for 12 bits)",
+            100 * white,
+        )
     for name, data in sections.items():
         logger.info("%s: %d images of %d subjects, %d left out", name, len(data), data.num_subjects, len(data.skipped))
 
@@ -129,17 +139,26 @@ def invert(
     latents: list[Tensor] = []
     distances: list[Tensor] = []
     starts = range(0, len(dataset), images_per_part)
+    settings = {
+        "steps": inverter.steps,
+        "starts": inverter.starts,
+        "lr": inverter.lr,
+        "pixel_weight": inverter.pixel_weight,
+        "seed": inverter.seed,
+    }
+    networks = _digest(inverter.generator, inverter.embedding)
     with tqdm(total=len(dataset), desc="invert", unit="image") as bar:
         for start in starts:
             part = slice(start, start + images_per_part)
             file = Path(parts_dir) / f"part_{start:06d}.pt"
             keys = dataset.keys[part]
-            if not file.exists():
+            made_by = {"networks": networks, "images": _digest(dataset.images[part]), "keys": keys, **settings}
+
+            def project(part: slice = part, keys: list[str] = keys) -> dict[str, Any]:
                 result = inverter(dataset.images[part], dataset.labels[part], keys)
-                found = {"latents": result.latents, "distances": result.distances, "keys": keys}
-                save_artifact(file, kind="part of latents", data=found)
-            data = load_artifact(file, kind="part of latents")
-            _check_part(file, data["keys"], keys)
+                return {"latents": result.latents, "distances": result.distances}
+
+            data = _finished_part(file, "part of latents", made_by, project)
             latents.append(data["latents"])
             distances.append(data["distances"])
             bar.update(len(keys))
@@ -156,15 +175,30 @@ def invert(
             "subjects": dataset.subjects,
             "keys": dataset.keys,
         },
-        made_by={"steps": inverter.steps, "starts": inverter.starts, "lr": inverter.lr, "seed": inverter.seed},
+        made_by=settings,
     )
 
 
-def _check_part(file: Path, found: Any, expected: Any) -> None:
-    if found != expected:
-        raise ConfigError(
-            f"{file} is a part of another run (other images or pairs): delete the folder {file.parent} and start again."
-        )
+def _finished_part(
+    file: Path, kind: str, made_by: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The part in ``file`` if the same networks, data and settings made it, else a new one, saved there."""
+    if file.exists():
+        found = load_artifact(file, kind=kind)
+        if found["header"]["made_by"] == made_by:
+            return found
+    save_artifact(file, kind=kind, data=make(), made_by=made_by)
+    return load_artifact(file, kind=kind)
+
+
+def _digest(*parts: nn.Module | LatentGenerator | Tensor) -> str:
+    """SHA-256 over tensors and the weights of networks."""
+    digest = hashlib.sha256()
+    for part in parts:
+        values = [part] if isinstance(part, Tensor) else [*part.parameters(), *part.buffers()]
+        for value in values:
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @torch.no_grad()
@@ -334,19 +368,26 @@ def walk_anchors(
             )  # fmt: skip
             wanted[label] = most
     pairs = choose_pairs(anchors["labels"], num_pairs={c: -(-n // inner) for c, n in wanted.items()}, seed=seed)
+    settings = {
+        "num_points": walk.num_points,
+        "steps": walk.steps,
+        "lr": walk.lr,
+        "lambda_id": walk.lambda_id,
+        "lambda_class": walk.lambda_class,
+    }
+    networks = _digest(walk.generator, walk.identity_net, walk.class_net)
     parts = []
     with tqdm(pairs.tolist(), desc="walk", unit="path") as bar:
         for a, b in bar:
             file = Path(parts_dir) / f"path_{a:05d}_{b:05d}.pt"
             ends = anchors["latents"][[a, b]]
-            if not file.exists():
-                result = walk(ends[0], ends[1], int(anchors["labels"][a]))
-                data = {"path": result.path, "losses": result.losses}
-                save_artifact(file, kind="path", data=data)
-            part = load_artifact(file, kind="path")
-            _check_part(
-                file, [part["path"].shape[0], *part["path"][[0, -1]].tolist()], [walk.num_points, *ends.tolist()]
-            )
+            label = int(anchors["labels"][a])
+
+            def take(ends: Tensor = ends, label: int = label) -> dict[str, Any]:
+                result = walk(ends[0], ends[1], label)
+                return {"path": result.path, "losses": result.losses}
+
+            part = _finished_part(file, "path", {"networks": networks, "ends": _digest(ends), **settings}, take)
             parts.append(part)
             bar.set_postfix({"id": float(part["losses"]["identity"][-1]), "class": float(part["losses"]["class"][-1])})
     losses = {name: torch.stack([part["losses"][name] for part in parts]) for name in parts[0]["losses"]}
@@ -361,14 +402,7 @@ def walk_anchors(
             "losses": losses,
             "num_images": wanted,
         },
-        made_by={
-            "num_points": walk.num_points,
-            "steps": walk.steps,
-            "lr": walk.lr,
-            "lambda_id": walk.lambda_id,
-            "lambda_class": walk.lambda_class,
-            "seed": seed,
-        },
+        made_by={**settings, "seed": seed},
     )
 
 
@@ -424,17 +458,18 @@ def synthesize(
     points = select_points(data["labels"], num_points=data["paths"].shape[1], num_images=data["num_images"])
     labels = data["labels"][points[:, 0]]
     made_by = data["header"]["made_by"]
+    persons = "patients" if dataset.has_subjects else "images (no patients were named: one patient may have several)"
     write_synthetic(
         release_dir,
         images=synthesize_images(generator, data["paths"][points[:, 0], points[:, 1]]),
         labels=labels,
         label_names=dataset.label_names,
         groups=points[:, 0].tolist(),
-        affine=dataset.affine,
+        affine=_shared_affine(dataset.affine),
         name=name,
         description=(
             "Synthetic images made by PLAN (arXiv 2307.02984) with monai_plan: points on walks between averages of at "
-            f"least {anchors['k']} patients. subject is the walk."
+            f"least {anchors['k']} {persons}. subject is the walk."
         ),
     )
     card = _CARD.format(
@@ -446,13 +481,35 @@ def synthesize(
         shape=" × ".join(map(str, dataset.images.shape[2:])),
         channels=dataset.images.shape[1],
         num_real=len(dataset),
-        patients=f"{dataset.num_subjects} patients" if dataset.has_subjects else "unknown patients (no subject given)",
+        patients=f"{dataset.num_subjects} patients" if dataset.has_subjects else "an unknown number of patients",
+        persons=persons,
         num_paths=len(data["labels"]),
         num_anchors=len(anchors["labels"]),
         k=anchors["k"],
         **made_by,
     )
     write_text(Path(release_dir) / "dataset_card.md", card)
+
+
+def _shared_affine(affine: Sequence[Sequence[float]] | None) -> list[list[float]] | None:
+    """The geometry that all volumes share: axis directions and spacing to 0.1 mm, without a patient's origin or tilt.
+
+    Args:
+        affine: 4 x 4 of one real volume; None for formats without geometry.
+    """
+    if affine is None:
+        return None
+    axes = torch.tensor(affine, dtype=torch.float64)[:3, :3]
+    spacing = axes.square().sum(0).sqrt()
+    shared = torch.eye(4, dtype=torch.float64)
+    shared[:3, :3] = 0
+    free = list(range(3))
+    for axis in range(3):  # the direction that the axis is nearest to, each taken once
+        nearest = max(free, key=lambda row: abs(axes[row, axis].item()))
+        free.remove(nearest)
+        sign = -1.0 if axes[nearest, axis] < 0 else 1.0
+        shared[nearest, axis] = sign * max(round(spacing[axis].item(), 1), 0.1)
+    return shared.tolist()
 
 
 _CARD = """# {name}
@@ -467,8 +524,8 @@ _CARD = """# {name}
 - `subject` is the walk that an image comes from. Images of one walk resemble each other: keep them on one side of a
   split.
 - Made from {num_real} real images of {patients}, by a generative network trained on them. The images are points on
-  {num_paths} walks between {num_anchors} anchors; an anchor is the average of at least {k} patients in the latent
-  space.
+  {num_paths} walks between {num_anchors} anchors; an anchor is the average of at least {k} {persons} in the
+  latent space.
 - Walk: {num_points} points, {steps} steps, learning rate {lr}, λ_id {lambda_id}, λ_class {lambda_class}, seed {seed}.
 
 What is not promised: that nothing about a patient can be inferred. The attacks in the report beside this card found

@@ -27,7 +27,7 @@ __all__ = [
     "datalist_from_shenzhen",
 ]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz", ".dcm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".nii", ".nii.gz", ".dcm")
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 SHENZHEN_LABELS = {0: "normal", 1: "tuberculosis"}
 APTOS_LABELS = {0: "no retinopathy", 1: "mild", 2: "moderate", 3: "severe", 4: "proliferative"}

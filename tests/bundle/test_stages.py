@@ -187,7 +187,9 @@ def test_invert_gives_what_the_inverter_gives(case):
     assert torch.equal(data["labels"], dataset.labels)
     assert data["subjects"] == dataset.subjects
     assert data["keys"] == dataset.keys
-    assert data["header"]["made_by"] == {"steps": 3, "starts": 2, "lr": 0.1, "seed": 1}
+    assert data["header"]["made_by"] == {
+        "steps": 3, "starts": 2, "lr": 0.1, "pixel_weight": 0.0, "seed": 1,
+    }  # fmt: skip
     assert len(list(case.files.invert.iterdir())) == 3  # 8, 8 and 4 images
 
 
@@ -210,16 +212,21 @@ def test_invert_goes_on_after_a_stop(case, tmp_path):
     assert third.calls == []
 
 
-def test_invert_refuses_parts_of_other_images(case, tmp_path):
+def test_invert_makes_parts_of_other_images_networks_or_settings_anew(case, tmp_path):
+    """By MONAI's own command nobody clears the work folder when something changes."""
+    files = {"output_file": tmp_path / "latents.pt", "parts_dir": tmp_path / "parts", "images_per_part": 8}
+    invert(inverter=make_inverter(case.generator), dataset=case.dataset, **files)
     other = make_dataset(tmp_path / "data", case.dims, section="other")
-    before = [file.read_bytes() for file in sorted(case.files.invert.iterdir())]
-    with pytest.raises(ConfigError, match=r"part_000000\.pt is a part of another run .*delete the folder"):
-        invert(
-            inverter=make_inverter(case.generator), dataset=other, output_file=tmp_path / "latents.pt",
-            parts_dir=case.files.invert, images_per_part=8,
-        )  # fmt: skip
-    assert [file.read_bytes() for file in sorted(case.files.invert.iterdir())] == before
-    assert not (tmp_path / "latents.pt").exists()
+    changes = (
+        (make_inverter(case.generator), other),
+        (make_inverter(make_generator(case.dims, seed=1)), case.dataset),
+        (make_inverter(case.generator, steps=4), case.dataset),
+    )
+    for inverter, dataset in changes:
+        spy = Spy(inverter)
+        invert(inverter=spy, dataset=dataset, **files)
+        assert len(spy.calls) == -(-len(dataset) // 8)
+        assert load_artifact(files["output_file"], kind="latents")["keys"] == dataset.keys
 
 
 def test_invert_refuses_a_damaged_part(case, tmp_path):
@@ -487,13 +494,38 @@ def test_walk_goes_on_after_a_stop(case, tmp_path):
     assert set(result["pairs"].flatten().tolist()) == set(range(8))
 
 
-def test_walk_refuses_parts_of_other_anchors(case, tmp_path):
-    options = {"dataset": case.dataset, "output_file": tmp_path / "paths.pt", "parts_dir": case.files.walk}
-    with pytest.raises(ConfigError, match=r"path_0000\d_0000\d\.pt is a part of another run"):
-        walk_anchors(walk=make_walk(case.generator), anchors_file=many_anchors(tmp_path, 2), **options)
-    with pytest.raises(ConfigError, match="is a part of another run"):
-        walk_anchors(walk=make_walk(case.generator, num_points=T + 1), anchors_file=case.files.anchors, **options)
-    assert not options["output_file"].exists()
+def test_walk_makes_parts_of_other_anchors_or_settings_anew(case, tmp_path):
+    options = {"dataset": case.dataset, "output_file": tmp_path / "paths.pt", "parts_dir": tmp_path / "parts"}
+    first = Spy(make_walk(case.generator))
+    walk_anchors(walk=first, anchors_file=case.files.anchors, **options)
+    same, longer = Spy(make_walk(case.generator)), Spy(make_walk(case.generator, num_points=T + 1))
+    walk_anchors(walk=same, anchors_file=case.files.anchors, **options)
+    assert same.calls == []
+    walk_anchors(walk=longer, anchors_file=case.files.anchors, **options)
+    assert len(longer.calls) == len(first.calls)
+    elsewhere = Spy(make_walk(case.generator, num_points=T + 1))
+    walk_anchors(walk=elsewhere, anchors_file=many_anchors(tmp_path, 2), **options)
+    assert elsewhere.calls
+
+
+@pytest.mark.parametrize(
+    ("affine", "shared"),
+    [
+        (torch.eye(4), torch.eye(4)),
+        (
+            [[-0.7031, 0.01, 0, 171.3], [0.01, -0.7031, 0, -55.2], [0, 0, 2.5, 12.0], [0, 0, 0, 1]],
+            torch.diag(torch.tensor([-0.7, -0.7, 2.5, 1.0])),
+        ),
+        (
+            [[0, 0, 3.0, 5], [1.26, 0, 0, 5], [0, -1.04, 0, 5], [0, 0, 0, 1]],
+            [[0, 0, 3.0, 0], [1.3, 0, 0, 0], [0, -1.0, 0, 0], [0, 0, 0, 1]],
+        ),
+    ],
+)
+def test_the_shared_geometry_has_no_origin_and_no_tilt(affine, shared):
+    found = stages._shared_affine(torch.as_tensor(affine).tolist())
+    torch.testing.assert_close(torch.tensor(found), torch.as_tensor(shared, dtype=torch.float32))
+    assert stages._shared_affine(None) is None
 
 
 def test_walk_warns_when_there_are_too_few_pairs(case, tmp_path, caplog):
