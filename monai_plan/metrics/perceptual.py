@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ __all__ = [
 EMBEDDING_NAMES = ("random", "squeezenet1_0", "lpips-alex", "lpips-vgg", "lpips-squeeze")
 
 
-class PerceptualEmbedding(nn.Module):
+class PerceptualEmbedding(nn.Module, ABC):
     """Base of the embeddings: ``‖e(a) − e(b)‖²`` is the distance of the images a and b.
 
     A subclass gives ``feature_maps`` and, where its distance weights channels, ``channel_weights``. Nothing in it is
@@ -55,9 +56,9 @@ class PerceptualEmbedding(nn.Module):
         self.title = title
         self.eps = eps
 
+    @abstractmethod
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """The raw feature maps of ``images`` [B, C, *spatial], shallow to deep, each [B, C_l, *spatial_l]."""
-        raise NotImplementedError
 
     def channel_weights(self) -> Sequence[Tensor] | None:
         """One tensor [C_l] of weights >= 0 a map, by which its squared differences count; None: all count 1."""
