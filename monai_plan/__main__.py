@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -135,6 +136,15 @@ def _parser() -> argparse.ArgumentParser:
     phantoms.add_argument("--seed", type=int, help="seed of the population (default: 0)")
 
     _add_datalist(commands)
+
+    stylegan2 = _add(
+        commands,
+        "import-stylegan2",
+        _import_stylegan2,
+        "make a generator's model.pt of an NVlabs StyleGAN2(-ADA) pickle, executing nothing in it",
+    )
+    stylegan2.add_argument("file", metavar="FILE", help="the network, *.pkl, of StyleGAN2-ADA (PyTorch)")
+    stylegan2.add_argument("--output", required=True, help="the generator to write, such as DIR/model.pt")
     return parser
 
 
@@ -243,6 +253,16 @@ def _datalist(kind: str, **options: Any) -> None:
     }
     source = options.pop({"csv": "csv_file", "medmnist": "npz_file"}.get(kind, "root"))
     print(f"wrote {builders[kind](source, **options)}")
+
+
+def _import_stylegan2(file: str, output: str) -> None:
+    from monai_plan.networks import save_generator
+    from monai_plan.networks.import_stylegan2 import load_stylegan2_pickle
+    from monai_plan.utils import file_digest
+
+    generator = load_stylegan2_pickle(file)
+    save_generator(generator, output, made_by={"imported": os.path.basename(file), "sha256": file_digest(file)})
+    print(f"wrote {output}")
 
 
 if __name__ == "__main__":

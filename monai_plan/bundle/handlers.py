@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, ProgressBar
@@ -32,6 +33,8 @@ class ResumeHandler:
         save_dict: what to save, by name: anything with ``state_dict`` and ``load_state_dict``. The engine itself is
             added as ``"trainer"``.
         save_interval: epochs between two checkpoints.
+
+    Under ``torch.distributed`` every rank loads, and the first one saves.
     """
 
     def __init__(self, *, path: str | os.PathLike[str], save_dict: Mapping[str, Any], save_interval: int = 1):
@@ -62,6 +65,7 @@ class ResumeHandler:
         engine.state.max_epochs = max_epochs
         logger.info("continues after epoch %d from %s", engine.state.epoch, self.path)
 
+    @idist.one_rank_only()
     def save(self, engine: Engine) -> None:
         """Write the checkpoint, whole or not at all.
 

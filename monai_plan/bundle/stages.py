@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_WALK_BAR = "{l_bar}{bar}| {n:.1f}/{total_fmt} paths [{elapsed}<{remaining}{postfix}]"  # a path counts by its steps
 MOST_WHITE = 0.3  # a larger share of pixels at the upper end of the range is suspicious
 
 
@@ -153,12 +154,11 @@ def invert(
             file = Path(parts_dir) / f"part_{start:06d}.pt"
             keys = dataset.keys[part]
             made_by = {"networks": networks, "images": _digest(dataset.images[part]), "keys": keys, **settings}
-
-            def project(part: slice = part, keys: list[str] = keys) -> dict[str, Any]:
+            data = _finished_part(file, "part of latents", made_by)
+            if data is None:
                 result = inverter(dataset.images[part], dataset.labels[part], keys)
-                return {"latents": result.latents, "distances": result.distances}
-
-            data = _finished_part(file, "part of latents", made_by, project)
+                data = {"latents": result.latents, "distances": result.distances}
+                save_artifact(file, kind="part of latents", data=data, made_by=made_by)
             latents.append(data["latents"])
             distances.append(data["distances"])
             bar.update(len(keys))
@@ -179,16 +179,10 @@ def invert(
     )
 
 
-def _finished_part(
-    file: Path, kind: str, made_by: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]
-) -> dict[str, Any]:
-    """The part in ``file`` if the same networks, data and settings made it, else a new one, saved there."""
-    if file.exists():
-        found = load_artifact(file, kind=kind)
-        if found["header"]["made_by"] == made_by:
-            return found
-    save_artifact(file, kind=kind, data=make(), made_by=made_by)
-    return load_artifact(file, kind=kind)
+def _finished_part(file: Path, kind: str, made_by: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The part in ``file`` if the same networks, data and settings made it."""
+    part = load_artifact(file, kind=kind) if file.exists() else None
+    return part if part is not None and part["header"]["made_by"] == made_by else None
 
 
 def _digest(*parts: nn.Module | LatentGenerator | Tensor) -> str:
@@ -372,31 +366,40 @@ def walk_anchors(
         "num_points": walk.num_points,
         "steps": walk.steps,
         "lr": walk.lr,
+        "schedule": walk.schedule,
+        "amp": walk.amp,
         "lambda_id": walk.lambda_id,
         "lambda_class": walk.lambda_class,
     }
     networks = _digest(walk.generator, walk.identity_net, walk.class_net)
-    parts = []
-    with tqdm(pairs.tolist(), desc="walk", unit="path") as bar:
-        for a, b in bar:
-            file = Path(parts_dir) / f"path_{a:05d}_{b:05d}.pt"
-            ends = anchors["latents"][[a, b]]
-            label = int(anchors["labels"][a])
-
-            def take(ends: Tensor = ends, label: int = label) -> dict[str, Any]:
-                result = walk(ends[0], ends[1], label)
-                return {"path": result.path, "losses": result.losses}
-
-            part = _finished_part(file, "path", {"networks": networks, "ends": _digest(ends), **settings}, take)
-            parts.append(part)
-            bar.set_postfix({"id": float(part["losses"]["identity"][-1]), "class": float(part["losses"]["class"][-1])})
-    losses = {name: torch.stack([part["losses"][name] for part in parts]) for name in parts[0]["losses"]}
+    files = [Path(parts_dir) / f"path_{a:05d}_{b:05d}.pt" for a, b in pairs.tolist()]
+    made_by = [{"networks": networks, "ends": _digest(anchors["latents"][pair]), **settings} for pair in pairs]
+    found = [_finished_part(file, "path", made) for file, made in zip(files, made_by, strict=True)]
+    parts: dict[int, Mapping[str, Any]] = {number: part for number, part in enumerate(found) if part is not None}
+    missing = [number for number in range(len(pairs)) if number not in parts]
+    with tqdm(total=len(pairs), initial=len(parts), desc="walk", bar_format=_WALK_BAR) as bar:
+        for start in range(0, len(missing), walk.pairs_per_batch):
+            group = missing[start : start + walk.pairs_per_batch]
+            w_a, w_b = anchors["latents"][pairs[group]].unbind(1)
+            labels = anchors["labels"][pairs[group, 0]].tolist()
+            share = len(group) / max(walk.steps, 1)
+            results = walk.walk_pairs(w_a, w_b, labels, progress=lambda *_, share=share: bar.update(share))
+            for number, result in zip(group, results, strict=True):
+                data = {"path": result.path, "losses": result.losses}
+                save_artifact(files[number], kind="path", data=data, made_by=made_by[number])
+                parts[number] = data
+            bar.n = len(parts)  # the shares do not add up to the last digit
+            bar.set_postfix({name: float(values[-1]) for name, values in results[-1].losses.items()})
+    losses = {
+        name: torch.stack([parts[number]["losses"][name] for number in range(len(pairs))])
+        for name in parts[0]["losses"]
+    }
     _log_losses(losses)
     save_artifact(
         output_file,
         kind="paths",
         data={
-            "paths": torch.stack([part["path"] for part in parts]),
+            "paths": torch.stack([parts[number]["path"] for number in range(len(pairs))]),
             "labels": anchors["labels"][pairs[:, 0]],
             "pairs": pairs,
             "losses": losses,

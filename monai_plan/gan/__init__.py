@@ -1,16 +1,47 @@
-"""The GAN: losses, differentiable augmentation and the Ignite trainer."""
+"""The GAN: losses, adaptive augmentation, the Ignite trainer, and what shows how it goes."""
 
-from monai_plan.gan.augment import DifferentiableAugment
-from monai_plan.gan.losses import logistic_d_loss, logistic_g_loss, path_lengths, r1_penalty
-from monai_plan.gan.trainer import SampleSheetHandler, StyleGAN2Trainer, bf16_is_fast
+from monai_plan.gan.augment import AdaptiveStrength, DifferentiableAugment
+from monai_plan.gan.defaults import GANDefaults, gan_defaults
+from monai_plan.gan.loader import ResidentLoader
+from monai_plan.gan.losses import (
+    OBJECTIVES,
+    GANObjective,
+    gan_objective,
+    hinge_d_loss,
+    hinge_g_loss,
+    logistic_d_loss,
+    logistic_g_loss,
+    path_lengths,
+    r1_penalty,
+    relativistic_d_loss,
+    relativistic_g_loss,
+)
+from monai_plan.gan.projected import ProjectedDiscriminator
+from monai_plan.gan.trainer import StyleGAN2Trainer, bf16_is_fast
+from monai_plan.gan.watch import BestGenerator, GANProgressBar, SampleSheetHandler, summary_writer
 
 __all__ = [
+    "OBJECTIVES",
+    "AdaptiveStrength",
+    "BestGenerator",
     "DifferentiableAugment",
+    "GANDefaults",
+    "GANObjective",
+    "GANProgressBar",
+    "ProjectedDiscriminator",
+    "ResidentLoader",
     "SampleSheetHandler",
     "StyleGAN2Trainer",
     "bf16_is_fast",
+    "gan_defaults",
+    "gan_objective",
+    "hinge_d_loss",
+    "hinge_g_loss",
     "logistic_d_loss",
     "logistic_g_loss",
     "path_lengths",
     "r1_penalty",
+    "relativistic_d_loss",
+    "relativistic_g_loss",
+    "summary_writer",
 ]

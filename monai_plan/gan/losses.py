@@ -1,37 +1,145 @@
-"""The losses of StyleGAN2 (arXiv 1912.04958): non-saturating logistic, R1 and path length."""
+"""The losses of the three ways to train, and their regularisers.
+
+Logistic, R1 and path length: StyleGAN2 (arXiv 1912.04958). Relativistic pairing with R1 and R2: R3GAN (arXiv
+2501.05441). Hinge: Projected GAN (arXiv 2111.01007).
+
+Logits are [B], or [B, L] from a discriminator that scores an image at L places; all losses are means over all of them.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["logistic_d_loss", "logistic_g_loss", "path_lengths", "r1_penalty"]
+from monai_plan.utils import ConfigError
+
+__all__ = [
+    "OBJECTIVES",
+    "GANObjective",
+    "gan_objective",
+    "hinge_d_loss",
+    "hinge_g_loss",
+    "logistic_d_loss",
+    "logistic_g_loss",
+    "path_lengths",
+    "r1_penalty",
+    "relativistic_d_loss",
+    "relativistic_g_loss",
+]
 
 
 def logistic_g_loss(fake_logits: Tensor) -> Tensor:
-    """Non-saturating generator loss: mean of -log σ(D(G(z))). Logits [B] → scalar."""
+    """Non-saturating generator loss: mean of -log σ(D(G(z))). Logits [B] or [B, L] → scalar."""
     return F.softplus(-fake_logits).mean()
 
 
 def logistic_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Discriminator loss: mean of -log σ(D(x)) plus mean of -log(1 - σ(D(G(z)))). Logits [B] → scalar."""
+    """Discriminator loss: mean of -log σ(D(x)) plus mean of -log(1 - σ(D(G(z)))). Logits [B] or [B, L] → scalar."""
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
-def r1_penalty(real_logits: Tensor, images: Tensor) -> Tensor:
-    """R1 (Mescheder et al., arXiv 1801.04406): the mean squared norm of the gradient of D at the real images.
+def relativistic_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Relativistic pairing, discriminator (R3GAN, arXiv 2501.05441): mean of -log σ(D(x) - D(G(z))) over pairs.
+
+    A real image has to score higher than the generated one it is paired with, not higher than 0; so the loss sees no
+    constant that is added to D. In a conditional GAN that constant may depend on the class, and it would decide every
+    pair of different classes: the i-th generated image must be of the i-th real one's class, which it is when it is
+    made with the real one's label.
 
     Args:
-        real_logits: D(images) [B], with its graph.
+        real_logits: [B] or [B, L].
+        fake_logits: of the same shape; the i-th is of the i-th real image's class.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: if the shapes differ, so that there are no pairs.
+    """
+    if real_logits.shape != fake_logits.shape:
+        raise ValueError(
+            f"real logits have shape {tuple(real_logits.shape)} and fake ones {tuple(fake_logits.shape)}, but they are "
+            "compared in pairs: make as many fakes as there are reals, with the reals' labels."
+        )
+    return F.softplus(fake_logits - real_logits).mean()
+
+
+def relativistic_g_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Relativistic pairing, generator: mean of -log σ(D(G(z)) - D(x)) over the pairs of ``relativistic_d_loss``."""
+    return relativistic_d_loss(fake_logits, real_logits)
+
+
+def hinge_g_loss(fake_logits: Tensor) -> Tensor:
+    """Hinge loss, generator: minus the mean of D(G(z)). Logits [B] or [B, L] → scalar."""
+    return -fake_logits.mean()
+
+
+def hinge_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Hinge loss, discriminator: mean of max(0, 1 - D(x)) plus mean of max(0, 1 + D(G(z))). [B] or [B, L] → scalar.
+
+    Projected GAN adds up the losses of its discriminators. With equally many logits of each, side by side in [B, L],
+    the mean is that sum divided by their number.
+    """
+    return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
+
+
+@dataclass(frozen=True)
+class GANObjective:
+    """The losses of the two players.
+
+    Args:
+        d_loss: (real logits, fake logits) → the discriminator's loss.
+        generator_loss: (fake logits) or, in pairs, (real logits, fake logits) → the generator's loss.
+        in_pairs: whether the generator's loss compares the i-th fake with the i-th real, of the same class: then the
+            generator's step has to score real images too.
+    """
+
+    d_loss: Callable[[Tensor, Tensor], Tensor]
+    generator_loss: Callable[..., Tensor]
+    in_pairs: bool = False
+
+    def g_loss(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        """The generator's loss; ``real_logits`` are needed, and used, only in pairs."""
+        return self.generator_loss(real_logits, fake_logits) if self.in_pairs else self.generator_loss(fake_logits)
+
+
+OBJECTIVES: Mapping[str, GANObjective] = {
+    "logistic": GANObjective(logistic_d_loss, logistic_g_loss),
+    "relativistic": GANObjective(relativistic_d_loss, relativistic_g_loss, in_pairs=True),
+    "hinge": GANObjective(hinge_d_loss, hinge_g_loss),
+}
+
+
+def gan_objective(name: str) -> GANObjective:
+    """The objective of that name: "logistic" (StyleGAN2), "relativistic" (R3GAN) or "hinge" (Projected GAN).
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if name not in OBJECTIVES:
+        raise ConfigError(f"there is no GAN objective {name!r}: use one of {', '.join(OBJECTIVES)}.")
+    return OBJECTIVES[name]
+
+
+def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """The mean squared norm of the gradient of D at images: R1 at real ones, R2 at generated ones.
+
+    Both are of Mescheder et al., arXiv 1801.04406. The logistic loss does with R1; the relativistic one diverges
+    without R2 (arXiv 2501.05441).
+
+    Args:
+        logits: D(images), [B] or [B, L], with its graph; the gradient is that of the sum over L.
         images: [B, C, *spatial], a tensor that requires a gradient.
 
     Returns:
         Scalar E‖∇D(x)‖²; the objective holds γ/2 times it.
     """
-    (gradient,) = torch.autograd.grad(real_logits.sum(), images, create_graph=True)
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.float().square().flatten(1).sum(1).mean()
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents, Trainer
@@ -13,12 +13,13 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from monai_plan.data import contact_sheet
-from monai_plan.gan.losses import logistic_d_loss, logistic_g_loss, path_lengths, r1_penalty
+from monai_plan.gan.augment import AdaptiveStrength
+from monai_plan.gan.loader import ResidentLoader
+from monai_plan.gan.losses import gan_objective, path_lengths, r1_penalty
 from monai_plan.networks import StyleGAN2Generator
-from monai_plan.utils import ConfigError, TrainingError, seeded_generator
+from monai_plan.utils import ConfigError, TrainingError, derive_seed
 
-__all__ = ["SampleSheetHandler", "StyleGAN2Trainer", "bf16_is_fast"]
+__all__ = ["StyleGAN2Trainer", "bf16_is_fast"]
 
 
 def bf16_is_fast(device: torch.device) -> bool:
@@ -34,8 +35,19 @@ def bf16_is_fast(device: torch.device) -> bool:
 class StyleGAN2Trainer(Trainer):
     """Train a StyleGAN2 generator and discriminator on labelled images; one iteration is a step of each.
 
-    Non-saturating logistic loss with R1 every ``r1_interval`` iterations and, if its weight is not 0, path length
-    regularisation every ``path_length_interval`` (weights times the interval, arXiv 1912.04958, appendix B).
+    The objective is one of ``OBJECTIVES``: "logistic" with lazy R1 and, if its weight is not 0, path length
+    regularisation is StyleGAN2-ADA (arXiv 1912.04958, appendix B; 2006.06676); "relativistic" with R1 and R2 is R3GAN
+    (arXiv 2501.05441), the i-th fake being of the i-th real's class; "hinge" is Projected GAN's (arXiv 2111.01007).
+    A lazy term is added every so many iterations, its weight times the interval.
+
+    Every draw of an iteration comes from (seed, iteration, rank): a training that is continued equals one that never
+    stopped, bit for bit on the CPU, if the loader keeps its place too (see ``ResidentLoader``). The global random
+    state of torch is set for that.
+
+    Under ``torch.distributed`` each rank draws its own batch, and gradients, running means and losses are averaged in
+    one message a step; R1 and path length differentiate twice, which the hooks of DistributedDataParallel do not
+    allow for.
+
     A loss that is not finite ends the training with a ``TrainingError`` before a checkpoint of it is written.
 
     Args:
@@ -45,23 +57,27 @@ class StyleGAN2Trainer(Trainer):
             an epoch needs.
         generator: see ``StyleGAN2Generator``; unconditional if its ``num_classes`` is 0.
         ema: a copy of the generator that takes its exponential moving average; what is used afterwards.
-        discriminator: images, labels → logits [B].
+        discriminator: images, labels → logits, [B] or [B, L].
         g_optimizer: of the generator.
         d_optimizer: of the discriminator.
         epoch_length: iterations an epoch; by default one pass over the loader.
         inferer: how the generator is called, (z, generator, labels) → images.
+        objective: a name in ``OBJECTIVES``.
         augment: applied to all images that the discriminator sees.
-        r1_weight: γ; the objective holds γ/2 · E‖∇D‖².
+        adaptive: raises and lowers the probability of ``augment`` by the sign of D on real images.
+        r1_weight: γ on real images; the objective holds γ/2 · E‖∇D‖². 0 switches it off.
         r1_interval: iterations between two R1 terms.
+        r2_weight: γ on generated images, at the same iterations; 0 switches it off.
         path_length_weight: weight of the path length penalty; 0 switches it off.
         path_length_interval: iterations between two path length terms.
         ema_half_life: half-life of the moving average, in images.
         ema_rampup: early on, the half-life is at most this share of the images seen.
-        amp: bfloat16 autocast; by default where ``bf16_is_fast``. R1 and path length are computed in float32.
+        amp: bfloat16 autocast; by default where ``bf16_is_fast``. R1, R2 and path length are computed in float32.
+        seed: of all draws.
         train_handlers: MONAI or Ignite handlers.
 
     Raises:
-        ConfigError: if the loader yields no batch.
+        ConfigError: if the loader yields no batch or the objective is not known.
     """
 
     def __init__(
@@ -77,14 +93,18 @@ class StyleGAN2Trainer(Trainer):
         d_optimizer: Optimizer,
         epoch_length: int | None = None,
         inferer: Inferer | None = None,
+        objective: str = "logistic",
         augment: Callable[[Tensor], Tensor] | None = None,
+        adaptive: AdaptiveStrength | None = None,
         r1_weight: float = 1.0,
         r1_interval: int = 16,
+        r2_weight: float = 0.0,
         path_length_weight: float = 0.0,
         path_length_interval: int = 8,
         ema_half_life: float = 10_000,
         ema_rampup: float = 0.05,
         amp: bool | None = None,
+        seed: int = 0,
         train_handlers: Sequence[Any] = (),
     ):
         if len(train_data_loader) == 0:  # type: ignore[arg-type]
@@ -95,12 +115,14 @@ class StyleGAN2Trainer(Trainer):
         self.generator, self.discriminator = generator, discriminator
         self.g_optimizer, self.d_optimizer = g_optimizer, d_optimizer
         self.inferer = inferer or SimpleInferer()
-        self.augment = augment or nn.Identity()
-        self.r1_weight, self.r1_interval = r1_weight, r1_interval
+        self.objective = gan_objective(objective)
+        self.augment, self.adaptive = augment or nn.Identity(), adaptive
+        self.r1_weight, self.r1_interval, self.r2_weight = r1_weight, r1_interval, r2_weight
         self.path_length_weight, self.path_length_interval = path_length_weight, path_length_interval
         self.ema_half_life, self.ema_rampup = ema_half_life, ema_rampup
         self.ema = ema.eval().requires_grad_(False)
         self.amp_bf16 = bf16_is_fast(device) if amp is None else amp
+        self.seed = seed
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -110,19 +132,27 @@ class StyleGAN2Trainer(Trainer):
         )
         self.state.path_length_mean = torch.zeros([], device=device)
         self.state.finite = torch.ones([], dtype=torch.bool, device=device)
-        self.state_dict_user_keys.append("path_length_mean")  # goes into checkpoints with the engine
+        self.state.images_seen = 0
+        self.state_dict_user_keys.extend(["path_length_mean", "images_seen"])  # go into checkpoints with the engine
+        self.add_event_handler(Events.STARTED, _take_up)  # after the handler that loads a checkpoint
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Tensor]:
+        torch.manual_seed(derive_seed(self.seed, "iteration", self.state.iteration, idist.get_rank()))
         reals = batchdata["image"].to(self.state.device, torch.float32)
         labels = batchdata["label"].to(self.state.device) if self.generator.num_classes else None
         self.generator.train()
         self.discriminator.train()
-        g_loss = self._generator_step(labels, reals.shape[0])
+        g_loss = self._generator_step(reals, labels)
         d_loss, real_sign = self._discriminator_step(reals, labels)
-        self._update_ema(reals.shape[0])
+        self.state.images_seen += reals.shape[0] * idist.get_world_size()
+        self._update_ema(reals.shape[0] * idist.get_world_size())
+        output = {"g_loss": g_loss, "d_loss": d_loss, "real_sign": real_sign}
+        if self.adaptive is not None:
+            self.adaptive.update(real_sign, reals.shape[0] * idist.get_world_size())
+            output["p"] = self.adaptive.p.detach().clone()
         self.state.finite &= torch.isfinite(g_loss + d_loss)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return {"g_loss": g_loss, "d_loss": d_loss, "real_sign": real_sign}
+        return output
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.amp_bf16)
@@ -134,56 +164,86 @@ class StyleGAN2Trainer(Trainer):
     def _due(self, weight: float, interval: int) -> bool:
         return weight != 0 and (self.state.iteration - 1) % interval == 0
 
-    def _generator_step(self, labels: Tensor | None, batch_size: int) -> Tensor:
+    def _generator_step(self, reals: Tensor, labels: Tensor | None) -> Tensor:
         self.discriminator.requires_grad_(False)
         with self._autocast():
-            logits = self.discriminator(self.augment(self._fake(labels, batch_size)), labels)
-            g_loss = logistic_g_loss(logits)
+            logits = self.discriminator(self.augment(self._fake(labels, len(reals))), labels)
+            real_logits = self.discriminator(self.augment(reals), labels) if self.objective.in_pairs else None
+            g_loss = self.objective.g_loss(logits, real_logits)
         total = g_loss
         if self._due(self.path_length_weight, self.path_length_interval):
-            total = total + self._path_length_penalty(labels, batch_size)
+            total = total + self._path_length_penalty(labels, len(reals))
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         self.g_optimizer.zero_grad(set_to_none=True)
         total.backward()
+        g_loss = g_loss.detach()
+        _average_over_ranks(self.generator, g_loss, self.state.path_length_mean)
         self.g_optimizer.step()
         self.discriminator.requires_grad_(True)
-        return g_loss.detach()
+        return g_loss
 
     def _path_length_penalty(self, labels: Tensor | None, batch_size: int) -> Tensor:
         half = max(batch_size // 2, 1)  # as in the published trainer: a smaller batch, for its memory
         z = torch.randn(half, self.generator.z_dim, device=self.state.device)
         w = self.generator.mapping(z, None if labels is None else labels[:half])
         lengths = path_lengths(self.generator.synthesis, w)
-        mean = self.state.path_length_mean.to(w.device).lerp(lengths.detach().mean(), 0.01)
-        self.state.path_length_mean = mean
+        mean = self.state.path_length_mean.lerp_(lengths.detach().mean(), 0.01)
         return (lengths - mean).square().mean() * (self.path_length_weight * self.path_length_interval)
 
     def _discriminator_step(self, reals: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         with self._autocast():
             with torch.no_grad():
-                fakes = self._fake(labels, reals.shape[0])
+                fakes = self._fake(labels, len(reals))
             real_logits = self.discriminator(self.augment(reals), labels)
             fake_logits = self.discriminator(self.augment(fakes), labels)
-            d_loss = logistic_d_loss(real_logits, fake_logits)
+            d_loss = self.objective.d_loss(real_logits, fake_logits)
         total = d_loss
-        if self._due(self.r1_weight, self.r1_interval):
-            images = self.augment(reals).detach().requires_grad_(True)
-            penalty = r1_penalty(self.discriminator(images, labels), images)
-            total = total + penalty * (self.r1_weight / 2 * self.r1_interval)
+        for weight, images in ((self.r1_weight, reals), (self.r2_weight, fakes)):
+            if self._due(weight, self.r1_interval):
+                total = total + self._gradient_penalty(images, labels) * (weight / 2 * self.r1_interval)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         self.d_optimizer.zero_grad(set_to_none=True)
         total.backward()
+        d_loss, real_sign = d_loss.detach(), real_logits.detach().float().sign().mean()
+        _average_over_ranks(self.discriminator, d_loss, real_sign, self.generator.mapping.w_avg)
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         self.d_optimizer.step()
-        return d_loss.detach(), real_logits.detach().sign().mean()
+        return d_loss, real_sign
+
+    def _gradient_penalty(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        images = self.augment(images).detach().requires_grad_(True)
+        return r1_penalty(self.discriminator(images, labels), images)
 
     @torch.no_grad()
     def _update_ema(self, batch_size: int) -> None:
-        half_life = min(self.ema_half_life, self.state.iteration * batch_size * self.ema_rampup)
+        half_life = min(self.ema_half_life, self.state.images_seen * self.ema_rampup)
         weight = 1 - 0.5 ** (batch_size / max(half_life, 1e-8))
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), weight)
         for average, buffer in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
             average.copy_(buffer)
+
+
+def _take_up(engine: StyleGAN2Trainer) -> None:
+    """Begin where the checkpoint, if any, left off, with the same networks on every rank."""
+    if isinstance(engine.data_loader, ResidentLoader):
+        engine.data_loader.position = engine.state.iteration
+    engine.state.path_length_mean = engine.state.path_length_mean.to(engine.state.device)  # loaded onto the CPU
+    if idist.get_world_size() > 1:
+        for network in (engine.generator, engine.ema, engine.discriminator):
+            for tensor in network.state_dict().values():
+                tensor.copy_(idist.broadcast(tensor, src=0))
+
+
+@torch.no_grad()
+def _average_over_ranks(network: nn.Module, *numbers: Tensor) -> None:
+    """Replace the gradients of a network, and further tensors, by their means over the ranks, in one message."""
+    if idist.get_world_size() == 1:
+        return
+    tensors = [p.grad for p in network.parameters() if p.grad is not None] + list(numbers)
+    message = torch.cat([tensor.flatten().float() for tensor in tensors])
+    means = torch.as_tensor(idist.all_reduce(message, "SUM")) / idist.get_world_size()
+    for tensor, mean in zip(tensors, means.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
 
 
 class _FiniteLossGuard:
@@ -204,30 +264,3 @@ class _FiniteLossGuard:
                 f"the GAN's loss or weights were not finite before iteration {engine.state.iteration}: training stops "
                 "at the last checkpoint, which is good. Lower the learning rates or raise r1_weight, then start again."
             )
-
-
-class SampleSheetHandler:
-    """Writes a picture of samples at the end of every epoch: a row a class, the same latents each time.
-
-    Args:
-        path: PNG file, for instance ``private/train/samples.png``; it is replaced each time.
-        columns: samples a class.
-        seed: of the latents.
-    """
-
-    def __init__(self, *, path: str | os.PathLike[str], columns: int = 8, seed: int = 0):
-        self.path, self.columns, self.seed = path, columns, seed
-
-    def attach(self, engine: StyleGAN2Trainer) -> None:
-        """Register with the trainer."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    @torch.no_grad()
-    def __call__(self, engine: StyleGAN2Trainer) -> None:
-        """Draw the sheet with the trainer's moving average."""
-        generator, device = engine.ema, engine.state.device
-        rows = max(generator.num_classes, 1)
-        z = torch.randn(rows * self.columns, generator.z_dim, generator=seeded_generator(self.seed, "sheet"))
-        labels = torch.arange(rows).repeat_interleave(self.columns).to(device) if generator.num_classes else None
-        images = generator(z.to(device), labels).clamp(-1, 1).cpu()
-        contact_sheet(images, columns=self.columns, path=self.path)

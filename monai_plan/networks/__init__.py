@@ -7,6 +7,8 @@ from monai_plan.networks.checkpoint import (
     save_classifier,
     save_generator,
 )
+from monai_plan.networks.export import OneInputGenerator
+from monai_plan.networks.import_stylegan2 import load_stylegan2_pickle
 from monai_plan.networks.stylegan2 import (
     MappingNetwork,
     StyleGAN2Discriminator,
@@ -16,12 +18,14 @@ from monai_plan.networks.stylegan2 import (
 
 __all__ = [
     "MappingNetwork",
+    "OneInputGenerator",
     "StyleGAN2Discriminator",
     "StyleGAN2Generator",
     "SynthesisNetwork",
     "classifier_outputs",
     "load_classifier",
     "load_generator",
+    "load_stylegan2_pickle",
     "save_classifier",
     "save_generator",
 ]

@@ -92,6 +92,11 @@ def activate(x: Tensor, gain: float = math.sqrt(2)) -> Tensor:
     return F.leaky_relu(x, 0.2) * gain
 
 
+def clamp(x: Tensor, limit: float | None) -> Tensor:
+    """To [-limit, limit], or as it is."""
+    return x if limit is None else x.clamp(-limit, limit)
+
+
 def _full_precision(x: Tensor) -> Tensor:
     """At least float32: float16 and bfloat16 are converted, float64 stays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -167,7 +172,8 @@ class ModulatedConv(nn.Module):
             x = _CONV[self.spatial_dims](x, weight, padding=self.kernel_size // 2)
         if self.demodulate:
             energy = weight.square().flatten(2).sum(2)  # Σ over the kernel, [out, in]
-            scale = torch.rsqrt(F.linear(_full_precision(style).square(), _full_precision(energy)) + 1e-8)
+            epsilon = 1e-8 * self.weight_gain**2  # so that it does not depend on the gain, as published
+            scale = torch.rsqrt(F.linear(_full_precision(style).square(), _full_precision(energy)) + epsilon)
             x = x * scale.view(*scale.shape, *ones).to(x.dtype)
         return x
 
@@ -176,9 +182,18 @@ class SynthesisLayer(nn.Module):
     """Modulated convolution, noise, bias and activation."""
 
     def __init__(
-        self, spatial_dims: int, in_channels: int, out_channels: int, w_dim: int, size: Sequence[int], *, up: bool
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        size: Sequence[int],
+        *,
+        up: bool,
+        conv_clamp: float | None = None,
     ):
         super().__init__()
+        self.conv_clamp = conv_clamp
         self.conv = ModulatedConv(spatial_dims, in_channels, out_channels, w_dim, up=up)
         self.bias = nn.Parameter(torch.zeros(out_channels, *(1,) * spatial_dims))
         self.noise_strength = nn.Parameter(torch.zeros([]))
@@ -192,19 +207,22 @@ class SynthesisLayer(nn.Module):
         elif noise_mode == "random":
             noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
             x = x + noise * self.noise_strength.to(x.dtype)
-        return activate(x + self.bias.to(x.dtype))
+        return clamp(activate(x + self.bias.to(x.dtype)), self.conv_clamp)
 
 
 class ToImage(nn.Module):
     """1x1 modulated convolution to image channels, without demodulation."""
 
-    def __init__(self, spatial_dims: int, in_channels: int, img_channels: int, w_dim: int):
+    def __init__(
+        self, spatial_dims: int, in_channels: int, img_channels: int, w_dim: int, *, conv_clamp: float | None = None
+    ):
         super().__init__()
+        self.conv_clamp = conv_clamp
         self.conv = ModulatedConv(spatial_dims, in_channels, img_channels, w_dim, kernel_size=1, demodulate=False)
         self.bias = nn.Parameter(torch.zeros(img_channels, *(1,) * spatial_dims))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return self.conv(x, w).float() + self.bias
+        return clamp(self.conv(x, w).float() + self.bias, self.conv_clamp)
 
 
 class SynthesisBlock(nn.Module):
@@ -220,15 +238,20 @@ class SynthesisBlock(nn.Module):
         img_channels: int,
         *,
         first: bool,
+        conv_clamp: float | None = None,
     ):
         super().__init__()
         self.spatial_dims, self.first = spatial_dims, first
         if first:
             self.const = nn.Parameter(torch.randn(out_channels, *size))
         else:
-            self.conv0 = SynthesisLayer(spatial_dims, in_channels, out_channels, w_dim, size, up=True)
-        self.conv1 = SynthesisLayer(spatial_dims, out_channels, out_channels, w_dim, size, up=False)
-        self.to_image = ToImage(spatial_dims, out_channels, img_channels, w_dim)
+            self.conv0 = SynthesisLayer(
+                spatial_dims, in_channels, out_channels, w_dim, size, up=True, conv_clamp=conv_clamp
+            )
+        self.conv1 = SynthesisLayer(
+            spatial_dims, out_channels, out_channels, w_dim, size, up=False, conv_clamp=conv_clamp
+        )
+        self.to_image = ToImage(spatial_dims, out_channels, img_channels, w_dim, conv_clamp=conv_clamp)
 
     @property
     def num_convs(self) -> int:
@@ -258,6 +281,7 @@ class SynthesisNetwork(nn.Module):
         *,
         channel_base: int,
         channel_max: int,
+        conv_clamp: float | None = None,
     ):
         super().__init__()
         start, doublings = start_shape(img_size)
@@ -268,7 +292,16 @@ class SynthesisNetwork(nn.Module):
             size = tuple(s * 2**level for s in start)
             out_channels = channels_at(size, channel_base, channel_max)
             self.blocks.append(
-                SynthesisBlock(spatial_dims, in_channels, out_channels, w_dim, size, img_channels, first=level == 0)
+                SynthesisBlock(
+                    spatial_dims,
+                    in_channels,
+                    out_channels,
+                    w_dim,
+                    size,
+                    img_channels,
+                    first=level == 0,
+                    conv_clamp=conv_clamp,
+                )
             )
             in_channels = out_channels
 
@@ -382,9 +415,11 @@ class StyleGAN2Generator(nn.Module):
         channel_base: channels times image length, so that a block of length r has ``channel_base / r`` channels.
         channel_max: at most this many channels.
         mapping_layers: fully connected layers of the mapping network.
+        conv_clamp: clamp what each synthesis layer puts out to [-conv_clamp, conv_clamp]; by default not. Published
+            StyleGAN2-ADA networks do, mostly at 256 (arXiv 2006.06676, against overflow in float16).
 
     Raises:
-        ConfigError: if ``spatial_dims`` or ``img_size`` cannot work.
+        ConfigError: if ``spatial_dims``, ``img_size`` or ``conv_clamp`` cannot work.
 
     Example:
         >>> generator = StyleGAN2Generator(2, 32, 1, z_dim=64, w_dim=64, num_classes=2).eval()
@@ -404,8 +439,11 @@ class StyleGAN2Generator(nn.Module):
         channel_base: int = 16384,
         channel_max: int = 512,
         mapping_layers: int = 8,
+        conv_clamp: float | None = None,
     ):
         super().__init__()
+        if conv_clamp is not None and not conv_clamp > 0:
+            raise ConfigError(f"conv_clamp is {conv_clamp}, but must be above 0, or None not to clamp.")
         self.spatial_dims = spatial_dims
         self.img_size = full_size(img_size, spatial_dims)
         self.img_channels = img_channels
@@ -420,10 +458,17 @@ class StyleGAN2Generator(nn.Module):
             "channel_base": channel_base,
             "channel_max": channel_max,
             "mapping_layers": mapping_layers,
+            "conv_clamp": conv_clamp,
         }
         self.mapping = MappingNetwork(z_dim, w_dim, num_classes, num_layers=mapping_layers)
         self.synthesis = SynthesisNetwork(
-            spatial_dims, self.img_size, img_channels, w_dim, channel_base=channel_base, channel_max=channel_max
+            spatial_dims,
+            self.img_size,
+            img_channels,
+            w_dim,
+            channel_base=channel_base,
+            channel_max=channel_max,
+            conv_clamp=conv_clamp,
         )
 
     def forward(

@@ -101,6 +101,12 @@ class Spy:
         self.calls.append(args)
         return self.wrapped(*args)
 
+    def walk_pairs(self, w_a, w_b, labels, **options):
+        if len(self.calls) == self.stop_at:
+            raise KeyboardInterrupt
+        self.calls += zip(w_a, w_b, labels, strict=True)
+        return self.wrapped.walk_pairs(w_a, w_b, labels, **options)
+
 
 @pytest.fixture(scope="module", params=[2, 3])
 def case(request, tmp_path_factory):
@@ -461,7 +467,7 @@ def test_walks(case):
         for name, values in paths["losses"].items():
             torch.testing.assert_close(values[index], expected.losses[name], rtol=1e-4, atol=1e-5)
     made_by = {"num_points": T, "steps": 3, "lr": 0.1, "lambda_id": 0.025, "lambda_class": 0.25, "seed": 0}
-    assert paths["header"]["made_by"] == made_by
+    assert paths["header"]["made_by"] == {**made_by, "schedule": "constant", "amp": False}
 
 
 def many_anchors(tmp_path, count=4):
@@ -492,6 +498,22 @@ def test_walk_goes_on_after_a_stop(case, tmp_path):
     assert done == {(tuple(p[0].tolist()), tuple(p[-1].tolist())) for p in result["paths"]}
     # every anchor is used
     assert set(result["pairs"].flatten().tolist()) == set(range(8))
+
+
+@pytest.mark.parametrize("points_per_batch", [8, 1000])  # two pairs at once, all at once
+def test_pairs_walked_together_give_the_same_data_set(case, tmp_path, points_per_batch, capfd):
+    options = {"anchors_file": many_anchors(tmp_path), "dataset": case.dataset, "num_images": 24}
+    for name, walk in (
+        ("alone", make_walk(case.generator)),
+        ("together", make_walk(case.generator, points_per_batch=points_per_batch)),
+    ):
+        walk_anchors(walk=walk, output_file=tmp_path / f"{name}.pt", parts_dir=tmp_path / name, **options)
+    assert "6.0/6 paths" in capfd.readouterr().err
+    alone, together = (load_artifact(tmp_path / f"{name}.pt", kind="paths") for name in ("alone", "together"))
+    assert torch.equal(alone["pairs"], together["pairs"])
+    torch.testing.assert_close(alone["paths"], together["paths"], rtol=0, atol=5e-3)
+    for name, values in alone["losses"].items():
+        torch.testing.assert_close(values, together["losses"][name], rtol=1e-3, atol=1e-4)
 
 
 def test_walk_makes_parts_of_other_anchors_or_settings_anew(case, tmp_path):

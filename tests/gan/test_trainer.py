@@ -8,15 +8,19 @@ import math
 
 import pytest
 import torch
+from gan_fakes import On, make_trainer
 from ignite.engine import Events
 from monai.engines import IterationEvents
-from PIL import Image
 from torch.utils.data import DataLoader
 
 import monai_plan.gan.trainer as trainer_module
-from monai_plan.bundle import ResumeHandler
-from monai_plan.gan import DifferentiableAugment, SampleSheetHandler, StyleGAN2Trainer, bf16_is_fast
-from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
+from monai_plan.gan import (
+    OBJECTIVES,
+    AdaptiveStrength,
+    DifferentiableAugment,
+    bf16_is_fast,
+)
+from monai_plan.networks import StyleGAN2Discriminator
 from monai_plan.utils import ArtifactError, ConfigError, TrainingError
 
 KINDS = [(2, 0), (2, 2), (3, 0), (3, 2)]
@@ -28,59 +32,6 @@ def _quiet_engine():
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
-
-
-def make_trainer(
-    spatial_dims=2,
-    num_classes=2,
-    *,
-    folder=None,
-    handlers=(),
-    seed=0,
-    channel_max=4,
-    num_images=8,
-    images=None,
-    batch_size=4,
-    lr=0.002,
-    d_lr=None,
-    **options,
-):
-    """A trainer; with ``folder`` it keeps a checkpoint there, as the bundle's does."""
-    torch.manual_seed(seed)
-    size = {"channel_base": 64, "channel_max": channel_max}
-    generator = StyleGAN2Generator(spatial_dims, 8, 1, 5, 6, num_classes, mapping_layers=2, **size)
-    discriminator = StyleGAN2Discriminator(spatial_dims, 8, 1, num_classes, **size)
-    ema = copy.deepcopy(generator)
-    g_optimizer = torch.optim.Adam(generator.parameters(), lr=lr, betas=(0.0, 0.99))
-    d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=lr if d_lr is None else d_lr, betas=(0.0, 0.99))
-    saved = {
-        "generator": generator,
-        "ema": ema,
-        "discriminator": discriminator,
-        "g_optimizer": g_optimizer,
-        "d_optimizer": d_optimizer,
-    }
-    if images is None:
-        images = torch.rand(num_images, 1, *(8,) * spatial_dims) * 2 - 1
-    data = [{"image": x, "label": i % 2} for i, x in enumerate(images)]
-    resume = [ResumeHandler(path=folder / "checkpoint.pt", save_dict=saved)] if folder is not None else []
-    return StyleGAN2Trainer(
-        device="cpu",
-        train_data_loader=DataLoader(data, batch_size=batch_size, drop_last=True),
-        **saved,
-        train_handlers=[*resume, *handlers],
-        **{"max_epochs": 1, "amp": False, **options},
-    )
-
-
-class On:
-    """A handler made of a function."""
-
-    def __init__(self, event, function):
-        self.event, self.function = event, function
-
-    def attach(self, engine):
-        engine.add_event_handler(self.event, self.function)
 
 
 def weights(trainer):
@@ -236,7 +187,7 @@ def test_generator_objective_by_hand(monkeypatch):
     generator, discriminator = trainer.generator, trainer.discriminator
     gradients = {name: p.grad.clone() for name, p in generator.named_parameters()}
 
-    rng_state, (labels, _) = states[0]
+    rng_state, (_, labels) = states[0]
     torch.set_rng_state(rng_state)
     logits = discriminator(trainer.augment(generator(torch.randn(4, 5), labels)), labels)
     loss = -torch.nn.functional.logsigmoid(logits).mean()
@@ -423,31 +374,113 @@ def test_checkpoint_of_another_architecture(tmp_path, other):
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize(("spatial_dims", "num_classes"), KINDS)
-def test_sample_sheet(tmp_path, spatial_dims, num_classes):
-    file = tmp_path / "sheets" / "samples.png"
-    sheet = SampleSheetHandler(path=file, columns=3, seed=1)
-    versions = []
-    trainer = make_trainer(spatial_dims, num_classes, handlers=[sheet], max_epochs=2)
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: versions.append(file.read_bytes()))
-    trainer.run()
-    with Image.open(file) as picture:
-        rows = max(num_classes, 1)
-        assert picture.size == (3 * 9 - 1, rows * 9 - 1)
-    assert versions[0] != versions[1]  # it shows the network as it is now
-    sheet(trainer)
-    assert file.read_bytes() == versions[1]  # the same latents each time
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+@pytest.mark.parametrize("stopped_at", [6, 9])
+def test_interrupted_and_continued_equals_uninterrupted(tmp_path, spatial_dims, objective, stopped_at):
+    """Bit for bit, with every part that has a state; three iterations an epoch do not fill a pass over the images."""
+    images = torch.rand(17, 1, *(8,) * spatial_dims) * 2 - 1
+
+    def make(folder, seed, handlers=()):
+        augment = DifferentiableAugment(p=0.3)
+        adaptive = AdaptiveStrength(augment, images_to_full=200, interval=4)
+        return make_trainer(
+            spatial_dims, folder=folder, seed=seed, max_epochs=4, epoch_length=3, images=images, resident=True,
+            objective=objective, augment=augment, adaptive=adaptive, r1_interval=2, r2_weight=0.5,
+            path_length_weight=2.0, path_length_interval=3, handlers=handlers,
+        )  # fmt: skip
+
+    def state(trainer):
+        extra = {"p": trainer.adaptive.p, "path_length_mean": trainer.state.path_length_mean}
+        extra["images_seen"] = torch.tensor(trainer.state.images_seen)
+        return {**weights(trainer), **{name: value.clone() for name, value in extra.items()}}
+
+    whole = make(tmp_path / "whole", 3)
+    start = {name: value.clone() for name, value in whole.generator.state_dict().items()}
+    whole.run()
+
+    def stop(engine):
+        raise KeyboardInterrupt
+
+    stopped = make(tmp_path / "parts", 3, handlers=[On(Events.ITERATION_COMPLETED(once=stopped_at), stop)])
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    torch.manual_seed(99)  # another process, with another random state and other first weights
+    continued = make(tmp_path / "parts", 4)
+    continued.run()
+    assert_same(state(whole), state(continued))
+    assert whole.state.images_seen == 48
+    assert whole.adaptive.p != 0.3
+    assert not torch.equal(start["synthesis.blocks.0.const"], whole.generator.synthesis.blocks[0].const)
 
 
-def test_sample_sheet_does_not_disturb_the_training(tmp_path):
-    """It draws from its own generator and leaves the running mean of w alone."""
+def test_draws_depend_on_the_seed_and_the_iteration():
     found = []
-    for handlers in ([], [SampleSheetHandler(path=tmp_path / "samples.png")]):
-        trainer = make_trainer(max_epochs=3, handlers=handlers)
-        torch.manual_seed(0)
+    for seed in (0, 0, 1):
+        trainer = make_trainer(seed=3, max_epochs=2)
+        trainer.seed = seed
+        torch.manual_seed(len(found))  # what the random state was does not matter
         trainer.run()
         found.append(weights(trainer))
-    assert_same(*found)
+    assert_same(found[0], found[1])
+    assert not torch.equal(
+        found[0]["generator.synthesis.blocks.0.const"], found[2]["generator.synthesis.blocks.0.const"]
+    )
+
+
+def test_relativistic_objective_by_hand():
+    """Each loss compares the i-th real with the i-th fake, of the same class; R1 and R2 are added every interval."""
+    gradients = {}
+
+    def keep(engine):
+        gradients["d"] = {name: p.grad.clone() for name, p in engine.discriminator.named_parameters()}
+
+    trainer = make_trainer(
+        objective="relativistic", lr=0.0, num_images=4, r1_weight=0.4, r2_weight=0.6, r1_interval=5,
+        handlers=[On(IterationEvents.BACKWARD_COMPLETED, keep)],
+    )  # fmt: skip
+    states = {}
+    originals = {name: getattr(trainer, name) for name in ("_generator_step", "_discriminator_step")}
+    for name in originals:
+
+        def spy(reals, labels, *, name=name):
+            states[name] = (torch.get_rng_state(), reals, labels)
+            return originals[name](reals, labels)
+
+        setattr(trainer, name, spy)
+    trainer.run()
+    generator, discriminator = trainer.generator, trainer.discriminator
+    softplus = torch.nn.functional.softplus
+
+    def images_and_difference(name):
+        rng_state, reals, labels = states[name]
+        torch.set_rng_state(rng_state)
+        reals = reals.clone().requires_grad_()
+        fakes = generator(torch.randn(4, 5), labels)
+        fakes = fakes if name == "_generator_step" else fakes.detach().requires_grad_()
+        real_logits, fake_logits = discriminator(reals, labels), discriminator(fakes, labels)
+        return reals, fakes, real_logits, fake_logits
+
+    _, _, real_logits, fake_logits = images_and_difference("_generator_step")
+    loss = softplus(real_logits - fake_logits).mean()
+    expected = torch.autograd.grad(loss, list(generator.parameters()), allow_unused=True)
+    for (name, parameter), wanted in zip(generator.named_parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, wanted, rtol=1e-3, atol=1e-6, msg=name)
+
+    reals, fakes, real_logits, fake_logits = images_and_difference("_discriminator_step")
+    loss = softplus(fake_logits - real_logits).mean()
+    for weight, images, logits in ((0.4, reals, real_logits), (0.6, fakes, fake_logits)):
+        (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+        loss = loss + weight / 2 * 5 * slope.square().flatten(1).sum(1).mean()
+    expected = torch.autograd.grad(loss, list(discriminator.parameters()), allow_unused=True)
+    for (name, gradient), wanted in zip(gradients["d"].items(), expected, strict=True):
+        wanted = torch.zeros_like(gradient) if wanted is None else wanted
+        torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_an_unknown_objective_is_refused():
+    with pytest.raises(ConfigError, match="wasserstein"):
+        make_trainer(objective="wasserstein")
 
 
 @pytest.mark.parametrize("num_images", [0, 3])

@@ -108,11 +108,11 @@ def test_gradient_equals_the_published_form_at_any_split(spatial_dims):
     points = list(path.clone().requires_grad_().unbind())
     loss = published_loss(*nets, points, 1)
     expected = torch.stack(torch.autograd.grad(loss, points[1:-1]))
-    for points_per_batch in (None, 1, 7, 48, 100):
+    for points_per_batch in (1, 7, 48, 100):
         walk = LatentWalk(*nets, points_per_batch=points_per_batch)
-        losses, gradient = walk._losses_and_gradient(path, path[1:-1].clone().requires_grad_(), 1)
-        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
-        assert (losses @ torch.tensor([1.0, 0.025, 0.25])).item() == pytest.approx(loss.item(), rel=1e-5)
+        losses, gradient = walk._losses_and_gradient(path[None], path[None, 1:-1].clone().requires_grad_(), [1])
+        torch.testing.assert_close(gradient[0], expected, rtol=1e-4, atol=1e-5)
+        assert (losses[:, 0] @ torch.tensor([1.0, 0.025, 0.25])).item() == pytest.approx(loss.item(), rel=1e-5)
 
 
 @DIMS
@@ -254,6 +254,48 @@ def test_walk_goes_round_a_patient_and_keeps_the_class(spatial_dims):
         assert (class_net(generator.synthesis(result.path[1:-1])).argmax(1) == 0).all()
 
 
+@DIMS
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_many_pairs_at_once_are_the_same_as_one_after_the_other(spatial_dims, schedule):
+    options = {"num_points": 7, "steps": 6, "lambda_id": 0.5, "schedule": schedule, "lr": 0.02}
+    rng = torch.Generator().manual_seed(5)
+    w_a, w_b, labels = torch.randn(4, 6, generator=rng), torch.randn(4, 6, generator=rng), [2, 0, 1, 0]
+    nets = networks(spatial_dims)
+    alone = [LatentWalk(*nets, **options)(a, b, y) for a, b, y in zip(w_a, w_b, labels, strict=True)]
+    for points_per_batch in (1024, 8, 3):  # batches that end within a pair, too
+        walk = LatentWalk(*nets, points_per_batch=points_per_batch, **options)
+        together = walk.walk_pairs(w_a, w_b, labels)
+        assert walk.pairs_per_batch == max(points_per_batch // 5, 1)
+        for one, other in zip(alone, together, strict=True):
+            torch.testing.assert_close(other.path, one.path, rtol=0, atol=5e-3)
+            torch.testing.assert_close(other.total, one.total, rtol=1e-3, atol=0)
+            for name, values in one.losses.items():
+                torch.testing.assert_close(other.losses[name], values, rtol=1e-3, atol=1e-5)
+    assert LatentWalk(*nets).walk_pairs([], [], []) == []
+
+
+def test_as_many_ends_as_labels():
+    with pytest.raises(ConfigError, match="1 w_a, 2 w_b and 2 labels"):
+        LatentWalk(*networks(2)).walk_pairs(torch.zeros(1, 6), torch.zeros(2, 6), [0, 1])
+
+
+def test_cosine_schedule_by_hand():
+    walk = LatentWalk(*networks(2), steps=4, lr=0.2, schedule="cosine")
+    rates = [walk._rate(step) for step in range(4)]
+    assert rates == pytest.approx([0.2, 0.1 * (1 + math.sqrt(0.5)), 0.1, 0.1 * (1 - math.sqrt(0.5))])
+    assert LatentWalk(*networks(2), steps=4, lr=0.2)._rate(3) == 0.2
+
+
+@DIMS
+def test_bfloat16_is_near_and_leaves_the_losses_in_float32(spatial_dims):
+    nets = networks(spatial_dims)
+    w_a, w_b = end_points()
+    exact, rough = (LatentWalk(*nets, num_points=8, steps=0, amp=amp)(w_a, w_b, 1) for amp in (False, True))
+    assert rough.total.dtype == torch.float32
+    torch.testing.assert_close(rough.total, exact.total, rtol=0.03, atol=0)
+    assert not torch.equal(rough.total, exact.total)
+
+
 def test_out_of_memory_halves_the_batch_and_goes_on():
     generator, identity_net, class_net = networks(2)
     w_a, w_b = end_points()
@@ -303,6 +345,7 @@ def test_progress_counts_steps():
         {"lambda_id": -1.0},
         {"lambda_class": math.inf},
         {"points_per_batch": 0},
+        {"schedule": "linear"},
     ],
 )
 def test_bad_options_name_the_argument(option):

