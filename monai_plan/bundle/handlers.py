@@ -30,15 +30,16 @@ class ResumeHandler:
 
     Args:
         path: the checkpoint file; if it exists when the engine starts, everything is restored from it.
-        save_dict: what to save, by name: anything with ``state_dict`` and ``load_state_dict``. The engine itself is
-            added as ``"trainer"``.
+        save_dict: what to save, by name: anything with ``state_dict`` and ``load_state_dict``; None for a part that
+            this training does without. The engine itself is added as ``"trainer"``.
         save_interval: epochs between two checkpoints.
 
     Under ``torch.distributed`` every rank loads, and the first one saves.
     """
 
     def __init__(self, *, path: str | os.PathLike[str], save_dict: Mapping[str, Any], save_interval: int = 1):
-        self.path, self.save_dict, self.save_interval = path, dict(save_dict), save_interval
+        self.path, self.save_interval = path, save_interval
+        self.save_dict = {name: item for name, item in save_dict.items() if item is not None}
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""

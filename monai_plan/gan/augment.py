@@ -22,8 +22,8 @@ class DifferentiableAugment(nn.Module):
 
     After Zhao et al., arXiv 2006.10738, and Karras et al., arXiv 2006.06676: each change is applied to each image with
     probability ``p``, drawn anew. By default no change mirrors, turns or interpolates: laterality matters in medical
-    images. Where it does, leave ``flips`` empty and ``rotation`` at about 10 at most; both are safe for cells or
-    textures.
+    images. Where it does, leave ``flips`` empty and ``rotation`` at about 10 at most; cells or textures may have both
+    in full.
 
     The changes do not leak into what the generator learns while p < 0.82: then only the distribution of the real images
     looks, when changed, like the changed real images (arXiv 2006.06676, appendix C). A change by a number that is

@@ -117,6 +117,9 @@ class StyleGAN2Trainer(Trainer):
         self.inferer = inferer or SimpleInferer()
         self.objective = gan_objective(objective)
         self.augment, self.adaptive = augment or nn.Identity(), adaptive
+        for module in (augment, adaptive):
+            if isinstance(module, nn.Module):
+                module.to(device)
         self.r1_weight, self.r1_interval, self.r2_weight = r1_weight, r1_interval, r2_weight
         self.path_length_weight, self.path_length_interval = path_length_weight, path_length_interval
         self.ema_half_life, self.ema_rampup = ema_half_life, ema_rampup

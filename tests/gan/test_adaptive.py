@@ -257,7 +257,7 @@ def test_the_generator_learns_the_side_where_flips_are_not_certain():
     sides = {}
     for p in (0.5, 1.0):
         augment = only(p, flips=(1,))
-        found = [learn(stripe, (0.6, 0.1), augment_real=augment, augment_fake=augment, seed=seed) for seed in range(3)]
+        found = [learn(stripe, (0.6, 0.1), augment_real=augment, augment_fake=augment, seed=seed) for seed in range(2)]
         sides[p] = [mean for mean, _ in found]
-    assert sides[0.5] == pytest.approx([0.6] * 3, abs=0.03)
+    assert sides[0.5] == pytest.approx([0.6] * 2, abs=0.03)
     assert min(sides[1.0]) == pytest.approx(-0.6, abs=0.03)

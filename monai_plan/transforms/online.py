@@ -1,0 +1,124 @@
+"""Samples made when they are asked for, by a generator at the points of the walks: no release needed, but a device."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_plan.networks import StyleGAN2Generator, load_generator
+from monai_plan.utils import ArtifactError, ConfigError, derive_seed, file_digest, load_artifact
+
+__all__ = ["OnlineSource"]
+
+
+class OnlineSource:
+    """x̄ = clamp(G(w̄_t), −1, 1) at the inner points of all paths, one sample a point, made at every call anew.
+
+    For a walk that has more points than a release should hold, or a look at its images before one is written. It
+    reads private files and stays on the private side; a ``SyntheticBank`` is faster and needs no device. Sample
+    p · (T − 2) + t − 2 is the point t = 2 … T − 1 of path p = 0 … P − 1. Unlike a release, values are not rounded to
+    8 bits.
+
+    The network is loaded again in a process that gets a pickled source, and moved to the device at the first sample.
+
+    Args:
+        generator_file: the generator, ``private/model.pt``.
+        paths_file: the paths, ``private/paths.pt``, written by the stage ``walk`` with this generator.
+        device: where to compute; the image is moved to the CPU.
+        affine: 4 x 4, voxel to RAS+ millimetres, of the samples; the identity if left out.
+        label_names: the name of every class, as the data list of the real images has them; without names, labels are
+            the numbers of the classes.
+
+    Attributes:
+        labels: the class of every sample.
+        label_names: the name of every class.
+        img_size: elements of each spatial axis.
+        img_channels: channels.
+        affine: [4, 4], float64.
+        intensity_range: (−1, 1).
+        digest: changes with the two files.
+
+    Raises:
+        ArtifactError: if a file is missing, damaged or of another kind, or the paths are in another latent space.
+        ConfigError: if ``device`` is CUDA and there is none, or ``affine`` is not 4 x 4.
+    """
+
+    intensity_range = (-1.0, 1.0)
+
+    def __init__(
+        self,
+        generator_file: str | os.PathLike[str],
+        paths_file: str | os.PathLike[str],
+        *,
+        device: torch.device | str = "cpu",
+        affine: Sequence[Sequence[float]] | Tensor | None = None,
+        label_names: dict[int, str] | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(f"device is {self.device}, but PyTorch sees no GPU here: use device='cpu'.")
+        self.affine = torch.eye(4, dtype=torch.float64) if affine is None else torch.as_tensor(affine).double()
+        if self.affine.shape != (4, 4):
+            raise ConfigError(f"affine has the shape {list(self.affine.shape)}, but must be 4 x 4.")
+        self.generator_file = os.path.abspath(generator_file)
+        network = load_generator(generator_file)
+        paths = load_artifact(paths_file, kind="paths")
+        inner: Tensor = paths["paths"][:, 1:-1]  # the ends are anchors, which no release holds
+        if inner.shape[-1] != network.w_dim:
+            raise ArtifactError(
+                f"{paths_file} holds points of {inner.shape[-1]} numbers, but w of {generator_file} has "
+                f"{network.w_dim}: give the paths that were walked with this generator."
+            )
+        self._latents = inner.flatten(0, 1).clone()
+        self.labels: list[int] = paths["labels"].repeat_interleave(inner.shape[1]).tolist()
+        self.label_names = dict(label_names or {})
+        self.img_size: tuple[int, ...] = tuple(network.img_size)
+        self.img_channels = network.img_channels
+        self.digest = f"{derive_seed(0, file_digest(generator_file), file_digest(paths_file)):064x}"
+        self._start(network)
+
+    def name(self, index: int) -> str:
+        """``synthetic_000000`` and so on."""
+        return f"synthetic_{index:06d}"
+
+    def image(self, index: int) -> Tensor:
+        """Make a sample.
+
+        Returns:
+            float32 [C, *spatial] in [−1, 1], on the CPU.
+
+        Raises:
+            ConfigError: if the device is CUDA and this process was forked, as DataLoader workers are by default.
+        """
+        if self.device.type == "cuda" and os.getpid() != self._process:
+            raise ConfigError(
+                "OnlineSource cannot use CUDA in a forked process, such as a worker of a DataLoader: use "
+                "num_workers=0, monai.data.ThreadDataLoader, multiprocessing_context='spawn', or a SyntheticBank."
+            )
+        with self._lock, torch.inference_mode():  # CacheDataset fills its cache from several threads
+            if self._network is None:
+                self._network = load_generator(self.generator_file)
+            self._network.to(self.device)
+            image = self._network.synthesis(self._latents[index][None].to(self.device))[0]
+            return image.float().clamp(-1, 1).cpu()
+
+    def _start(self, network: StyleGAN2Generator | None) -> None:
+        """What belongs to one process."""
+        self._network = network
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        for name in ("_network", "_lock", "_process"):
+            del state[name]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start(None)
