@@ -102,7 +102,8 @@ def train(
     trainer = StyleGAN2Trainer(
         device=device, max_epochs=1_000_000, epoch_length=-(-options.epoch_images // defaults.batch_size),
         train_data_loader=ResidentLoader(data, batch_size=defaults.batch_size, device=device),
-        objective=way, augment=augment, adaptive=adaptive, ema_half_life=defaults.ema_half_life, **regularisers, **saved,
+        objective=way, augment=augment, adaptive=adaptive, ema_half_life=defaults.ema_half_life,
+        **regularisers, **saved,
         train_handlers=[
             clock,
             SampleSheetHandler(path=folder / "samples.png", columns=12),

@@ -367,6 +367,7 @@ def walk_anchors(
         "steps": walk.steps,
         "lr": walk.lr,
         "schedule": walk.schedule,
+        "smoothing": walk.smoothing,
         "amp": walk.amp,
         "lambda_id": walk.lambda_id,
         "lambda_class": walk.lambda_class,

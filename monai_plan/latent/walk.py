@@ -144,8 +144,11 @@ class LatentWalk:
         num_points: T, at least 3, end points included.
         steps: Adam steps, at least 0; 0 gives the linear path with its losses.
         lr: learning rate of the first step, above 0.
-        schedule: "constant", as published, or "cosine", which lowers the rate to 0 over the steps: Adam at a constant
-            rate circles the minimum, so this reaches a lower L in fewer steps.
+        schedule: "constant", as published, or "decay", which lowers the rate to 0 by a cosine over the second half of
+            the steps: Adam at a constant rate circles the minimum.
+        smoothing: α ≥ 0. The gradient is multiplied by (I + α Δ)⁻¹ along the path before Adam sees it, Δ the second
+            difference between fixed ends, half of L_dist's Hessian. L stays as it is, but stiff zigzags no longer
+            hold the steps back: with α = 10 fewer steps reach the same L (docs/results.md). 0, as published, is off.
         lambda_id: λ_id, at least 0.
         lambda_class: λ_class, at least 0.
         points_per_batch: how many points are synthesised at once, which bounds the memory but does not change the
@@ -169,6 +172,7 @@ class LatentWalk:
         steps: int = 500,
         lr: float = 0.1,
         schedule: str = "constant",
+        smoothing: float = 0.0,
         lambda_id: float = 0.025,
         lambda_class: float = 0.25,
         points_per_batch: int | None = None,
@@ -180,7 +184,8 @@ class LatentWalk:
         for name, value, valid in (
             ("steps", steps, steps >= 0),
             ("lr", lr, 0 < lr < math.inf),
-            ("schedule", schedule, schedule in ("constant", "cosine")),
+            ("schedule", schedule, schedule in ("constant", "decay")),
+            ("smoothing", smoothing, 0 <= smoothing < math.inf),
             ("lambda_id", lambda_id, 0 <= lambda_id < math.inf),
             ("lambda_class", lambda_class, 0 <= lambda_class < math.inf),
             ("points_per_batch", points_per_batch, points_per_batch is None or points_per_batch >= 1),
@@ -195,6 +200,7 @@ class LatentWalk:
         self.steps = steps
         self.lr = lr
         self.schedule = schedule
+        self.smoothing = smoothing
         self.lambda_id = lambda_id
         self.lambda_class = lambda_class
         self.amp = amp
@@ -259,11 +265,13 @@ class LatentWalk:
         lines = torch.stack([self._line(a, b) for a, b in zip(w_a, w_b, strict=True)])
         inner = lines[:, 1:-1].clone().requires_grad_()
         adam = torch.optim.Adam([inner], lr=self.lr, betas=(0.9, 0.999))
+        smoother = _smoother(self.num_points - 2, self.smoothing).to(self.device) if self.smoothing else None
         history = torch.zeros(self.steps + 1, 3, len(labels), device=self.device)
         with torch.enable_grad(), frozen(self.generator, self.identity_net, self.class_net):
             for step in range(self.steps):
                 adam.param_groups[0]["lr"] = self._rate(step)
-                history[step], inner.grad = self._losses_and_gradient(lines, inner, labels)
+                history[step], gradient = self._losses_and_gradient(lines, inner, labels)
+                inner.grad = gradient if smoother is None else smoother @ gradient
                 adam.step()
                 if step % _CHECK_EVERY == 0:
                     _check_finite(history[: step + 1])
@@ -286,7 +294,10 @@ class LatentWalk:
         return linear_path(w_a, w_b, self.num_points)
 
     def _rate(self, step: int) -> float:
-        return self.lr * (0.5 + 0.5 * math.cos(math.pi * step / self.steps) if self.schedule == "cosine" else 1.0)
+        done = 2 * step / self.steps - 1  # of the second half
+        if self.schedule == "constant" or done <= 0:
+            return self.lr
+        return self.lr * (0.5 + 0.5 * math.cos(math.pi * done))
 
     def _result(self, path: Tensor, losses: Tensor) -> WalkResult:
         distance, identity, classes = losses.unbind(1)
@@ -332,6 +343,13 @@ class LatentWalk:
         return _identity_terms(identity_logits), functional.cross_entropy(
             class_logits.float(), targets, reduction="none"
         )
+
+
+def _smoother(count: int, smoothing: float) -> Tensor:
+    """(I + α Δ)⁻¹ for ``count`` points between fixed ends, [count, count]; Δ has 2 on its diagonal and −1 beside it."""
+    beside = torch.ones(count - 1, dtype=torch.float64)
+    second_difference = 2 * torch.eye(count, dtype=torch.float64) - beside.diag(1) - beside.diag(-1)
+    return torch.linalg.inv(torch.eye(count, dtype=torch.float64) + smoothing * second_difference).float()
 
 
 def _distances(lines: Tensor, inner: Tensor) -> Tensor:

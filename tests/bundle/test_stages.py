@@ -467,7 +467,7 @@ def test_walks(case):
         for name, values in paths["losses"].items():
             torch.testing.assert_close(values[index], expected.losses[name], rtol=1e-4, atol=1e-5)
     made_by = {"num_points": T, "steps": 3, "lr": 0.1, "lambda_id": 0.025, "lambda_class": 0.25, "seed": 0}
-    assert paths["header"]["made_by"] == {**made_by, "schedule": "constant", "amp": False}
+    assert paths["header"]["made_by"] == {**made_by, "schedule": "constant", "smoothing": 0.0, "amp": False}
 
 
 def many_anchors(tmp_path, count=4):

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from monai_plan.latent import LatentWalk, class_loss, distance_loss, identity_loss, linear_path
+from monai_plan.latent.walk import _smoother
 from monai_plan.utils import ConfigError, TrainingError
 
 DIMS = pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -231,9 +232,8 @@ class Nearest(nn.Module):
         return -self.sharpness * torch.cdist(x.flatten(1), self.images.flatten(1)).square()
 
 
-@DIMS
-def test_walk_goes_round_a_patient_and_keeps_the_class(spatial_dims):
-    """A patient lies on the straight line: the walk must halve L_id, keep away from him, and keep the class."""
+def patient_on_the_line(spatial_dims):
+    """A generator, φ_id that knows three patients, one near the straight line, φ_class, their images and the ends."""
     generator = FakeGenerator(spatial_dims, w_dim=4).eval()
     w_a, w_b = torch.tensor([-1.0, 0, 0, 0]), torch.tensor([1.0, 0, 0, 0])
     patients = torch.tensor([[0.1, 0.05, 0, 0], [0, 1.0, 0.3, 0], [0, -0.8, 1.0, 0]])
@@ -241,7 +241,15 @@ def test_walk_goes_round_a_patient_and_keeps_the_class(spatial_dims):
         images = generator.synthesis(patients).clamp(-1, 1)
         centres = generator.synthesis(torch.tensor([[0.0, 0, 0, 1], [0.0, 0, 0, -1]])).clamp(-1, 1)
     identity_net, class_net = Nearest(images, 5 / images[0].numel()), Nearest(centres, 8 / images[0].numel())
-    walk = LatentWalk(generator, identity_net, class_net, num_points=12, steps=150, lr=0.05, lambda_id=1.0)
+    return (generator, identity_net, class_net), images, w_a, w_b
+
+
+@DIMS
+def test_walk_goes_round_a_patient_and_keeps_the_class(spatial_dims):
+    """A patient lies on the straight line: the walk must halve L_id, keep away from him, and keep the class."""
+    nets, images, w_a, w_b = patient_on_the_line(spatial_dims)
+    generator, _, class_net = nets
+    walk = LatentWalk(*nets, num_points=12, steps=150, lr=0.05, lambda_id=1.0)
     result = walk(w_a, w_b, 0)
     assert result.losses["identity"][-1] < 0.5 * result.losses["identity"][0]
 
@@ -255,9 +263,20 @@ def test_walk_goes_round_a_patient_and_keeps_the_class(spatial_dims):
 
 
 @DIMS
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_many_pairs_at_once_are_the_same_as_one_after_the_other(spatial_dims, schedule):
-    options = {"num_points": 7, "steps": 6, "lambda_id": 0.5, "schedule": schedule, "lr": 0.02}
+def test_smoothing_needs_fewer_steps_for_the_same_objective(spatial_dims):
+    nets, _, w_a, w_b = patient_on_the_line(spatial_dims)
+    plain, smooth = (
+        LatentWalk(*nets, steps=30, lambda_id=0.05, lambda_class=0.05, smoothing=alpha)(w_a, w_b, 0)
+        for alpha in (0.0, 10.0)
+    )
+    assert smooth.total[0] == plain.total[0]
+    assert smooth.total[15] < plain.total[30]
+
+
+@DIMS
+@pytest.mark.parametrize("recipe", [{}, {"schedule": "decay", "smoothing": 3.0}])
+def test_many_pairs_at_once_are_the_same_as_one_after_the_other(spatial_dims, recipe):
+    options = {"num_points": 7, "steps": 6, "lambda_id": 0.5, "lr": 0.02, **recipe}
     rng = torch.Generator().manual_seed(5)
     w_a, w_b, labels = torch.randn(4, 6, generator=rng), torch.randn(4, 6, generator=rng), [2, 0, 1, 0]
     nets = networks(spatial_dims)
@@ -279,11 +298,23 @@ def test_as_many_ends_as_labels():
         LatentWalk(*networks(2)).walk_pairs(torch.zeros(1, 6), torch.zeros(2, 6), [0, 1])
 
 
-def test_cosine_schedule_by_hand():
-    walk = LatentWalk(*networks(2), steps=4, lr=0.2, schedule="cosine")
-    rates = [walk._rate(step) for step in range(4)]
-    assert rates == pytest.approx([0.2, 0.1 * (1 + math.sqrt(0.5)), 0.1, 0.1 * (1 - math.sqrt(0.5))])
-    assert LatentWalk(*networks(2), steps=4, lr=0.2)._rate(3) == 0.2
+def test_decay_by_hand():
+    walk = LatentWalk(*networks(2), steps=8, lr=0.2, schedule="decay")
+    rates = [walk._rate(step) for step in range(8)]
+    half = 0.1 * math.sqrt(0.5)
+    assert rates == pytest.approx([0.2] * 5 + [0.1 + half, 0.1, 0.1 - half])
+    assert LatentWalk(*networks(2), steps=8, lr=0.2)._rate(7) == 0.2
+
+
+def test_smoothing_by_hand():
+    """Two inner points, α = 1: (I + Δ)⁻¹ = [[3, 1], [1, 3]] / 8. For L_dist alone, a large α makes Newton's step."""
+    torch.testing.assert_close(_smoother(2, 1.0), torch.tensor([[3.0, 1.0], [1.0, 3.0]]) / 8)
+    torch.testing.assert_close(_smoother(1, 2.0), torch.tensor([[0.2]]))
+    line = torch.tensor([[0.0], [3.0], [1.0], [4.0], [0.0]], requires_grad=True)
+    gradient = torch.autograd.grad(distance_loss(line), line)[0][1:-1]
+    alpha = 1e4  # I hardly counts: α (I + α Δ)⁻¹ is the inverse of half the Hessian
+    newton = line[1:-1] - alpha / 2 * _smoother(3, alpha) @ gradient
+    torch.testing.assert_close(newton.detach(), torch.zeros(3, 1), atol=2e-3, rtol=0)
 
 
 @DIMS
@@ -346,6 +377,7 @@ def test_progress_counts_steps():
         {"lambda_class": math.inf},
         {"points_per_batch": 0},
         {"schedule": "linear"},
+        {"smoothing": -1.0},
     ],
 )
 def test_bad_options_name_the_argument(option):
