@@ -1,5 +1,6 @@
-"""Data lists, the checked data set, phantoms with known truth, and writers."""
+"""Data lists, the checked data set, phantoms with known truth, writers, and what reads a release."""
 
+from monai_plan.data.bank import SyntheticBank, SyntheticDataset, SyntheticSource, mix
 from monai_plan.data.builders import (
     datalist_from_aptos,
     datalist_from_csv,
@@ -16,6 +17,9 @@ __all__ = [
     "PHANTOM_LABELS",
     "CheckedDataset",
     "Datalist",
+    "SyntheticBank",
+    "SyntheticDataset",
+    "SyntheticSource",
     "check_split",
     "contact_sheet",
     "datalist_from_aptos",
@@ -24,6 +28,7 @@ __all__ = [
     "datalist_from_medmnist",
     "datalist_from_shenzhen",
     "make_phantoms",
+    "mix",
     "phantom_image",
     "read_datalist",
     "split_by_subject",

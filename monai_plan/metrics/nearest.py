@@ -1,19 +1,29 @@
-"""Exact nearest-real search: how far is each image from the real image nearest to it."""
+"""Exact nearest-real search: how far is each image from the real image nearest to it.
+
+A matrix product gives all distances roughly, with a bound on the rounding error of each. Only the pairs that the bound
+leaves open, one or two a query as a rule, are then measured as differences in float64.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from math import ceil, isqrt
 from typing import NamedTuple
 
+import ignite.distributed as idist
 import torch
 from torch import Tensor
 
 from monai_plan.metrics.perceptual import PerceptualEmbedding
 from monai_plan.utils import ConfigError, DataError
 
-__all__ = ["NearestReal", "embed", "nearest_real"]
+__all__ = ["NearestReal", "embed", "nearest_real", "nearest_real_images"]
 
-TILE = 256  # rows of queries and of reals a product: at 64 px a few hundred MB
-CANDIDATES = 4  # reals a tile whose distance is computed again as a difference
+MEMORY = 2 * 1024**3  # bytes
+SLAB = 2048  # columns of one product: the error bound grows with it
+SCORE_BYTES = 32  # a pair of rows in a tile: score, error, the sum of both, and two indices if the pair is measured
+PAIR_BYTES = 24  # an element of a pair that is measured: both rows, their difference and a cast in float64
+LONGEST = 1e18  # beyond, squares come near to float32's largest number
 
 
 class NearestReal(NamedTuple):
@@ -21,7 +31,7 @@ class NearestReal(NamedTuple):
 
     Attributes:
         distances: [N] squared Euclidean distances, >= 0.
-        indices: [N] int64, the row of ``reals``.
+        indices: [N] int64, the row of ``reals``; of several at the same distance the lowest.
     """
 
     distances: Tensor
@@ -29,50 +39,130 @@ class NearestReal(NamedTuple):
 
 
 @torch.no_grad()
-def nearest_real(queries: Tensor, reals: Tensor, *, tile: int = TILE) -> NearestReal:
+def nearest_real(
+    queries: Tensor,
+    reals: Tensor,
+    *,
+    tile: int | None = None,
+    memory: int = MEMORY,
+    product_dtype: torch.dtype = torch.float32,
+    distributed: bool = False,
+) -> NearestReal:
     """Find for every query the real embedding at the least squared Euclidean distance, exactly.
 
-    ‖q − r‖² = ‖q‖² − 2 q·r + ‖r‖² makes it a matrix product, tile by tile: memory is bounded by ``tile``² numbers and
-    the difference of a tile's rows, whatever N and M. That form loses digits where q ≈ r, just where a copy must show,
-    so the few nearest of each tile are measured again as differences.
+    The result is, to the last bit, that of computing every one of the N × M distances as a difference in float64 and
+    taking the least, the lowest row among equals; ``tile``, ``memory``, ``product_dtype``, the device and the number of
+    ranks change the time alone. ‖q − r‖² = ‖q‖² − 2 q·r + ‖r‖² makes it a matrix product first. That form loses digits
+    where q ≈ r, just where a copy must show, so each rough distance comes with a bound of its rounding error, and every
+    pair that can be the nearest within these bounds is measured as a difference. Where most pairs can be (all reals
+    the same, or a spread lost in the rounding of far larger numbers), most are, and it takes the time of the slow loop.
 
     Args:
         queries: [N, E].
-        reals: [M, E], on the same device.
-        tile: rows a side of one product.
+        reals: [M, E], on the same device, which must know float64.
+        tile: rows a side of one product at most; None: as many as ``memory`` allows.
+        memory: bytes that the search may take beside ``queries`` and ``reals``.
+        product_dtype: float32 or bfloat16, of the matrix product's operands. bfloat16 is faster on a GPU, and leaves
+            more pairs to measure. float32 becomes TF32 where PyTorch is told so
+            (``torch.backends.cuda.matmul.fp32_precision``); the bound follows. Autocast changes nothing.
+        distributed: share the queries over the ranks of ``torch.distributed``. Every rank calls with the same
+            arguments and gets the whole result.
+
+    Returns:
+        On the device of ``queries``; the distances in the wider dtype of both sides, float32 at least.
 
     Raises:
-        DataError: if the shapes do not fit or a side is empty.
-        ConfigError: if ``tile`` is less than 1.
+        DataError: if the shapes do not fit, a side is empty, or a value is not finite or too large for float32.
+        ConfigError: if ``tile`` is less than 1, ``memory`` too small or ``product_dtype`` another one.
     """
-    if queries.ndim != 2 or reals.ndim != 2 or queries.shape[1] != reals.shape[1]:
+    if queries.ndim != 2 or reals.ndim != 2 or queries.shape[1] != reals.shape[1] or not queries.shape[1]:
         raise DataError(
-            f"queries [N, E] and reals [M, E] must share E, got {tuple(queries.shape)} and {tuple(reals.shape)}: use "
-            "one embedding and one image size for both."
+            f"queries [N, E] and reals [M, E] must share E > 0, got {tuple(queries.shape)} and {tuple(reals.shape)}: "
+            "use one embedding and one image size for both."
         )
-    if not len(queries) or not len(reals):
-        raise DataError(f"a nearest-real search needs images on both sides, got {len(queries)} and {len(reals)}.")
-    if tile < 1:
+    if not (queries.is_floating_point() and reals.is_floating_point()):
+        raise DataError(f"embeddings must be floating-point numbers, got {queries.dtype} and {reals.dtype}.")
+    if tile is not None and tile < 1:
         raise ConfigError(f"tile must be at least 1, got {tile}.")
-    # Distances do not change when both sides move; centred rows are shorter, and the product loses fewer digits.
-    centre = reals.mean(0)
-    distances = queries.new_full((len(queries),), torch.inf)
-    indices = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
-    for first in range(0, len(queries), tile):
-        rows = slice(first, first + tile)
-        query = queries[rows] - centre
-        for start in range(0, len(reals), tile):
-            real = reals[start : start + tile] - centre
-            rough = real.square().sum(1) - 2 * query @ real.T  # ‖q‖² is the same for all and not needed here
-            candidates = rough.topk(min(CANDIDATES, len(real)), largest=False).indices  # [n, candidates]
-            # One candidate column at a time: no N × candidates × E.
-            exact = torch.stack([(query - real[column]).square().sum(1) for column in candidates.T])
-            distance, which = exact.min(0)
-            nearer = distance < distances[rows]
-            distances[rows] = torch.where(nearer, distance, distances[rows])
-            index = candidates.gather(1, which[:, None])[:, 0] + start
-            indices[rows] = torch.where(nearer, index, indices[rows])
-    return NearestReal(distances, indices)
+    _check_not_empty(queries, reals)
+    wanted = (min(tile or len(side), len(side)) for side in (queries, reals))
+    sizes = _sizes(queries.shape[1], *wanted, memory=memory, product_dtype=product_dtype)
+    result = _search(
+        lambda start, stop: queries[start:stop],
+        lambda: reals.split(sizes.reals),
+        count=len(queries), step=1, sizes=sizes, product_dtype=product_dtype, device=queries.device,
+        distributed=distributed,
+    )  # fmt: skip
+    dtype = torch.promote_types(torch.promote_types(queries.dtype, reals.dtype), torch.float32)
+    return result._replace(distances=result.distances.to(dtype))
+
+
+@torch.no_grad()
+def nearest_real_images(
+    queries: Tensor,
+    reals: Tensor,
+    embedding: PerceptualEmbedding,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    memory: int = MEMORY,
+    product_dtype: torch.dtype = torch.float32,
+    distributed: bool = False,
+) -> NearestReal:
+    """Find for every image the real image at the least perceptual distance, without holding all embeddings.
+
+    An LPIPS embedding of 256 x 256 pixels has 10⁶ to 10⁷ numbers, so those of a data set may not fit. Here as many
+    queries as fit are embedded and held, the real images pass by batch after batch, and so on until all queries are
+    done: ⌈N / queries held⌉ passes over the real images. The search is that of ``nearest_real``, exact for the
+    embeddings as computed; batches are the same on any number of ranks.
+
+    Args:
+        queries: [N, C, *spatial], values in [-1, 1].
+        reals: [M, C, *spatial].
+        embedding: is moved to ``device`` and stays there.
+        batch_size: images embedded at a time, fewer where ``memory`` asks for it.
+        device: where to compute; the images may be elsewhere.
+        memory: bytes on ``device`` for all but the embedding's own weights and feature maps.
+        product_dtype: see ``nearest_real``.
+        distributed: see ``nearest_real``; every rank embeds all real images.
+
+    Returns:
+        On the CPU.
+
+    Raises:
+        DataError: if a side is empty, or the images do not fit each other or the embedding.
+        ConfigError: if ``batch_size`` is less than 1, ``memory`` too small or ``product_dtype`` another one.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+    if queries.shape[1:] != reals.shape[1:]:
+        raise DataError(
+            f"queries and reals must be images of one shape, got {tuple(queries.shape[1:])} and "
+            f"{tuple(reals.shape[1:])}: bring both to one size."
+        )
+    _check_not_empty(queries, reals)
+    embedding.to(device)
+    sample = _embed_batch(embedding, reals[:1], device)
+    sizes = _sizes(
+        sample.shape[1], len(queries), batch_size, memory=memory, product_dtype=product_dtype,
+        embedded=sample.dtype.itemsize,
+    )  # fmt: skip
+    step = min(sizes.reals, sizes.queries)  # queries pass through the embedding in batches as well
+    sizes = sizes._replace(queries=sizes.queries // step * step)
+
+    def embedded_queries(start: int, stop: int) -> Tensor:
+        rows = sample.new_empty(stop - start, sample.shape[1])
+        for part, batch in zip(rows.split(step), queries[start:stop].split(step), strict=True):
+            part.copy_(_embed_batch(embedding, batch, device))
+        return rows
+
+    result = _search(
+        embedded_queries,
+        lambda: (_embed_batch(embedding, batch, device) for batch in reals.split(sizes.reals)),
+        count=len(queries), step=step, sizes=sizes, product_dtype=product_dtype, device=sample.device,
+        distributed=distributed,
+    )  # fmt: skip
+    return NearestReal(result.distances.to(sample.dtype).cpu(), result.indices.cpu())
 
 
 @torch.no_grad()
@@ -90,7 +180,7 @@ def embed(
         embedding: is moved to ``device`` and stays there.
         images: [N, C, *spatial], values in [-1, 1].
         batch_size: images at a time.
-        device: where to compute.
+        device: where to compute, in the weights' precision whatever autocast says.
         pooled: False for ``embedding(images)``, whose squared distances are the perceptual ones; True for
             ``embedding.pooled(images)``, the features of the Fréchet distance.
 
@@ -107,4 +197,194 @@ def embed(
         raise DataError("there are no images to embed.")
     embedding.to(device)
     function = embedding.pooled if pooled else embedding
-    return torch.cat([function(batch.to(device)).cpu() for batch in images.split(batch_size)])
+    return torch.cat([_embed_batch(function, batch, device).cpu() for batch in images.split(batch_size)])
+
+
+def _embed_batch(function: Callable[[Tensor], Tensor], images: Tensor, device: torch.device | str) -> Tensor:
+    with torch.autocast(torch.device(device).type, enabled=False):
+        return function(images.to(device))
+
+
+def _check_not_empty(queries: Tensor, reals: Tensor) -> None:
+    if not len(queries) or not len(reals):
+        raise DataError(f"a nearest-real search needs images on both sides, got {len(queries)} and {len(reals)}.")
+
+
+class _Sizes(NamedTuple):
+    """How many rows or pairs there are at a time."""
+
+    queries: int
+    reals: int
+    pairs: int
+
+
+def _sizes(
+    width: int, queries: int, reals: int, *, memory: int, product_dtype: torch.dtype, embedded: int = 0
+) -> _Sizes:
+    """Share ``memory`` out: half to the queries, 1/8 to the reals, 1/8 to the scores and 1/4 to measured pairs.
+
+    Args:
+        width: E.
+        queries: rows at most.
+        reals: rows at most.
+        memory: see ``nearest_real``.
+        product_dtype: see ``nearest_real``.
+        embedded: bytes an element that are held beside the operands of the product.
+    """
+    if product_dtype not in (torch.float32, torch.bfloat16):
+        raise ConfigError(f"product_dtype must be torch.float32 or torch.bfloat16, got {product_dtype}.")
+    # A held row, its slab in float64 while it is centred (see _centred), and its few numbers.
+    row = width * (embedded + product_dtype.itemsize) + min(width, SLAB) * 24 + 64
+    pair = width * PAIR_BYTES
+    centre = width * 8
+    free = max(0, memory - centre)
+    scores = free // 8 // SCORE_BYTES
+    reals = min(reals, free // 8 // row, isqrt(scores))
+    queries = min(queries, free // 2 // row, scores // max(1, reals))
+    if not queries or not reals or free // 4 < pair:
+        least = centre + max(8 * row, 4 * pair, 8 * SCORE_BYTES)
+        raise ConfigError(
+            f"memory must be at least {least} bytes for embeddings of {width} numbers, got {memory}: raise it, or take "
+            "a smaller embedding or image size."
+        )
+    return _Sizes(queries, reals, free // 4 // pair)
+
+
+def _search(
+    queries: Callable[[int, int], Tensor],
+    tiles: Callable[[], Iterable[Tensor]],
+    *,
+    count: int,
+    step: int,
+    sizes: _Sizes,
+    product_dtype: torch.dtype,
+    device: torch.device,
+    distributed: bool,
+) -> NearestReal:
+    """Search block by block of queries: ``queries(start, stop)``, over all ``tiles()`` of reals; float64 distances.
+
+    A rank takes a whole number of ``step`` rows.
+    """
+    rank, world_size = (idist.get_rank(), idist.get_world_size()) if distributed else (0, 1)
+    first, last = (min(count, step * (ceil(count / step) * r // world_size)) for r in (rank, rank + 1))
+    distances = torch.zeros(count, dtype=torch.float64, device=device)
+    indices = torch.zeros(count, dtype=torch.int64, device=device)
+    with torch.autocast(device.type, enabled=False):
+        for start in range(first, last, sizes.queries):
+            stop = min(start + sizes.queries, last)
+            block = _Block(queries(start, stop), product_dtype, sizes.pairs)
+            for reals in tiles():
+                block.add(reals)
+                del reals  # or two tiles would be held while the next one is embedded
+            distances[start:stop], indices[start:stop] = block.distances, block.indices
+            del block  # and two blocks, while the next one is
+    if world_size > 1:  # every row is zero on all ranks but one
+        distances, indices = (torch.as_tensor(idist.all_reduce(rows, "SUM")) for rows in (distances, indices))
+    return NearestReal(distances, indices)
+
+
+class _Block:
+    """The nearest real of every row of ``queries`` among the tiles seen so far."""
+
+    def __init__(self, queries: Tensor, product_dtype: torch.dtype, pairs: int) -> None:
+        self.queries, self.product_dtype, self.pairs = queries, product_dtype, pairs
+        count, device = len(queries), queries.device
+        self.distances = torch.full((count,), torch.inf, dtype=torch.float64, device=device)
+        self.indices = torch.zeros(count, dtype=torch.int64, device=device)
+        self.least = torch.full((count, 1), torch.inf, device=device)  # the nearest real's score is not above it
+        self.seen = 0
+
+    def add(self, reals: Tensor) -> None:
+        """Take a further tile of reals into account."""
+        if not self.seen:
+            # Distances do not change when both sides move; shorter rows have smaller errors.
+            self.centre = reals.mean(0)
+            self.rows, self.squares = _centred(self.queries, self.centre, self.product_dtype, "queries")
+        rows, squares = _centred(reals, self.centre, self.product_dtype, "reals")
+        scores, errors = _scores(self.rows, self.squares, rows, squares)
+        self.least = torch.minimum(self.least, (scores + errors).amin(1, keepdim=True))
+        open_pairs = (scores.sub_(errors) <= self.least).nonzero(as_tuple=True)
+        del scores, errors
+        for which, columns in zip(*(index.split(self.pairs) for index in open_pairs), strict=True):
+            self._measure(reals, which, columns)
+        self.seen += len(reals)
+
+    def _measure(self, reals: Tensor, rows: Tensor, columns: Tensor) -> None:
+        found = _squared_distances(self.queries[rows], reals[columns])
+        distances = torch.full_like(self.distances, torch.inf).scatter_reduce(0, rows, found, "amin")
+        least = found == distances[rows]
+        lowest = torch.full_like(self.indices, len(reals)).scatter_reduce(0, rows[least], columns[least], "amin")
+        nearer = distances < self.distances  # an equal one seen before has the lower index
+        self.distances = torch.where(nearer, distances, self.distances)
+        self.indices = torch.where(nearer, lowest + self.seen, self.indices)
+
+
+def _centred(rows: Tensor, centre: Tensor, dtype: torch.dtype, name: str) -> tuple[Tensor, Tensor]:
+    """``rows - centre`` rounded to float32 and then to ``dtype``, and the squared lengths in float64, [n]."""
+    out = torch.empty(rows.shape, dtype=dtype, device=rows.device)
+    squares = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    for start in range(0, rows.shape[1], SLAB):
+        columns = slice(start, start + SLAB)
+        slab = (rows[:, columns] - centre[columns]).float()
+        out[:, columns] = slab
+        squares += slab.double().square_().sum(1)
+    if not bool((squares < LONGEST**2).all()):  # false for nan
+        raise DataError(
+            f"the {name} of a nearest-real search hold values that are not finite or, less the mean of the reals, a "
+            f"row longer than {LONGEST:g}: look for broken images or scale the embeddings."
+        )
+    return out, squares
+
+
+def _scores(a: Tensor, a_squares: Tensor, b: Tensor, b_squares: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores ‖b‖² − 2 a·b = ‖a − b‖² − ‖a‖², [n, m], and bounds of their errors.
+
+    With ε the rounding of an operand (centring included) and γ = ku / (1 − ku) that of a sum of k products, in any
+    order, |computed a·b − a·b| <= ((1 + ε)² (1 + γ) − 1) ‖a‖‖b‖, by Cauchy and Schwarz. The rest of the arithmetic is a
+    dozen float32 roundings of ‖b‖² and ‖a‖‖b‖ (2⁻²⁰ allows 16), and the float64 distances by which candidates are
+    compared in the end err by less than 2⁻⁴⁵ of themselves.
+    """
+    width = a.shape[1]
+    rounding = _operand_rounding(a)
+    unit = 2**-22 if rounding else 2**-24  # matrix units that take rounded operands may truncate where they add
+    k = (min(width, SLAB) + ceil(width / SLAB)) * unit
+    product_error = ((1 + 2**-24) * (1 + rounding)) ** 2 / (1 - k) - 1
+
+    scores = torch.zeros(len(a), len(b), device=a.device)
+    for x, y in zip(a.split(SLAB, 1), b.split(SLAB, 1), strict=True):
+        if x.is_cuda and x.dtype == torch.bfloat16:
+            scores += torch.mm(x, y.T, out_dtype=torch.float32)
+        else:
+            scores += x.float() @ y.float().T
+    scores.mul_(-2).add_(b_squares.float())
+    # Never zero, so that what float32 flushes to zero (2⁻¹²⁶ a product) lies within the bound.
+    a_lengths, b_lengths = (squares.sqrt() + width**0.5 * 2**-50 for squares in (a_squares, b_squares))
+    errors = torch.outer(((2 * product_error + 2**-20) * a_lengths).float(), b_lengths.float())
+    errors += (2**-20 * b_lengths.square()).float()
+    errors += (2**-44 * a_lengths.square()).float()[:, None]
+    return scores, errors
+
+
+def _operand_rounding(operand: Tensor) -> float:
+    """The relative rounding of a product's operands in the device's matrix unit."""
+    if operand.dtype == torch.bfloat16:
+        return 2**-8
+    backend = torch.backends.cuda if operand.is_cuda else torch.backends.mkldnn
+    # TF32 keeps 10 bits and may truncate; what is not known is taken for the coarsest.
+    return {"none": 0.0, "ieee": 0.0, "tf32": 2**-10}.get(backend.matmul.fp32_precision, 2**-8)
+
+
+def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """‖a − b‖² row by row in float64, [n].
+
+    Every step is elementwise: terms are added in halves, always in the same order. So a pair's distance has the same
+    bits whatever the other rows, the device and the number of threads.
+    """
+    terms = a.to(torch.float64, copy=True)
+    terms -= b
+    terms.square_()
+    while (width := terms.shape[1]) > 1:
+        half = (width + 1) // 2
+        terms[:, : width - half] += terms[:, half:]
+        terms = terms[:, :half]
+    return terms[:, 0].clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from monai_plan.networks import StyleGAN2Generator, load_generator
-from monai_plan.utils import ArtifactError, ConfigError, derive_seed, file_digest, load_artifact
+from monai_plan.utils import ArtifactError, ConfigError, file_digest, load_artifact
 
 __all__ = ["OnlineSource"]
 
@@ -24,7 +25,7 @@ class OnlineSource:
     p · (T − 2) + t − 2 is the point t = 2 … T − 1 of path p = 0 … P − 1. Unlike a release, values are not rounded to
     8 bits.
 
-    The network is loaded again in a process that gets a pickled source, and moved to the device at the first sample.
+    The network is loaded onto the device at the first sample, in every process anew, and never pickled.
 
     Args:
         generator_file: the generator, ``private/model.pt``.
@@ -79,8 +80,15 @@ class OnlineSource:
         self.label_names = dict(label_names or {})
         self.img_size: tuple[int, ...] = tuple(network.img_size)
         self.img_channels = network.img_channels
-        self.digest = f"{derive_seed(0, file_digest(generator_file), file_digest(paths_file)):064x}"
-        self._start(network)
+        digests = file_digest(generator_file) + file_digest(paths_file)
+        self.digest = hashlib.sha256(digests.encode()).hexdigest()
+        self._start()
+
+    def _start(self) -> None:
+        """What belongs to one process; the network comes with the first sample."""
+        self._network: StyleGAN2Generator | None = None
+        self._lock = threading.Lock()
+        self._process = os.getpid()
 
     def name(self, index: int) -> str:
         """``synthetic_000000`` and so on."""
@@ -100,18 +108,13 @@ class OnlineSource:
                 "OnlineSource cannot use CUDA in a forked process, such as a worker of a DataLoader: use "
                 "num_workers=0, monai.data.ThreadDataLoader, multiprocessing_context='spawn', or a SyntheticBank."
             )
-        with self._lock, torch.inference_mode():  # CacheDataset fills its cache from several threads
+        # The lock: CacheDataset fills its cache from several threads. Not inference_mode, whose tensors a later
+        # transform could not change in place.
+        with self._lock, torch.no_grad():
             if self._network is None:
-                self._network = load_generator(self.generator_file)
-            self._network.to(self.device)
+                self._network = load_generator(self.generator_file).to(self.device)
             image = self._network.synthesis(self._latents[index][None].to(self.device))[0]
             return image.float().clamp(-1, 1).cpu()
-
-    def _start(self, network: StyleGAN2Generator | None) -> None:
-        """What belongs to one process."""
-        self._network = network
-        self._lock = threading.Lock()
-        self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -121,4 +124,4 @@ class OnlineSource:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._start(None)
+        self._start()
