@@ -1,0 +1,600 @@
+"""Transforms that give a synthetic sample of the same class for every item of a real data list.
+
+``SubstituteSyntheticd`` stands first in a pipeline, before ``LoadImaged``, and the rest of a training script stays as
+it is. No real file is opened then.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence, Sized
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data import get_track_meta
+from monai.data.meta_tensor import MetaTensor
+from monai.data.utils import set_rnd, to_affine_nd
+from monai.transforms import MapTransform, SpatialResample, Transform
+from monai.transforms.traits import RandomizableTrait
+from monai.utils import MAX_SEED, MetaKeys, PostFix, TransformBackends, ensure_tuple, get_seed
+from torch import Tensor
+
+from monai_plan.data.bank import SyntheticBank, SyntheticSource, dealt
+from monai_plan.utils import ConfigError, DataError, derive_seed
+
+__all__ = [
+    "RandSubstituteSynthetic",
+    "RandSubstituteSyntheticD",
+    "RandSubstituteSyntheticDict",
+    "RandSubstituteSyntheticd",
+    "SubstituteSynthetic",
+    "SubstituteSyntheticD",
+    "SubstituteSyntheticDict",
+    "SubstituteSyntheticd",
+    "SyntheticEpochHandler",
+]
+
+Output = Literal["like", "image", "path"]
+OtherKeys = Literal["drop", "keep", "refuse"]
+Reference = MetaTensor | tuple[Sequence[Sequence[float]] | Tensor, Sequence[int]]
+
+
+class SubstituteSynthetic(Transform):
+    """Give a synthetic sample of the same class for a real image: its file's path, or the image.
+
+    The sample depends on the seed, the item's key (by default the path of the real image) and its class, and on
+    nothing else: not on the order of the calls, nor on the number and kind of workers. With ``data``, the list that
+    the pipeline works through, samples are dealt out like cards: every item of a class gets another one until the
+    class is used up, then all are shuffled and dealt again. Items with the same key get the same sample, as they had
+    the same real image. Without ``data``, every item draws for itself, so that samples repeat while others are left
+    out: as many items as samples see about 63 % of them.
+
+    It is deterministic, and MONAI's caches keep its output in place of the real image. MONAI's caches do not notice
+    that a line was added: ``PersistentDataset`` and its kin go on giving real images from a ``cache_dir`` that was
+    filled before. Give them a new ``cache_dir``; with ``hash_transform=monai.data.utils.pickle_hashing`` they also
+    notice another release.
+
+    Args:
+        release_dir: the folder of a release, see ``SyntheticBank``.
+        source: in place of ``release_dir``: a ``SyntheticBank`` with options, or an ``OnlineSource``.
+        output: "like": a path for a path, so that a following ``LoadImage`` loads the synthetic file, and an image
+            for an image. "image": always the image; the release is decoded at construction and kept in memory, the
+            fastest way, and ``LoadImage`` is left out. "path": always the path.
+        seed: of the choice. By default what ``monai.utils.set_determinism`` was given before, or else 0.
+        data: (key, label) of every item that will come. Keys are paths as the pipeline has them, or other
+            identities.
+        classes: the labels that will come, to be checked now; ``data`` names them too.
+        label_map: the pipeline's label → class of the release, by number or name. Without it, numbers and names of
+            the release's classes are labels. In a JSON config write ``"${0: 1, 1: 0}"``, for JSON's keys are text.
+        value_range: the range to which an image's values are scaled, such as (−1, 1): stored 0 to 255 and the −1 to 1
+            of ``OnlineSource`` alike. By default as they are. Needs output="image".
+        reference: a ``MetaTensor``, or affine and spatial size: every image is resampled to this geometry (MONAI's
+            ``SpatialResample``, bilinear). It passes into the output's metadata, so let it be no patient's own. Needs
+            output="image".
+        track_meta: give a ``MetaTensor`` rather than a plain tensor. ``False`` needs output="image".
+        img_size: the spatial size that the pipeline expects of an image, to be checked now.
+        img_channels: the number of channels that it expects, to be checked now.
+
+    Raises:
+        ConfigError: if an option cannot work, the release is of another size or has another number of channels than
+            expected, or it lacks a class that ``classes`` or ``label_map`` names.
+        DataError: if the release is missing, empty or damaged, or lacks a class of ``data``.
+    """
+
+    # Not ``Randomizable``, although it draws: MONAI's caches stop before the first random transform and would keep
+    # the real item, PersistentDataset on disk; and Compose and the DataLoader would seed it anew in every worker.
+
+    backend = [TransformBackends.TORCH]  # noqa: RUF012  # as everywhere in MONAI
+
+    def __init__(
+        self,
+        release_dir: str | os.PathLike[str] | None = None,
+        *,
+        source: SyntheticSource | None = None,
+        output: Output = "like",
+        seed: int | None = None,
+        data: Sequence[tuple[Any, Any]] | None = None,
+        classes: Sequence[Hashable] | None = None,
+        label_map: Mapping[Hashable, int | str] | None = None,
+        value_range: Sequence[float] | None = None,
+        reference: Reference | None = None,
+        track_meta: bool = True,
+        img_size: Sequence[int] | None = None,
+        img_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        if output not in ("like", "image", "path"):
+            raise ConfigError(f"output is {output!r}, but must be 'like', 'image' or 'path'.")
+        if (release_dir is None) == (source is None):
+            raise ConfigError("Give either release_dir or source: the samples come from one of them.")
+        for name, changed in (
+            ("value_range", value_range is not None),
+            ("reference", reference is not None),
+            ("track_meta=False", not track_meta),
+        ):
+            if changed and output != "image":
+                raise ConfigError(f"{name} changes images, and with output={output!r} files are given: use 'image'.")
+        if source is None:
+            assert release_dir is not None
+            source = SyntheticBank(release_dir, cache=output == "image")
+        if not isinstance(source, SyntheticBank) and output != "image":
+            raise ConfigError(f"{type(source).__name__} has no files and output is {output!r}: use output='image'.")
+        self.source = source
+        self.output = output
+        self.seed = int(seed) if seed is not None else get_seed() or 0
+        self.value_range = _checked_range(value_range)
+        self.reference = _geometry(reference, spatial_dims=len(source.img_size))
+        self.track_meta = track_meta
+        self._check_size(img_size, img_channels)
+
+        self._samples: dict[int, list[int]] = defaultdict(list)
+        for number, label in enumerate(source.labels):
+            self._samples[label].append(number)
+        self._samples = dict(sorted(self._samples.items()))
+        self._classes = self._labels_to_classes(label_map)
+        lacking = [label for label in classes or () if label not in self._classes]
+        if lacking:
+            raise ConfigError(f"There is no class {lacking[0]!r}, which classes names: {self._remedy()}")
+        self._ranks = None if data is None else self._ranked(data)
+        # Moved by RandSubstituteSynthetic alone; in shared memory, so that persistent workers see it move.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __call__(  # type: ignore[override]  # as MONAI's array transforms of more than one argument
+        self, img: Any, label: Any, item_key: Any = None
+    ) -> str | Tensor:
+        """Give the sample of an item.
+
+        Args:
+            img: the path of the real image (of several files that make one image, all), or the image. Nothing of it is
+                used but its path.
+            label: the item's class: a number, a name, or a tensor or array of one number.
+            item_key: the item's key, text or a whole number; by default the path of the image.
+
+        Returns:
+            The absolute path of a synthetic image, or an image, float32 [C, *spatial]. The metadata of a
+            ``MetaTensor`` are the sample's alone, with ``"synthetic": True``.
+
+        Raises:
+            ConfigError: if the item has no key, or the image is neither path nor image.
+            DataError: if the label names no class of the release, or the item is not in ``data``.
+        """
+        in_memory = isinstance(img, (Tensor, np.ndarray))
+        if in_memory:
+            _warn_of_loaded_image()
+        elif not _is_path(img):
+            raise ConfigError(f"The image is a {type(img).__name__}, but must be a path, or a tensor or array.")
+        number = self._choose(_plain_key(img if item_key is None else item_key), label)
+        if isinstance(self.source, SyntheticBank) and (
+            self.output == "path" or (self.output == "like" and not in_memory)
+        ):
+            return self.source.path(number)
+        return self._image(number)
+
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> SubstituteSynthetic:
+        """Set the seed, or draw it from ``state``; with neither, draw it from the entropy of the system.
+
+        Returns:
+            The transform.
+        """
+        # MONAI's DataLoader seeds what it reaches outside a Compose in every worker anew, which would make the
+        # samples depend on the workers.
+        if not _called_by_data_loader(sys._getframe(1)):
+            if seed is None:
+                seed = int((state or np.random.RandomState()).randint(MAX_SEED, dtype="uint32"))
+            self.seed = int(seed)
+        return self
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that samples are drawn for; only ``RandSubstituteSynthetic`` leaves epoch 0."""
+        return int(self._epoch)
+
+    def own_label(self, label: Any) -> Any:
+        """The label itself, without what else its object may hold, such as a ``MetaTensor``'s file name.
+
+        Raises:
+            DataError: if it names no class of the release.
+        """
+        canonical, _ = self._class_of(label)
+        if isinstance(label, Tensor):
+            return label.detach().as_subclass(Tensor).clone()
+        if isinstance(label, np.ndarray):
+            return np.array(label)
+        return label if type(label) in (bool, int, float, str) or isinstance(label, np.generic) else canonical
+
+    def _check_size(self, img_size: Sequence[int] | None, img_channels: int | None) -> None:
+        size = self.source.img_size if self.reference is None else self.reference[1]
+        if img_size is not None and tuple(img_size) != size:
+            raise ConfigError(
+                f"img_size is {list(img_size)}, but the synthetic images have {list(size)}: resample them (reference, "
+                "or Resized after this transform), or make a release of this size."
+            )
+        if img_channels is not None and img_channels != self.source.img_channels:
+            raise ConfigError(
+                f"img_channels is {img_channels}, but the synthetic images have {self.source.img_channels} channels: "
+                "use a release made from such images."
+            )
+
+    def _labels_to_classes(self, label_map: Mapping[Hashable, int | str] | None) -> dict[Hashable, tuple[Any, int]]:
+        """Label → (the label, class of the source)."""
+        names = self.source.label_names
+        counts = Counter(names.values())
+        own: dict[Hashable, int] = {label: label for label in self._samples}
+        own |= {names[label]: label for label in self._samples if counts[names.get(label, "")] == 1}
+        if label_map is None:
+            return {label: (label, target) for label, target in own.items()}
+        lacking = [target for target in label_map.values() if target not in own]
+        if lacking:
+            raise ConfigError(
+                f"label_map leads to class {lacking[0]!r}, but there are samples of the classes {list(own)} alone: map "
+                "to these, or use a release that has it."
+            )
+        return {label: (label, own[target]) for label, target in label_map.items()}
+
+    def _class_of(self, label: Any) -> tuple[Any, int]:
+        """(The label as it was named at construction, class of the source)."""
+        try:
+            return self._classes[_one_number(label)]
+        except (KeyError, TypeError):  # TypeError: it cannot be a key
+            pass
+        # Not while the KeyError is handled, whose text is the label: a message holds nothing of an item.
+        raise DataError(f"An item's label, a {type(label).__name__}, names no class: {self._remedy()}")
+
+    def _remedy(self) -> str:
+        """What to do about a class that there is not."""
+        return (
+            f"labels can be {list(self._classes)}; map others to classes with label_map, or use a release that has "
+            "this class."
+        )
+
+    def _ranked(self, data: Sequence[tuple[Any, Any]]) -> dict[int, dict[int | str, int]]:
+        """Class → key → place in the deal. The order of ``data`` has no part in it."""
+        keys: dict[int, set[int | str]] = defaultdict(set)
+        for position, (key, label) in enumerate(data):
+            try:
+                keys[self._class_of(label)[1]].add(_plain_key(key))
+            except (ConfigError, DataError) as error:
+                raise type(error)(f"Item {position} of data: {error}") from error
+        return {
+            target: {key: rank for rank, key in enumerate(sorted(of_class, key=repr))}
+            for target, of_class in keys.items()
+        }
+
+    def _choose(self, key: int | str, label: Any) -> int:
+        """The number of the sample for an item."""
+        _, target = self._class_of(label)
+        samples = self._samples[target]
+        if self._ranks is None:
+            return samples[derive_seed(self.seed, "draw", target, self.epoch, key) % len(samples)]
+        rank = self._ranks.get(target, {}).get(key)
+        if rank is None:
+            raise DataError(
+                "An item is not in the data that the transform was given, or has another label there: give it the "
+                "list that the data set works through, with the same paths or keys."
+            )
+        return samples[dealt(rank, len(samples), seed=self.seed, key=("deal", target, self.epoch))]
+
+    def _image(self, number: int) -> Tensor:
+        image = self.source.image(number).to(torch.float32)
+        if self.value_range is not None:
+            (low, high), (least, greatest) = self.source.intensity_range, self.value_range
+            image = (image - low) / (high - low) * (greatest - least) + least
+        affine = self.source.affine
+        if self.reference is not None:
+            image = MetaTensor(image, affine=affine)
+            affine, size = self.reference
+            image = SpatialResample()(image, dst_affine=affine, spatial_size=size).as_subclass(Tensor)
+        if not (self.track_meta and get_track_meta()):
+            return image
+        meta = {
+            "filename_or_obj": self.source.name(number),
+            MetaKeys.SPATIAL_SHAPE: torch.tensor(image.shape[1:]),
+            MetaKeys.ORIGINAL_CHANNEL_DIM: 0,  # so that EnsureChannelFirst leaves the image as it is
+            "synthetic": True,
+        }
+        return MetaTensor(image, affine=affine.clone(), meta=meta)
+
+
+class SubstituteSyntheticd(MapTransform):
+    """Give a synthetic sample of the same class for every item of a real data list: ``SubstituteSynthetic`` for dicts.
+
+    Put first, before ``LoadImaged``, it makes an unchanged pipeline train on synthetic images and never opens a real
+    file. After ``LoadImaged`` it works too, but then real images were loaded, and a cache in front of a random
+    transform before it would keep them. What else an item holds (the patient, a segmentation, free text) belongs to
+    the real image and is dropped unless an option keeps it; metadata and transform traces of the image
+    (``image_meta_dict``, ``image_transforms``) go in any case. The label stays, for the sample is of its class.
+
+    Which sample an item gets, and what a ``cache_dir`` of ``PersistentDataset`` must not hold, see
+    ``SubstituteSynthetic``. For another sample in every epoch see ``RandSubstituteSyntheticd``.
+
+    Example::
+
+        transform = Compose([
+            SubstituteSyntheticd("image", label_key="label", release_dir="OUT/release", data=items),
+            LoadImaged("image"),
+            EnsureChannelFirstd("image"),
+            ScaleIntensityd("image"),
+        ])
+        dataset = CacheDataset(items, transform)
+
+    Args:
+        keys: the key of the image; one, since a sample is one image.
+        label_key: the key of the class.
+        release_dir: the folder of a release.
+        source, output, seed, classes, label_map, value_range, reference, track_meta, img_size, img_channels: see
+            ``SubstituteSynthetic``.
+        data: the items that will come, as the data set has them: the list that ``CacheDataset`` and the like are given.
+        item_key: the key of an item's identity, text or a whole number; by default the path of the image.
+        keep_keys: further keys that stay in the item as they are.
+        other_keys: what becomes of all others: "drop", "keep", or "refuse", an error.
+
+    Raises:
+        ConfigError, DataError: as ``SubstituteSynthetic``; ConfigError also if ``keys`` is not one key.
+    """
+
+    # Not ``Randomizable``, for the same reason as SubstituteSynthetic.
+
+    backend = SubstituteSynthetic.backend
+    _array_type: type[SubstituteSynthetic] = SubstituteSynthetic
+
+    def __init__(
+        self,
+        keys: Hashable | Sequence[Hashable],
+        label_key: Hashable = "label",
+        release_dir: str | os.PathLike[str] | None = None,
+        *,
+        source: SyntheticSource | None = None,
+        output: Output = "like",
+        seed: int | None = None,
+        data: Sequence[Mapping[Hashable, Any]] | None = None,
+        item_key: Hashable | None = None,
+        keep_keys: Hashable | Sequence[Hashable] = (),
+        other_keys: OtherKeys = "drop",
+        classes: Sequence[Hashable] | None = None,
+        label_map: Mapping[Hashable, int | str] | None = None,
+        value_range: Sequence[float] | None = None,
+        reference: Reference | None = None,
+        track_meta: bool = True,
+        img_size: Sequence[int] | None = None,
+        img_channels: int | None = None,
+    ) -> None:
+        if len(ensure_tuple(keys)) != 1:
+            raise ConfigError(f"keys is {keys!r}, but a sample is one image: name one key, and others in keep_keys.")
+        super().__init__(keys)
+        (self.key,) = self.keys
+        if other_keys not in ("drop", "keep", "refuse"):
+            raise ConfigError(f"other_keys is {other_keys!r}, but must be 'drop', 'keep' or 'refuse'.")
+        self.label_key = label_key
+        self.item_key = item_key
+        self.keep_keys = ensure_tuple(keep_keys)
+        self.other_keys = other_keys
+        self.substitute = self._array_type(
+            release_dir,
+            source=source,
+            output=output,
+            seed=seed,
+            data=None if data is None else [(self._identity(item), self._value(item, label_key)) for item in data],
+            classes=classes,
+            label_map=label_map,
+            value_range=value_range,
+            reference=reference,
+            track_meta=track_meta,
+            img_size=img_size,
+            img_channels=img_channels,
+        )
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Give a new item in place of a real one.
+
+        Args:
+            data: the real item.
+
+        Returns:
+            The sample's path or image, the label, and what is kept.
+
+        Raises:
+            ConfigError: if the item has no key to choose by, or the image is neither path nor image.
+            DataError: if the item lacks a key, has one that is refused, has a label of no class of the release, or is
+                not in ``data``.
+        """
+        label = self._value(data, self.label_key)
+        return {
+            **self._kept(data),
+            self.key: self.substitute(self._value(data, self.key), label, self._identity(data)),
+            self.label_key: self.substitute.own_label(label),
+        }
+
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> SubstituteSyntheticd:
+        """Set the seed, or draw it from ``state``; with neither, draw it from the entropy of the system.
+
+        Returns:
+            The transform.
+        """
+        if not _called_by_data_loader(sys._getframe(1)):
+            self.substitute.set_random_state(seed, state)
+        return self
+
+    def _value(self, item: Mapping[Hashable, Any], key: Hashable) -> Any:
+        if key not in item:
+            raise DataError(f"An item has no key {key!r}: name the right key, or add it to the data list.")
+        return item[key]
+
+    def _identity(self, item: Mapping[Hashable, Any]) -> Any:
+        return self._value(item, self.key if self.item_key is None else self.item_key)
+
+    def _kept(self, item: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        kept = {}
+        used = (self.key, self.label_key, self.item_key, PostFix.meta(str(self.key)), PostFix.transforms(str(self.key)))
+        for key, value in item.items():
+            if key in self.keep_keys or (self.other_keys == "keep" and key not in used):
+                kept[key] = value
+            elif self.other_keys == "refuse" and key not in used:
+                raise DataError(
+                    f"An item holds {key!r}, which belongs to the real image: name it in keep_keys, take it out of the "
+                    "data list, or use other_keys='drop'."
+                )
+        return kept
+
+
+class RandSubstituteSynthetic(RandomizableTrait, SubstituteSynthetic):
+    """``SubstituteSynthetic`` with another sample in every epoch: call ``set_epoch`` before each, or use the handler.
+
+    As a random transform in MONAI's sense it runs anew in every epoch, and caches keep what comes before it: the real
+    item with its file name, ``PersistentDataset`` on disk, and the real image if it was loaded before. Where this must
+    not be, use a plain ``Dataset``, or ``SubstituteSynthetic``. With a bank decoded in memory (output="image") nothing
+    is left for a cache to save.
+
+    The number of the epoch lies in shared memory, where running workers see it, persistent ones too. The sample of an
+    item in an epoch is, again, the same whatever the workers; ``Compose.set_random_state`` and the DataLoader do not
+    change the seed.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the samples of this epoch from now on.
+
+        Raises:
+            ConfigError: if ``epoch`` is negative.
+        """
+        if epoch < 0:
+            raise ConfigError(f"epoch is {epoch}, but epochs count from 0.")
+        self._epoch.fill_(epoch)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._epoch.share_memory_()  # a copy has its own; one sent to a worker shares it already
+
+
+class RandSubstituteSyntheticd(RandomizableTrait, SubstituteSyntheticd):
+    """``SubstituteSyntheticd`` with another sample in every epoch: see ``RandSubstituteSynthetic`` for what caches do.
+
+    The arguments are those of ``SubstituteSyntheticd``.
+    """
+
+    _array_type = RandSubstituteSynthetic
+    substitute: RandSubstituteSynthetic
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the samples of this epoch from now on.
+
+        Raises:
+            ConfigError: if ``epoch`` is negative.
+        """
+        self.substitute.set_epoch(epoch)
+
+
+class SyntheticEpochHandler:
+    """Tells ``RandSubstituteSynthetic`` or ``RandSubstituteSyntheticd`` the trainer's epoch when it starts.
+
+    Args:
+        transform: the transform in the trainer's pipeline.
+    """
+
+    def __init__(self, transform: RandSubstituteSynthetic | RandSubstituteSyntheticd) -> None:
+        self.transform = transform
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Set the epoch.
+
+        Raises:
+            ConfigError: if the trainer's epochs are not whole passes over the data: workers that load ahead would
+                give samples of the one epoch or of the other, as it happens.
+        """
+        loader = engine.state.dataloader
+        batches = len(loader) if isinstance(loader, Sized) else 0
+        if batches and engine.state.epoch_length and engine.state.epoch_length % batches:
+            raise ConfigError(
+                f"epoch_length is {engine.state.epoch_length}, but the data set has {batches} batches, and samples "
+                "change with the epoch: let an epoch be a whole pass, or several."
+            )
+        self.transform.set_epoch(engine.state.epoch)
+
+
+SubstituteSyntheticD = SubstituteSyntheticDict = SubstituteSyntheticd
+RandSubstituteSyntheticD = RandSubstituteSyntheticDict = RandSubstituteSyntheticd
+
+
+@cache  # once in a process, whatever the filters of warnings say
+def _warn_of_loaded_image() -> None:
+    warnings.warn(
+        "A real image was loaded before a synthetic one took its place. CacheDataset, PersistentDataset and their kin "
+        "keep what comes before the first random transform: if that is the real image, it stays in memory or on disk. "
+        "Put the substitution first, before LoadImage, and the real file is not opened at all.",
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+def _called_by_data_loader(caller: FrameType) -> bool:
+    return caller.f_code is set_rnd.__code__
+
+
+def _is_path(value: Any) -> bool:
+    """Whether ``LoadImage`` would take it for a path, or for those of several files that make one image."""
+    files = value if isinstance(value, (list, tuple)) and value else (value,)
+    return all(isinstance(file, (str, os.PathLike)) for file in files)
+
+
+def _one_number(value: Any) -> Any:
+    """The number in a tensor or array that holds one; anything else as it is."""
+    size = (
+        value.numel() if isinstance(value, Tensor) else value.size if isinstance(value, np.ndarray | np.generic) else 0
+    )
+    return value.item() if size == 1 else value
+
+
+def _plain_key(value: Any) -> int | str:
+    """An item's key as text or number; paths are written as ``LoadImage`` writes them into the metadata."""
+    value = _one_number(value)
+    if isinstance(value, MetaTensor):
+        value = value.meta.get("filename_or_obj")
+    if isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    if isinstance(value, (str, os.PathLike)):
+        return os.path.expanduser(Path(value))
+    if isinstance(value, int):
+        return int(value)
+    raise ConfigError(
+        f"The sample depends on the item's key, and a {type(value).__name__} is none: name with item_key what "
+        "tells the items apart, text or a whole number; by default it is the path of the image."
+    )
+
+
+def _checked_range(value_range: Sequence[float] | None) -> tuple[float, float] | None:
+    if value_range is None:
+        return None
+    values = tuple(float(value) for value in value_range)
+    if len(values) != 2 or not values[0] < values[1] or not np.isfinite(values).all():
+        raise ConfigError(f"value_range is {list(value_range)}, but must be two numbers, the lower first.")
+    return values[0], values[1]
+
+
+def _geometry(reference: Reference | None, *, spatial_dims: int) -> tuple[Tensor, tuple[int, ...]] | None:
+    """Affine [4, 4] and spatial size of a reference."""
+    if reference is None:
+        return None
+    if isinstance(reference, MetaTensor):
+        affine, size = reference.affine, tuple(reference.shape[1:])
+    else:
+        affine, size = torch.as_tensor(reference[0]), tuple(int(length) for length in reference[1])
+    if affine.shape not in ((4, 4), (spatial_dims + 1, spatial_dims + 1)) or len(size) != spatial_dims or min(size) < 1:
+        raise ConfigError(
+            f"reference has an affine of {list(affine.shape)} and the spatial size {list(size)}, but the synthetic "
+            f"images have {spatial_dims} spatial axes: give a MetaTensor, channel first, or an affine and a size."
+        )
+    return to_affine_nd(3, affine.detach().as_subclass(Tensor).cpu().double()).clone(), size
