@@ -1,6 +1,6 @@
 """Train a classifier on a Decathlon data list: a MONAI script as many have one.
 
-    python train_classifier.py DATALIST [--test_datalist DATALIST]
+    python train_classifier.py DATALIST
 
 ``train_classifier_on_synthetic.py`` beside it is the same script with one transform added.
 """
@@ -45,7 +45,10 @@ def main() -> None:
         ScaleIntensityd(keys="image"),
         Resized(keys="image", spatial_size=[options.img_size] * 2),
     ]
-    train_transform = Compose([*load, RandRotated(keys="image", range_x=0.1, prob=0.5)])
+    train_transform = Compose([
+        *load,
+        RandRotated(keys="image", range_x=0.1, prob=0.5),
+    ])  # fmt: skip
     train = CacheDataset(items(options.datalist, "training"), train_transform, progress=False)
     test = CacheDataset(items(options.datalist, "test"), Compose(load), progress=False)
 
