@@ -5,6 +5,7 @@ Images have the axes that MONAI's ``LoadImaged`` with ``ensure_channel_first`` g
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import math
 import os
@@ -12,6 +13,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache, lru_cache
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +34,8 @@ __all__ = ["SyntheticBank", "SyntheticDataset", "SyntheticSource", "mix"]
 class SyntheticSource(Protocol):
     """What the substituting transforms draw from: labelled synthetic samples, told apart by their number.
 
-    It can be pickled, and two sources of the same samples have the same pickled state.
+    Equal sources must have equal pickles, since caches tell transforms apart by these: no tensor among the attributes,
+    whose pickle holds an address.
 
     Attributes:
         labels: the class of every sample.
@@ -48,7 +51,7 @@ class SyntheticSource(Protocol):
     label_names: dict[int, str]
     img_size: tuple[int, ...]
     img_channels: int
-    affine: Tensor
+    affine: np.ndarray
     intensity_range: tuple[float, float]
     digest: str
 
@@ -107,7 +110,7 @@ class SyntheticBank:
         shape, self.affine = _header(self._paths[0])
         for path in self._paths[1:]:
             other_shape, other_affine = _header(path)
-            if other_shape != shape or not torch.allclose(other_affine, self.affine):
+            if other_shape != shape or not np.allclose(other_affine, self.affine):
                 raise DataError(
                     f"{path} has the shape {list(other_shape)} and {self._paths[0]} {list(shape)}, or their affines "
                     "differ, but all images of a bank share both: write the release again."
@@ -190,14 +193,17 @@ class SyntheticBank:
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        if self._cache_file is not None:
-            state["_images"] = None
+        if self._images is not None:
+            # An array, for the pickle of a tensor holds an address: hash_transform would never find a cache again.
+            state["_images"] = self._images.numpy() if self._cache_file is None else None
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self._cache_file is not None:
             self._map_cache(self._cache_file)
+        elif isinstance(self._images, np.ndarray):
+            self._images = torch.from_numpy(self._images)
 
 
 class SyntheticDataset(monai.data.Dataset):
@@ -342,6 +348,15 @@ def _loader() -> LoadImage:
     return LoadImage(ensure_channel_first=True)
 
 
+def _reduce_for_process(bank: SyntheticBank) -> tuple[Any, ...]:
+    """What a spawned process gets: the tensor itself, which torch puts into shared memory."""
+    images = bank._images if bank._cache_file is None else None
+    return copyreg.__newobj__, (type(bank),), {**bank.__dict__, "_images": images}  # type: ignore[attr-defined]
+
+
+ForkingPickler.register(SyntheticBank, _reduce_for_process)
+
+
 def _read_release(release_dir: str | os.PathLike[str]) -> Datalist:
     """The data list of a release, with at least one sample, all files there."""
     folder = Path(release_dir).absolute()
@@ -362,13 +377,13 @@ def _read_release(release_dir: str | os.PathLike[str]) -> Datalist:
     return datalist
 
 
-def _header(path: str) -> tuple[tuple[int, ...], Tensor]:
+def _header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
     """The shape [C, *spatial] and the affine [4, 4] of an image file, without decoding it."""
     try:
         if path.endswith(".png"):
             with Image.open(path) as image:
-                return (len(image.getbands()), *image.size), torch.eye(4, dtype=torch.float64)
+                return (len(image.getbands()), *image.size), np.eye(4)
         volume = nibabel.Nifti1Image.from_filename(path)
-        return (1, *volume.shape), torch.as_tensor(volume.affine, dtype=torch.float64)
+        return (1, *volume.shape), np.asarray(volume.affine, dtype=float)
     except Exception as error:  # readers raise what they like on a damaged file
         raise DataError(f"{path} cannot be read ({first_line(error)}): write the release again.") from error

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,13 +58,13 @@ class OnlineSource:
         paths_file: str | os.PathLike[str],
         *,
         device: torch.device | str = "cpu",
-        affine: Sequence[Sequence[float]] | Tensor | None = None,
+        affine: Sequence[Sequence[float]] | np.ndarray | None = None,
         label_names: dict[int, str] | None = None,
     ) -> None:
         self.device = torch.device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"device is {self.device}, but PyTorch sees no GPU here: use device='cpu'.")
-        self.affine = torch.eye(4, dtype=torch.float64) if affine is None else torch.as_tensor(affine).double()
+        self.affine = np.eye(4) if affine is None else np.array(affine, dtype=float)
         if self.affine.shape != (4, 4):
             raise ConfigError(f"affine has the shape {list(self.affine.shape)}, but must be 4 x 4.")
         self.generator_file = os.path.abspath(generator_file)
@@ -75,7 +76,7 @@ class OnlineSource:
                 f"{paths_file} holds points of {inner.shape[-1]} numbers, but w of {generator_file} has "
                 f"{network.w_dim}: give the paths that were walked with this generator."
             )
-        self._latents = inner.flatten(0, 1).clone()
+        self._latents = inner.flatten(0, 1).numpy()  # not a tensor: see SyntheticSource
         self.labels: list[int] = paths["labels"].repeat_interleave(inner.shape[1]).tolist()
         self.label_names = dict(label_names or {})
         self.img_size: tuple[int, ...] = tuple(network.img_size)
@@ -113,7 +114,7 @@ class OnlineSource:
         with self._lock, torch.no_grad():
             if self._network is None:
                 self._network = load_generator(self.generator_file).to(self.device)
-            image = self._network.synthesis(self._latents[index][None].to(self.device))[0]
+            image = self._network.synthesis(torch.tensor(self._latents[[index]], device=self.device))[0]
             return image.float().clamp(-1, 1).cpu()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -144,8 +144,7 @@ class SubstituteSynthetic(Transform):
         if lacking:
             raise ConfigError(f"There is no class {lacking[0]!r}, which classes names: {self._remedy()}")
         self._ranks = None if data is None else self._ranked(data)
-        # Moved by RandSubstituteSynthetic alone; in shared memory, so that persistent workers see it move.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = self._first_epoch()
 
     def __call__(  # type: ignore[override]  # as MONAI's array transforms of more than one argument
         self, img: Any, label: Any, item_key: Any = None
@@ -198,6 +197,9 @@ class SubstituteSynthetic(Transform):
     def epoch(self) -> int:
         """The epoch that samples are drawn for; only ``RandSubstituteSynthetic`` leaves epoch 0."""
         return int(self._epoch)
+
+    def _first_epoch(self) -> int | Tensor:
+        return 0
 
     def own_label(self, label: Any) -> Any:
         """The label itself, without what else its object may hold, such as a ``MetaTensor``'s file name.
@@ -267,7 +269,7 @@ class SubstituteSynthetic(Transform):
                 raise type(error)(f"Item {position} of data: {error}") from error
         return {
             target: {key: rank for rank, key in enumerate(sorted(of_class, key=repr))}
-            for target, of_class in keys.items()
+            for target, of_class in sorted(keys.items())
         }
 
     def _choose(self, key: int | str, label: Any) -> int:
@@ -289,11 +291,11 @@ class SubstituteSynthetic(Transform):
         if self.value_range is not None:
             (low, high), (least, greatest) = self.source.intensity_range, self.value_range
             image = (image - low) / (high - low) * (greatest - least) + least
-        affine = self.source.affine
+        affine = torch.tensor(self.source.affine)
         if self.reference is not None:
             image = MetaTensor(image, affine=affine)
-            affine, size = self.reference
-            image = SpatialResample()(image, dst_affine=affine, spatial_size=size).as_subclass(Tensor)
+            affine = torch.tensor(self.reference[0])
+            image = SpatialResample()(image, dst_affine=affine, spatial_size=self.reference[1]).as_subclass(Tensor)
         if not (self.track_meta and get_track_meta()):
             return image
         meta = {
@@ -302,7 +304,7 @@ class SubstituteSynthetic(Transform):
             MetaKeys.ORIGINAL_CHANNEL_DIM: 0,  # so that EnsureChannelFirst leaves the image as it is
             "synthetic": True,
         }
-        return MetaTensor(image, affine=affine.clone(), meta=meta)
+        return MetaTensor(image, affine=affine, meta=meta)
 
 
 class SubstituteSyntheticd(MapTransform):
@@ -461,6 +463,11 @@ class RandSubstituteSynthetic(RandomizableTrait, SubstituteSynthetic):
     change the seed.
     """
 
+    _epoch: Tensor
+
+    def _first_epoch(self) -> Tensor:
+        return torch.zeros((), dtype=torch.int64).share_memory_()
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the samples of this epoch from now on.
 
@@ -584,17 +591,17 @@ def _checked_range(value_range: Sequence[float] | None) -> tuple[float, float] |
     return values[0], values[1]
 
 
-def _geometry(reference: Reference | None, *, spatial_dims: int) -> tuple[Tensor, tuple[int, ...]] | None:
+def _geometry(reference: Reference | None, *, spatial_dims: int) -> tuple[np.ndarray, tuple[int, ...]] | None:
     """Affine [4, 4] and spatial size of a reference."""
     if reference is None:
         return None
     if isinstance(reference, MetaTensor):
-        affine, size = reference.affine, tuple(reference.shape[1:])
+        affine, size = reference.affine.cpu().numpy(), tuple(reference.shape[1:])
     else:
-        affine, size = torch.as_tensor(reference[0]), tuple(int(length) for length in reference[1])
+        affine, size = np.asarray(reference[0], dtype=float), tuple(int(length) for length in reference[1])
     if affine.shape not in ((4, 4), (spatial_dims + 1, spatial_dims + 1)) or len(size) != spatial_dims or min(size) < 1:
         raise ConfigError(
             f"reference has an affine of {list(affine.shape)} and the spatial size {list(size)}, but the synthetic "
             f"images have {spatial_dims} spatial axes: give a MetaTensor, channel first, or an affine and a size."
         )
-    return to_affine_nd(3, affine.detach().as_subclass(Tensor).cpu().double()).clone(), size
+    return np.array(to_affine_nd(3, affine)), size

@@ -187,9 +187,9 @@ def test_search_keeps_to_its_memory(width, count, memory, product_dtype, same):
     assert 0 < peak <= memory
 
 
-def images(count, spatial_dims, seed):
+def images(count, spatial_dims, seed, size=12):
     drawn = torch.Generator().manual_seed(seed)
-    return torch.rand(count, 1, *[12] * spatial_dims, generator=drawn) * 2 - 1
+    return torch.rand(count, 1, *[size] * spatial_dims, generator=drawn) * 2 - 1
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -218,10 +218,10 @@ def least_memory(embedding, images):
     return int(str(error.value).split("at least ")[1].split()[0])
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_streaming_never_holds_all_embeddings(spatial_dims):
+@pytest.mark.parametrize(("spatial_dims", "size"), [(2, 48), (3, 18)])
+def test_streaming_never_holds_all_embeddings(spatial_dims, size):
     embedding = RandomFeatureEmbedding(spatial_dims, 1)
-    queries, reals = images(200, spatial_dims, 1), images(200, spatial_dims, 2)
+    queries, reals = images(40, spatial_dims, 1, size), images(40, spatial_dims, 2, size)
     memory = least_memory(embedding, queries)
     feature_maps = peak_memory(lambda: embedding(reals[:1]))
     peak = peak_memory(lambda: nearest_real_images(queries, reals, embedding, memory=memory))
