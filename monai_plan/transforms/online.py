@@ -29,8 +29,8 @@ class OnlineSource:
     The network is loaded onto the device at the first sample, in every process anew, and never pickled.
 
     Args:
-        generator_file: the generator, ``private/model.pt``.
-        paths_file: the paths, ``private/paths.pt``, written by the stage ``walk`` with this generator.
+        generator_file: the generator that the paths were walked with, for instance ``private/model.pt``.
+        paths_file: the paths, ``private/paths.pt``, written by the stage ``walk``.
         device: where to compute; the image is moved to the CPU.
         affine: 4 x 4, voxel to RAS+ millimetres, of the samples; the identity if left out.
         label_names: the name of every class, as the data list of the real images has them; without names, labels are

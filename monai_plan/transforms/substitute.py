@@ -113,8 +113,6 @@ class SubstituteSynthetic(Transform):
         super().__init__()
         if output not in ("like", "image", "path"):
             raise ConfigError(f"output is {output!r}, but must be 'like', 'image' or 'path'.")
-        if (release_dir is None) == (source is None):
-            raise ConfigError("Give either release_dir or source: the samples come from one of them.")
         for name, changed in (
             ("value_range", value_range is not None),
             ("reference", reference is not None),
@@ -122,9 +120,10 @@ class SubstituteSynthetic(Transform):
         ):
             if changed and output != "image":
                 raise ConfigError(f"{name} changes images, and with output={output!r} files are given: use 'image'.")
-        if source is None:
-            assert release_dir is not None
+        if source is None and release_dir is not None:
             source = SyntheticBank(release_dir, cache=output == "image")
+        elif source is None or release_dir is not None:
+            raise ConfigError("Give either release_dir or source: the samples come from one of them.")
         if not isinstance(source, SyntheticBank) and output != "image":
             raise ConfigError(f"{type(source).__name__} has no files and output is {output!r}: use output='image'.")
         self.source = source
@@ -455,8 +454,8 @@ class RandSubstituteSynthetic(RandomizableTrait, SubstituteSynthetic):
 
     As a random transform in MONAI's sense it runs anew in every epoch, and caches keep what comes before it: the real
     item with its file name, ``PersistentDataset`` on disk, and the real image if it was loaded before. Where this must
-    not be, use a plain ``Dataset``, or ``SubstituteSynthetic``. With a bank decoded in memory (output="image") nothing
-    is left for a cache to save.
+    not be, use a plain ``Dataset``, or ``SubstituteSynthetic``. With output="image" the samples lie decoded in memory,
+    and a cache would gain nothing.
 
     The number of the epoch lies in shared memory, where running workers see it, persistent ones too. The sample of an
     item in an epoch is, again, the same whatever the workers; ``Compose.set_random_state`` and the DataLoader do not
@@ -559,10 +558,9 @@ def _is_path(value: Any) -> bool:
 
 def _one_number(value: Any) -> Any:
     """The number in a tensor or array that holds one; anything else as it is."""
-    size = (
-        value.numel() if isinstance(value, Tensor) else value.size if isinstance(value, np.ndarray | np.generic) else 0
-    )
-    return value.item() if size == 1 else value
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 else value
+    return value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value
 
 
 def _plain_key(value: Any) -> int | str:

@@ -75,9 +75,13 @@ HARD = {
     "float64 that float32 cannot tell apart": _near_duplicates(20, 40, 1, 1e-12, torch.float64),
     "float64 and float32": (noise(6, 40, dtype=torch.float64), noise(20, 40, seed=1)),
     "half precision": (noise(6, 40).half(), noise(20, 40, seed=1).half()),
-    "squares below float32": _near_duplicates(20, 40, 0, 1e-30),
+    "squares below float32": tuple(1e-25 * noise(20, 40, seed=seed, dtype=torch.float64) for seed in (1, 2)),
     "squares near float32's end": tuple(1e16 * side for side in _near_duplicates(20, 40, 1, 1)),
     "an outlier": (noise(20, 40), torch.cat([torch.full((1, 40), 1e6), noise(20, 40, seed=1)])),
+    "so far off that float64 sees no difference": (
+        torch.tensor([[1e6], [-1e6]], dtype=torch.float64),
+        1e-12 * torch.tensor([[1.0], [2], [0]], dtype=torch.float64),
+    ),
     "one against one": (noise(1, 40), noise(1, 40, seed=1)),
     "one query": (noise(1, 40), noise(20, 40, seed=1)),
     "one real": (noise(20, 40), noise(1, 40, seed=1)),
@@ -100,25 +104,24 @@ def test_copies_are_found_at_distance_zero_far_from_the_origin():
     assert (copies.distances == 0).all()
 
 
-@pytest.fixture
-def matmul_in_bf16():
-    """PyTorch's own setting; the processor obeys if it can."""
-    setting = torch.backends.mkldnn.matmul
-    before, setting.fp32_precision = setting.fp32_precision, "bf16"
-    yield
-    setting.fp32_precision = before
-
-
-@pytest.mark.parametrize("product_dtype", DTYPES)
-@pytest.mark.parametrize("autocast", [False, True])
-def test_coarse_products_elsewhere_change_no_bit(matmul_in_bf16, autocast, product_dtype):
+def test_autocast_does_not_reach_a_search():
     queries, reals = _near_duplicates(60, 100, 0, 0.02)
     reals = torch.cat([noise(60, 100, seed=3), reals])  # the centre is far from the near duplicates
-    distances, indices = slow_nearest(queries, reals)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        result = nearest_real(queries, reals, product_dtype=product_dtype)
-    assert result.indices.tolist() == indices
-    assert result.distances.tolist() == pytest.approx(distances, rel=1e-6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        check(queries, reals)
+
+
+def test_the_bound_follows_pytorchs_precision_of_products():
+    rows, squares = module._centred(noise(5, 30), torch.zeros(30), torch.float32, "rows")
+    _, errors = module._scores(rows.bfloat16(), squares, rows.bfloat16(), squares)
+    setting = torch.backends.mkldnn.matmul
+    before, setting.fp32_precision = setting.fp32_precision, "bf16"
+    try:
+        assert torch.equal(module._scores(rows, squares, rows, squares)[1], errors)
+        check(*HARD["near duplicates at 1e-7"])
+    finally:
+        setting.fp32_precision = before
+    assert (module._scores(rows, squares, rows, squares)[1] < errors / 100).all()
 
 
 @pytest.mark.parametrize("product_dtype", DTYPES)
@@ -160,7 +163,8 @@ def test_few_pairs_are_measured(monkeypatch, product_dtype, most):
 
     monkeypatch.setattr(module, "_squared_distances", counted)
     faces = noise(20, 20_000, seed=2)  # the images vary in 20 ways
-    nearest_real(noise(50, 20) @ faces, noise(1000, 20, seed=1) @ faces, product_dtype=product_dtype)
+    queries, reals = (10 + noise(count, 20, seed=seed) @ faces for count, seed in ((50, 0), (1000, 1)))
+    nearest_real(queries, reals, product_dtype=product_dtype)
     assert 50 <= sum(measured) <= most * 50
 
 

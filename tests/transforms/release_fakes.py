@@ -17,10 +17,14 @@ AFFINE = [[-2.0, 0.0, 0.0, 5.0], [0.0, 3.0, 0.0, 6.0], [0.0, 0.0, 4.0, 7.0], [0.
 MARKS = ("mustermann", "cough since", "ward_seven")
 
 
-def make_release(folder: Path, labels: Iterable[int], *, shape: tuple[int, ...] = (1, 16, 16)) -> Path:
-    """Sample n has the value n everywhere, so that ``sample_of`` knows it."""
+def make_release(
+    folder: Path, labels: Iterable[int], *, shape: tuple[int, ...] = (1, 16, 16), noise: bool = False
+) -> Path:
+    """Sample n has the value n everywhere, so that ``sample_of`` knows it, or is noise."""
     labels = list(labels)
     values = torch.arange(len(labels)).reshape(-1, *(1,) * len(shape)) / 127.5 - 1
+    if noise:
+        values = torch.rand(len(labels), *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     write_synthetic(
         folder,
         images=values.expand(-1, *shape),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.data import (
     CacheDataset,
     CacheNTransDataset,
@@ -27,7 +27,9 @@ from torch.utils.data import DistributedSampler
 from monai_plan.transforms import RandSubstituteSyntheticd, SubstituteSyntheticd, SyntheticEpochHandler
 from monai_plan.utils import ConfigError
 
-pytestmark = pytest.mark.filterwarnings("ignore:A real image was loaded", "ignore:cache_num is greater")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:A real image was loaded", "ignore:cache_num is greater", "ignore:This DataLoader will create"
+)
 
 LABELS = [0, 1, 0, 1, 1, 0, 1, 0, 1, 1]  # 4 and 6
 slow = pytest.mark.slow
@@ -81,7 +83,9 @@ def test_an_epoch_does_not_depend_on_the_workers(release, items, output, workers
     if how in ("thread", "threads"):
         loader = ThreadDataLoader(dataset, batch_size=2, num_workers=workers, use_thread_workers=how == "threads")
     else:
-        loader = DataLoader(dataset, batch_size=2, num_workers=workers, multiprocessing_context=how)
+        loader = DataLoader(
+            dataset, batch_size=2, num_workers=workers, multiprocessing_context=how, persistent_workers=how == "spawn"
+        )
     assert numbers_of(loader) == expected
     assert numbers_of(loader) == expected  # a transform without epochs gives the same again
 
@@ -124,7 +128,8 @@ def test_ranks_share_the_epoch(release, items, random):
 @pytest.mark.parametrize("random", [False, True])
 @pytest.mark.parametrize("kind", ["cache", "threads", "smart", "persistent", "runtime"])
 def test_caches_give_what_the_plain_data_set_gives(tmp_path, release, items, kind, random, late, output):
-    transform = pipeline(release, items, output=output, late=late, random=random)
+    # By another key than the file name, which a persistent cache does not keep without track_meta.
+    transform = pipeline(release, items, output=output, late=late, random=random, item_key="subject")
     expected = numbers_of(DataLoader(Dataset(items, transform), batch_size=2))
     dataset = {
         "cache": lambda: CacheDataset(items, transform, progress=False),
@@ -273,9 +278,9 @@ def epochs_of(transform, items, loader, count=3):
         (0, None, False),
         (2, "fork", False),
         (2, "fork", True),
-        (2, "spawn", True),
+        (1, "spawn", True),
         pytest.param(4, "spawn", True, marks=slow),
-        pytest.param(2, "spawn", False, marks=slow),
+        pytest.param(1, "spawn", False, marks=slow),
     ],
 )
 def test_running_workers_see_the_epoch(release, items, workers, how, persistent):
@@ -311,10 +316,6 @@ def train(release, items, *, epochs, workers=0, epoch_length=None, threads=False
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 2))
     seen: list[list[int]] = [[] for _ in range(epochs)]
 
-    def look(engine, batchdata, *args, **kwargs):
-        seen[engine.state.epoch - 1] += [sample_of(image) for image in batchdata["image"]]
-        return batchdata["image"].as_tensor(), batchdata["label"]
-
     trainer = SupervisedTrainer(
         device="cpu",
         max_epochs=epochs,
@@ -323,10 +324,14 @@ def train(release, items, *, epochs, workers=0, epoch_length=None, threads=False
         network=network,
         optimizer=torch.optim.SGD(network.parameters(), 1e-4),
         loss_function=torch.nn.CrossEntropyLoss(),
-        prepare_batch=look,
         train_handlers=[SyntheticEpochHandler(transform)],
         decollate=False,
     )
+
+    @trainer.on(Events.ITERATION_STARTED)
+    def look(engine):
+        seen[engine.state.epoch - 1].extend(sample_of(image) for image in engine.state.batch["image"])
+
     trainer.run()
     return seen, transform
 

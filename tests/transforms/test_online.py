@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 
@@ -12,9 +13,12 @@ from monai.data import CacheDataset, DataLoader, Dataset, ThreadDataLoader
 from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, ScaleIntensityd
 
+from monai_plan.data import SyntheticBank
 from monai_plan.networks import StyleGAN2Generator, save_generator
 from monai_plan.transforms import OnlineSource, SubstituteSyntheticd
 from monai_plan.utils import ArtifactError, ConfigError, save_artifact
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 SIZES = pytest.mark.parametrize("img_size", [(8, 16), (8, 8, 16)])
 AFFINE = [[-2.0, 0.0, 0.0, 5.0], [0.0, 3.0, 0.0, 6.0], [0.0, 0.0, 4.0, 7.0], [0.0, 0.0, 0.0, 1.0]]
@@ -53,6 +57,21 @@ def images_of(loader):
     return torch.cat([batch["image"] for batch in loader]).as_subclass(torch.Tensor)
 
 
+class Errors(torch.utils.data.Dataset):
+    """What is raised for every item of a data set, as text, in the process that asks for it."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        with pytest.raises(RuntimeError) as error:
+            self.dataset[index]
+        return str(error.value.__cause__)
+
+
 @SIZES
 def test_samples_are_the_images_of_the_inner_points(tmp_path, img_size):
     generator, paths = make_files(tmp_path, img_size)
@@ -66,6 +85,16 @@ def test_samples_are_the_images_of_the_inner_points(tmp_path, img_size):
         torch.testing.assert_close(images, expected)
     assert images.unique().numel() > 256  # not rounded to 8 bits
     assert len({source.name(number) for number in range(9)}) == 9
+
+
+def test_a_release_holds_the_samples_of_its_own_generator_and_paths(finished):
+    """But for the rounding to 8 bits, and for the points that no image was asked of."""
+    source = OnlineSource(finished / "private/model.pt", finished / "private/paths.pt")
+    bank = SyntheticBank(finished / "release", cache=True)
+    made = torch.stack([((source.image(n) + 1) * 127.5).round() for n in range(len(source.labels))])
+    for number, label in enumerate(bank.labels):
+        same = (made - bank.image(number).float()).abs().flatten(1).amax(1) <= 1
+        assert label in [source.labels[n] for n in same.nonzero().flatten().tolist()]
 
 
 def test_the_transform_draws_from_it_like_from_a_bank(source):
@@ -93,7 +122,7 @@ def test_classes_have_names_where_they_are_given(tmp_path, source):
 
 @pytest.mark.parametrize("output", ["like", "path"])
 def test_there_are_no_paths_to_give(source, output):
-    with pytest.raises(ConfigError, match="OnlineSource has no files.*output='image'"):
+    with pytest.raises(ConfigError, match=r"OnlineSource has no files.*output='image'"):
         SubstituteSyntheticd("image", source=source, output=output)
 
 
@@ -129,13 +158,12 @@ def test_cuda_in_a_forked_worker_is_an_error_that_says_what_to_use(tmp_path, mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     source = OnlineSource(tmp_path / "model.pt", tmp_path / "paths.pt", device="cuda")
     monkeypatch.undo()
-    dataset = Dataset(ITEMS, SubstituteSyntheticd("image", source=source, output="image"))
-    with pytest.raises(RuntimeError, match="forked process.*num_workers=0.*ThreadDataLoader"):
-        images_of(DataLoader(dataset, num_workers=1, multiprocessing_context="fork"))
-    # In this process it is not refused, and fails for want of a GPU alone.
-    if not torch.cuda.is_available():
-        with pytest.raises((RuntimeError, AssertionError), match="NVIDIA|CUDA"):
+    if not torch.cuda.is_available():  # in this process it is not refused, and fails for want of a GPU alone
+        with pytest.raises((RuntimeError, AssertionError), match=r"NVIDIA|CUDA"):
             source.image(0)
+    dataset = Dataset(ITEMS, SubstituteSyntheticd("image", source=source, output="image"))
+    for (text,) in DataLoader(Errors(dataset), num_workers=1, multiprocessing_context="fork"):
+        assert re.search(r"forked process.*num_workers=0.*ThreadDataLoader", text)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor, set_track_meta
-from monai.data.utils import pickle_hashing
+from monai.data.utils import pickle_hashing, to_affine_nd
 from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
@@ -119,7 +119,7 @@ def test_an_image_in_memory_is_known_by_its_file_name(release, items):
 @pytest.mark.parametrize("shape", [(1, 8, 10), (3, 8, 10), (1, 4, 6, 8)])
 @pytest.mark.parametrize("cached", [True, False])
 def test_an_image_is_what_load_image_gives_with_the_sample_s_own_metadata(tmp_path, shape, cached):
-    release = make_release(tmp_path / "release", [0], shape=shape)
+    release = make_release(tmp_path / "release", [0], shape=shape, noise=True)
     source = SyntheticBank(release, cache=cached)
     image = SubstituteSynthetic(source=source, output="image")("a.png", 0)
     file = LoadImage(ensure_channel_first=True)(source.path(0))
@@ -178,25 +178,28 @@ def test_plain_tensors_by_option_or_by_monai_s_switch(release):
         set_track_meta(True)
 
 
-@pytest.mark.parametrize("as_pair", [True, False])
+@pytest.mark.parametrize("given", ["image", "pair", "pair of the rank"])
 @pytest.mark.parametrize("track_meta", [True, False])
 @pytest.mark.parametrize("shape", [(1, 8, 10), (1, 4, 6, 8)])
-def test_images_are_resampled_to_a_reference(tmp_path, shape, track_meta, as_pair):
-    release = make_release(tmp_path / "release", [0], shape=shape)
-    size = (7, 5, 3)[: len(shape) - 1]
-    affine = torch.diag(torch.tensor([1.5, -2.0, 5.0, 1.0], dtype=torch.float64))
-    reference = MetaTensor(torch.rand(1, *size), affine=affine, meta={"filename_or_obj": "mustermann.nii.gz"})
-    if as_pair:
-        rank = len(shape) - 1
-        reference = (affine[:rank, :rank].tolist(), size) if rank == 3 else (affine, size)
-        if rank == 3:
-            reference = (affine.tolist(), size)
+def test_images_are_resampled_to_a_reference(tmp_path, shape, track_meta, given):
+    release = make_release(tmp_path / "release", [0], shape=shape, noise=True)
+    rank = len(shape) - 1
+    size = (7, 5, 3)[:rank]
+    affine = torch.diag(torch.tensor([1.5, -2.0, 5.0 if rank == 3 else 1.0, 1.0], dtype=torch.float64))
+    affine[0, 3] = 0.5
+    small = to_affine_nd(rank, affine)
+    reference = {
+        "image": MetaTensor(torch.rand(1, *size), affine=affine, meta={"filename_or_obj": "mustermann.nii.gz"}),
+        "pair": (affine.tolist(), size),
+        "pair of the rank": (small.tolist(), list(size)),
+    }[given]
     substitute = SubstituteSynthetic(release, output="image", reference=reference, track_meta=track_meta, img_size=size)
     image = substitute("a.png", 0)
     file = LoadImage(ensure_channel_first=True)(substitute.source.path(0))
     expected = SpatialResample()(file, dst_affine=affine, spatial_size=size)
     assert image.shape == (1, *size)
     assert torch.equal(torch.as_tensor(image).as_subclass(torch.Tensor), expected.as_tensor())
+    assert expected.unique().numel() > 5
     if track_meta:
         assert torch.equal(image.affine, affine)
         assert image.meta["spatial_shape"].tolist() == list(size)
