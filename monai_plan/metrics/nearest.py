@@ -21,8 +21,10 @@ __all__ = ["NearestReal", "embed", "nearest_real", "nearest_real_images"]
 
 MEMORY = 2 * 1024**3  # bytes
 SLAB = 2048  # columns of one product: the error bound grows with it
+LANES = 8192  # columns that are measured at a time; another number changes the last bits of distances
 SCORE_BYTES = 32  # a pair of rows in a tile: score, error, the sum of both, and two indices if the pair is measured
-PAIR_BYTES = 24  # an element of a pair that is measured: both rows, their difference and a cast in float64
+LANE_BYTES = 32  # a lane of a pair that is measured: its sum, its term, the other row and a cast of it, in float64
+CPU_PAIRS = 32  # measured at a time on a CPU, so that they stay in its cache
 LONGEST = 1e18  # beyond, squares come near to float32's largest number
 
 
@@ -221,7 +223,7 @@ class _Sizes(NamedTuple):
 def _sizes(
     width: int, queries: int, reals: int, *, memory: int, product_dtype: torch.dtype, embedded: int = 0
 ) -> _Sizes:
-    """Share ``memory`` out: half to the queries, 1/8 to the reals, 1/8 to the scores and 1/4 to measured pairs.
+    """Share ``memory`` out: half to the queries, 1/4 to the reals, 1/8 each to the scores and to measured pairs.
 
     Args:
         width: E.
@@ -235,19 +237,20 @@ def _sizes(
         raise ConfigError(f"product_dtype must be torch.float32 or torch.bfloat16, got {product_dtype}.")
     # A held row, its slab in float64 while it is centred (see _centred), and its few numbers.
     row = width * (embedded + product_dtype.itemsize) + min(width, SLAB) * 24 + 64
-    pair = width * PAIR_BYTES
+    pair = min(width, LANES) * LANE_BYTES
     centre = width * 8
     free = max(0, memory - centre)
     scores = free // 8 // SCORE_BYTES
-    reals = min(reals, free // 8 // row, isqrt(scores))
+    reals = min(reals, free // 4 // row, isqrt(scores))
     queries = min(queries, free // 2 // row, scores // max(1, reals))
-    if not queries or not reals or free // 4 < pair:
-        least = centre + max(8 * row, 4 * pair, 8 * SCORE_BYTES)
+    pairs = free // 8 // pair
+    if not (queries and reals and pairs):
+        least = centre + max(4 * row, 8 * pair, 8 * SCORE_BYTES)
         raise ConfigError(
             f"memory must be at least {least} bytes for embeddings of {width} numbers, got {memory}: raise it, or take "
             "a smaller embedding or image size."
         )
-    return _Sizes(queries, reals, free // 4 // pair)
+    return _Sizes(queries, reals, pairs)
 
 
 def _search(
@@ -287,8 +290,9 @@ class _Block:
     """The nearest real of every row of ``queries`` among the tiles seen so far."""
 
     def __init__(self, queries: Tensor, product_dtype: torch.dtype, pairs: int) -> None:
-        self.queries, self.product_dtype, self.pairs = queries, product_dtype, pairs
         count, device = len(queries), queries.device
+        self.queries, self.product_dtype = queries, product_dtype
+        self.pairs = min(pairs, CPU_PAIRS) if device.type == "cpu" else pairs
         self.distances = torch.full((count,), torch.inf, dtype=torch.float64, device=device)
         self.indices = torch.zeros(count, dtype=torch.int64, device=device)
         self.least = torch.full((count, 1), torch.inf, device=device)  # the nearest real's score is not above it
@@ -310,7 +314,7 @@ class _Block:
         self.seen += len(reals)
 
     def _measure(self, reals: Tensor, rows: Tensor, columns: Tensor) -> None:
-        found = _squared_distances(self.queries[rows], reals[columns])
+        found = _squared_distances(self.queries, rows, reals, columns)
         distances = torch.full_like(self.distances, torch.inf).scatter_reduce(0, rows, found, "amin")
         least = found == distances[rows]
         lowest = torch.full_like(self.indices, len(reals)).scatter_reduce(0, rows[least], columns[least], "amin")
@@ -341,8 +345,8 @@ def _scores(a: Tensor, a_squares: Tensor, b: Tensor, b_squares: Tensor) -> tuple
 
     With ε the rounding of an operand (centring included) and γ = ku / (1 − ku) that of a sum of k products, in any
     order, |computed a·b − a·b| <= ((1 + ε)² (1 + γ) − 1) ‖a‖‖b‖, by Cauchy and Schwarz. The rest of the arithmetic is a
-    dozen float32 roundings of ‖b‖² and ‖a‖‖b‖ (2⁻²⁰ allows 16), and the float64 distances by which candidates are
-    compared in the end err by less than 2⁻⁴⁵ of themselves.
+    dozen float32 roundings of ‖b‖² and ‖a‖‖b‖ (2⁻²⁰ allows 16), and the roundings of the float64 distances by which
+    pairs are compared in the end (see _squared_distances), each 2⁻⁵³ of at most 2 (‖a‖² + ‖b‖²).
     """
     width = a.shape[1]
     rounding = _operand_rounding(a)
@@ -361,7 +365,7 @@ def _scores(a: Tensor, a_squares: Tensor, b: Tensor, b_squares: Tensor) -> tuple
     a_lengths, b_lengths = (squares.sqrt() + width**0.5 * 2**-50 for squares in (a_squares, b_squares))
     errors = torch.outer(((2 * product_error + 2**-20) * a_lengths).float(), b_lengths.float())
     errors += (2**-20 * b_lengths.square()).float()
-    errors += (2**-44 * a_lengths.square()).float()[:, None]
+    errors += ((ceil(width / LANES) + 20) * 2**-51 * a_lengths.square()).float()[:, None]
     return scores, errors
 
 
@@ -374,17 +378,20 @@ def _operand_rounding(operand: Tensor) -> float:
     return {"none": 0.0, "ieee": 0.0, "tf32": 2**-10}.get(backend.matmul.fp32_precision, 2**-8)
 
 
-def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """‖a − b‖² row by row in float64, [n].
+def _squared_distances(a: Tensor, rows: Tensor, b: Tensor, columns: Tensor) -> Tensor:
+    """‖a[rows] − b[columns]‖² pair by pair in float64, [P].
 
-    Every step is elementwise: terms are added in halves, always in the same order. So a pair's distance has the same
-    bits whatever the other rows, the device and the number of threads.
+    Every step is elementwise: slab after slab the terms are added to those of the same lane, then the lanes in halves.
+    So a pair's distance has the same bits whatever the other pairs, the device and the number of threads.
     """
-    terms = a.to(torch.float64, copy=True)
-    terms -= b
-    terms.square_()
-    while (width := terms.shape[1]) > 1:
+    width = min(LANES, a.shape[1])
+    lanes = torch.zeros(len(rows), width, dtype=torch.float64, device=a.device)
+    for x, y in zip(a.split(width, 1), b.split(width, 1), strict=True):
+        terms = x.index_select(0, rows).to(torch.float64)
+        terms -= y.index_select(0, columns)
+        lanes[:, : terms.shape[1]] += terms.square_()
+    while width > 1:
         half = (width + 1) // 2
-        terms[:, : width - half] += terms[:, half:]
-        terms = terms[:, :half]
-    return terms[:, 0].clone()
+        lanes[:, : width - half] += lanes[:, half:width]
+        width = half
+    return lanes[:, 0].clone()
