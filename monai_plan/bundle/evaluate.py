@@ -111,6 +111,8 @@ def evaluate_release(
             "points a path (T)": paths["header"]["made_by"]["num_points"],
             "steps": paths["header"]["made_by"]["steps"],
             "learning rate": paths["header"]["made_by"]["lr"],
+            "schedule": paths["header"]["made_by"]["schedule"],
+            "smoothing": paths["header"]["made_by"]["smoothing"],
             "λ_id": paths["header"]["made_by"]["lambda_id"],
             "λ_class": paths["header"]["made_by"]["lambda_class"],
             "L_id a path, straight line": round(paths["losses"]["identity"][:, 0].mean().item(), 2),

@@ -530,7 +530,8 @@ _CARD = """# {name}
 - Made from {num_real} real images of {patients}, by a generative network trained on them. The images are points on
   {num_paths} walks between {num_anchors} anchors; an anchor is the average of at least {k} {persons} in the
   latent space.
-- Walk: {num_points} points, {steps} steps, learning rate {lr}, λ_id {lambda_id}, λ_class {lambda_class}, seed {seed}.
+- Walk: {num_points} points, {steps} steps, learning rate {lr} ({schedule}), smoothing {smoothing}, λ_id {lambda_id},
+  λ_class {lambda_class}, seed {seed}.
 
 What is not promised: that nothing about a patient can be inferred. The attacks in the report beside this card found
 what they found; empirical attacks are no proof. The images are not fit for diagnosis.

@@ -1,7 +1,7 @@
 """Perceptual distance, exact nearest-real search and fidelity."""
 
 from monai_plan.metrics.frechet import frechet_distance
-from monai_plan.metrics.nearest import NearestReal, embed, nearest_real
+from monai_plan.metrics.nearest import NearestReal, embed, nearest_real, nearest_real_images
 from monai_plan.metrics.perceptual import (
     LPIPSEmbedding,
     PerceptualEmbedding,
@@ -19,5 +19,6 @@ __all__ = [
     "embed",
     "frechet_distance",
     "nearest_real",
+    "nearest_real_images",
     "perceptual_embedding",
 ]

@@ -280,7 +280,7 @@ def _search(
                 block.add(reals)
                 del reals  # or two tiles would be held while the next one is embedded
             distances[start:stop], indices[start:stop] = block.distances, block.indices
-            del block  # and two blocks, while the next one is
+            del block  # or two blocks would be held while the queries of the next one are embedded
     if world_size > 1:  # every row is zero on all ranks but one
         distances, indices = (torch.as_tensor(idist.all_reduce(rows, "SUM")) for rows in (distances, indices))
     return NearestReal(distances, indices)
@@ -301,8 +301,9 @@ class _Block:
     def add(self, reals: Tensor) -> None:
         """Take a further tile of reals into account."""
         if not self.seen:
-            # Distances do not change when both sides move; shorter rows have smaller errors.
-            self.centre = reals.mean(0)
+            # Distances do not change when both sides move; shorter rows have smaller errors. A wide centre makes the
+            # difference from it wide.
+            self.centre = reals.mean(0, dtype=torch.promote_types(reals.dtype, torch.float32))
             self.rows, self.squares = _centred(self.queries, self.centre, self.product_dtype, "queries")
         rows, squares = _centred(reals, self.centre, self.product_dtype, "reals")
         scores, errors = _scores(self.rows, self.squares, rows, squares)
