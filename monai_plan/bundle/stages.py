@@ -383,13 +383,17 @@ def walk_anchors(
             group = missing[start : start + walk.pairs_per_batch]
             w_a, w_b = anchors["latents"][pairs[group]].unbind(1)
             labels = anchors["labels"][pairs[group, 0]].tolist()
-            share = len(group) / max(walk.steps, 1)
-            results = walk.walk_pairs(w_a, w_b, labels, progress=lambda *_, share=share: bar.update(share))
+            before = bar.n
+
+            def show(done: int, steps: int, before: float = before, paths: int = len(group)) -> None:
+                bar.update(before + paths * done / steps - bar.n)
+
+            results = walk.walk_pairs(w_a, w_b, labels, progress=show)
             for number, result in zip(group, results, strict=True):
                 data = {"path": result.path, "losses": result.losses}
                 save_artifact(files[number], kind="path", data=data, made_by=made_by[number])
                 parts[number] = data
-            bar.n = len(parts)  # the shares do not add up to the last digit
+            bar.n = len(parts)
             bar.set_postfix({name: float(values[-1]) for name, values in results[-1].losses.items()})
     losses = {
         name: torch.stack([parts[number]["losses"][name] for number in range(len(pairs))])
