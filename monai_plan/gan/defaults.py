@@ -16,7 +16,7 @@ class GANDefaults:
     """Settings for one image size.
 
     Attributes:
-        batch_size: images of all ranks in a batch.
+        batch_size: images of one rank in a batch.
         channel_base: see ``StyleGAN2Generator``.
         channel_max: see ``StyleGAN2Generator``.
         z_dim: length of z.
