@@ -105,6 +105,7 @@ class SubstituteSynthetic(Transform):
         classes: Sequence[Hashable] | None = None,
         label_map: Mapping[Hashable, int | str] | None = None,
         value_range: Sequence[float] | None = None,
+        dtype: torch.dtype = torch.float32,
         reference: Reference | None = None,
         track_meta: bool = True,
         img_size: Sequence[int] | None = None,
@@ -115,6 +116,7 @@ class SubstituteSynthetic(Transform):
             raise ConfigError(f"output is {output!r}, but must be 'like', 'image' or 'path'.")
         for name, changed in (
             ("value_range", value_range is not None),
+            (f"dtype={dtype}", dtype != torch.float32),
             ("reference", reference is not None),
             ("track_meta=False", not track_meta),
         ):
@@ -131,6 +133,8 @@ class SubstituteSynthetic(Transform):
         self.seed = int(seed) if seed is not None else get_seed() or 0
         self.value_range = _checked_range(value_range)
         self.reference = _geometry(reference, spatial_dims=len(source.img_size))
+        self.dtype = dtype
+        self._check_dtype()
         self.track_meta = track_meta
         self._check_size(img_size, img_channels)
 
@@ -157,7 +161,7 @@ class SubstituteSynthetic(Transform):
             item_key: the item's key, text or a whole number; by default the path of the image.
 
         Returns:
-            The absolute path of a synthetic image, or an image, float32 [C, *spatial]. The metadata of a
+            The absolute path of a synthetic image, or an image, ``dtype`` [C, *spatial]. The metadata of a
             ``MetaTensor`` are the sample's alone, with ``"synthetic": True``.
 
         Raises:
@@ -226,6 +230,16 @@ class SubstituteSynthetic(Transform):
                 "use a release made from such images."
             )
 
+    def _check_dtype(self) -> None:
+        if self.dtype not in (torch.float32, torch.float16, torch.uint8):
+            raise ConfigError(f"dtype is {self.dtype}, but must be torch.float32, torch.float16 or torch.uint8.")
+        as_stored = self.value_range is None and self.reference is None and isinstance(self.source, SyntheticBank)
+        if self.dtype == torch.uint8 and not as_stored:
+            raise ConfigError(
+                "dtype is torch.uint8, which holds images as a release stores them: leave out value_range, reference "
+                "and source, or use torch.float32."
+            )
+
     def _labels_to_classes(self, label_map: Mapping[Hashable, int | str] | None) -> dict[Hashable, tuple[Any, int]]:
         """Label → (the label, class of the source)."""
         names = self.source.label_names
@@ -286,15 +300,18 @@ class SubstituteSynthetic(Transform):
         return samples[dealt(rank, len(samples), seed=self.seed, key=("deal", target, self.epoch))]
 
     def _image(self, number: int) -> Tensor:
-        image = self.source.image(number).to(torch.float32)
-        if self.value_range is not None:
-            (low, high), (least, greatest) = self.source.intensity_range, self.value_range
-            image = (image - low) / (high - low) * (greatest - least) + least
+        image = self.source.image(number)
         affine = torch.tensor(self.source.affine)
         if self.reference is not None:
-            image = MetaTensor(image, affine=affine)
+            image = MetaTensor(image.to(torch.float32), affine=affine)
             affine = torch.tensor(self.reference[0])
             image = SpatialResample()(image, dst_affine=affine, spatial_size=self.reference[1]).as_subclass(Tensor)
+        if self.value_range is not None:
+            (low, high), (least, greatest) = self.source.intensity_range, self.value_range
+            # One new tensor: in a worker every further one costs its page faults, more than the arithmetic.
+            image = image.sub(low).div_(high - low).mul_(greatest - least).add_(least).to(self.dtype)
+        else:
+            image = image.to(self.dtype, copy=True)  # never the source's own memory
         if not (self.track_meta and get_track_meta()):
             return image
         meta = {
@@ -332,7 +349,7 @@ class SubstituteSyntheticd(MapTransform):
         keys: the key of the image; one, since a sample is one image.
         label_key: the key of the class.
         release_dir: the folder of a release.
-        source, output, seed, classes, label_map, value_range, reference, track_meta, img_size, img_channels: see
+        source, output, seed, classes, label_map, value_range, dtype, reference, track_meta, img_size, img_channels: see
             ``SubstituteSynthetic``.
         data: the items that will come, as the data set has them: the list that ``CacheDataset`` and the like are given.
         item_key: the key of an item's identity, text or a whole number; by default the path of the image.
@@ -364,6 +381,7 @@ class SubstituteSyntheticd(MapTransform):
         classes: Sequence[Hashable] | None = None,
         label_map: Mapping[Hashable, int | str] | None = None,
         value_range: Sequence[float] | None = None,
+        dtype: torch.dtype = torch.float32,
         reference: Reference | None = None,
         track_meta: bool = True,
         img_size: Sequence[int] | None = None,
@@ -388,6 +406,7 @@ class SubstituteSyntheticd(MapTransform):
             classes=classes,
             label_map=label_map,
             value_range=value_range,
+            dtype=dtype,
             reference=reference,
             track_meta=track_meta,
             img_size=img_size,

@@ -48,7 +48,7 @@ def make_dataset(folder, spatial_dims, *, subjects=SUBJECTS, seed=0, section="tr
     items = []
     for subject in range(subjects * len(names)):
         for number in range(IMAGES_EACH):
-            suffix = ".png" if spatial_dims == 2 else ".nii.gz"
+            suffix = ".png" if spatial_dims == 2 else ".nii"
             file = folder / section / f"patientfile_{subject}_{number}{suffix}"
             affine = np.diag([2.0, 3.0, 4.0, 1.0]) if spatial_dims == 3 else None
             write_image(file, torch.rand(1, *(8,) * spatial_dims, generator=rng), affine=affine)

@@ -86,7 +86,7 @@ def test_impossible_phantoms(change):
         phantom_image(**{"subject": 0, "image": 0, "label": 0, "img_size": 32, **change})
 
 
-@pytest.mark.parametrize(("spatial_dims", "suffix"), [(2, ".png"), (3, ".nii.gz")])
+@pytest.mark.parametrize(("spatial_dims", "suffix"), [(2, ".png"), (3, ".nii")])
 def test_population(tmp_path, spatial_dims, suffix):
     arguments = {
         "spatial_dims": spatial_dims,

@@ -155,7 +155,7 @@ def test_what_cannot_be_written(tmp_path, batch, change, error, message):
 
 def test_volumes_without_an_affine_get_the_identity(tmp_path):
     synthetic(tmp_path, images(1, (1, 4, 5, 6)), labels=torch.tensor([0]))
-    assert np.array_equal(nibabel.load(tmp_path / "images/000000.nii.gz").affine, np.eye(4))
+    assert np.array_equal(nibabel.load(tmp_path / "images/000000.nii").affine, np.eye(4))
 
 
 def test_contact_sheet(tmp_path):

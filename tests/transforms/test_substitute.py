@@ -169,6 +169,26 @@ def test_values_are_scaled_with_exact_ends(tmp_path, value_range):
     torch.testing.assert_close(values[:, 0, 0, 0].sort().values, expected)
 
 
+@pytest.mark.parametrize(
+    ("options", "dtype", "unit"),
+    [
+        ({"dtype": torch.uint8}, torch.uint8, 1),
+        ({"dtype": torch.float16, "value_range": (0, 1)}, torch.float16, 1 / 255),
+        ({"dtype": torch.float16}, torch.float16, 1),
+        ({}, torch.float32, 1),
+    ],
+)
+def test_values_are_of_the_dtype_and_never_the_bank_s_own_memory(release, options, dtype, unit):
+    substitute = SubstituteSynthetic(release, output="image", **options)
+    stored = substitute.source.image(substitute._choose("a.png", 0)).clone()
+    image = substitute("a.png", 0)
+    assert image.dtype == dtype
+    torch.testing.assert_close(image.as_tensor().double(), stored.double() * unit, rtol=2**-11, atol=0)
+    image.zero_()
+    assert torch.equal(substitute.source.image(substitute._choose("a.png", 0)), stored)
+    assert stored.any()
+
+
 def test_plain_tensors_by_option_or_by_monai_s_switch(release):
     assert type(SubstituteSynthetic(release, output="image", track_meta=False)("a.png", 0)) is torch.Tensor
     set_track_meta(False)
@@ -458,6 +478,10 @@ def test_a_loaded_image_is_warned_of_once(release, items):
         ({"value_range": (-1, 1)}, ConfigError, "value_range.*'image'"),
         ({"reference": (AFFINE, (4, 4))}, ConfigError, "reference.*'image'"),
         ({"track_meta": False, "output": "path"}, ConfigError, "track_meta=False.*'image'"),
+        ({"dtype": torch.uint8}, ConfigError, "dtype=torch.uint8.*'image'"),
+        ({"dtype": torch.int16, "output": "image"}, ConfigError, "dtype is torch.int16"),
+        ({"dtype": torch.uint8, "output": "image", "value_range": (0, 1)}, ConfigError, "leave out value_range"),
+        ({"dtype": torch.uint8, "output": "image", "reference": (AFFINE, (4, 4))}, ConfigError, "leave out.*reference"),
         ({"value_range": (1, -1), "output": "image"}, ConfigError, r"value_range is \[1, -1\]"),
         ({"value_range": (0, 1, 2), "output": "image"}, ConfigError, "two numbers"),
         ({"reference": (AFFINE, (4, 4, 4)), "output": "image"}, ConfigError, "2 spatial axes"),
