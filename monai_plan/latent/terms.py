@@ -56,8 +56,8 @@ class LikelihoodTerm(nn.Module):
 
     Up to a constant and the factor 1/d, d = w_dim, this is the negative log density of the Gaussian with the mean and
     the covariance of w = mapping(z, y), z ~ N(0, I); samples of it have the mean ½ whatever d is, and less as
-    far as Σ_y is shrunk. The true distribution is no Gaussian; this is the opinion of its first two moments. A W+ latent
-    has the mean over its layers.
+    far as Σ_y is shrunk. The true distribution is no Gaussian; this is the opinion of its first two moments. A latent
+    of W+ has the mean over its layers.
 
     Σ_y = (1 − δ) S + δ (tr S / d) I, with S the covariance of the samples and δ the larger of ``min_shrinkage`` and
     the shrinkage of Ledoit and Wolf ("A well-conditioned estimator for large-dimensional covariance matrices", Journal
