@@ -62,7 +62,7 @@ class LikelihoodTerm(nn.Module):
     Σ_y = (1 − δ) S + δ (tr S / d) I, with S the covariance of the samples and δ the larger of ``min_shrinkage`` and
     the shrinkage of Ledoit and Wolf ("A well-conditioned estimator for large-dimensional covariance matrices", Journal
     of Multivariate Analysis, 2004). So a direction in which the mapping does not vary at all costs 1/δ times an average
-    one and not infinitely much: k-same centroids and inverted latents lie a little outside of what the mapping gives.
+    one and not infinitely much: inverted latents and their k-same centroids lie outside of what the mapping gives.
 
     Args:
         generator: G; only its mapping is used, and only here. An unconditional one has one distribution for all y.

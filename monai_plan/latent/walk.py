@@ -190,7 +190,7 @@ class LatentWalk:
             hold the steps back: with α = 10 fewer steps reach the same L (docs/results.md). 0, as published, is off.
         tolerance: at least 0. Every 50 steps a pair is looked at; where the mean of L over the last 25 steps differs
             from that over the 25 before by less than this fraction of it, the pair stops and the others go on. 0, as
-            published, never stops.
+            published, never stops. A pair may stop before the rate decays, and then misses what that gains.
         lambda_id: λ_id, at least 0.
         lambda_class: λ_class, at least 0.
         terms: further terms by name; computed in float32. Their modules are moved and frozen like the networks.
