@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from monai_plan.bundle.evaluate import evaluate_release
 from monai_plan.bundle.handlers import BestWeights, LossProgressBar, ResumeHandler, StopAtNaN
+from monai_plan.bundle.inferers import AdversarialInferer
 from monai_plan.bundle.runner import StageOutcome, run_bundle
 from monai_plan.bundle.stages import (
     aggregate,
@@ -19,6 +20,7 @@ from monai_plan.bundle.stages import (
 )
 
 __all__ = [
+    "AdversarialInferer",
     "BestWeights",
     "LossProgressBar",
     "ResumeHandler",

@@ -335,8 +335,8 @@ def walk_anchors(
 ) -> None:
     """Walk between anchors of one class, for as many pairs as the images asked for need; every anchor is used.
 
-    Writes a file of kind "paths": ``paths`` [P, T, w_dim], ``labels`` [P], ``pairs`` [P, 2], ``losses`` (name →
-    [P, steps + 1]), ``num_images`` (class → number).
+    Writes a file of kind "paths": ``paths`` [P, T, w_dim] or [P, T, num_ws, w_dim], ``labels`` [P], ``pairs`` [P, 2],
+    ``losses`` (name → [P, steps + 1]), ``num_images`` (class → number).
 
     Args:
         walk: the walk of one pair.
@@ -362,17 +362,8 @@ def walk_anchors(
             )  # fmt: skip
             wanted[label] = most
     pairs = choose_pairs(anchors["labels"], num_pairs={c: -(-n // inner) for c, n in wanted.items()}, seed=seed)
-    settings = {
-        "num_points": walk.num_points,
-        "steps": walk.steps,
-        "lr": walk.lr,
-        "schedule": walk.schedule,
-        "smoothing": walk.smoothing,
-        "amp": walk.amp,
-        "lambda_id": walk.lambda_id,
-        "lambda_class": walk.lambda_class,
-    }
-    networks = _digest(walk.generator, walk.identity_net, walk.class_net)
+    settings = walk.settings
+    networks = _digest(*walk.networks)
     files = [Path(parts_dir) / f"path_{a:05d}_{b:05d}.pt" for a, b in pairs.tolist()]
     made_by = [{"networks": networks, "ends": _digest(anchors["latents"][pair]), **settings} for pair in pairs]
     found = [_finished_part(file, "path", made) for file, made in zip(files, made_by, strict=True)]
@@ -494,9 +485,20 @@ def synthesize(
         num_paths=len(data["labels"]),
         num_anchors=len(anchors["labels"]),
         k=anchors["k"],
+        beyond=_beyond_the_published(made_by),
         **made_by,
     )
     write_text(Path(release_dir) / "dataset_card.md", card)
+
+
+def _beyond_the_published(made_by: Mapping[str, Any]) -> str:
+    """The options of the walk that PLAN does not have, as a line of the card; empty where none is used."""
+    used = [f"λ_{name} {weight}" for name, weight in made_by["terms"].items()]
+    used += ["free ends"] if made_by["free_ends"] else []
+    used += ["relative objective"] if made_by["normalize"] else []
+    used += ["straight-through clamp"] if made_by["clamp"] == "straight_through" else []
+    used += [f"stops at tolerance {made_by['tolerance']}"] if made_by["tolerance"] else []
+    return f"\n  Beyond the published walk: {', '.join(used)}." if used else ""
 
 
 def _shared_affine(affine: Sequence[Sequence[float]] | None) -> list[list[float]] | None:
@@ -535,7 +537,7 @@ _CARD = """# {name}
   {num_paths} walks between {num_anchors} anchors; an anchor is the average of at least {k} {persons} in the
   latent space.
 - Walk: {num_points} points, {steps} steps, learning rate {lr} ({schedule}), smoothing {smoothing}, λ_id {lambda_id},
-  λ_class {lambda_class}, seed {seed}.
+  λ_class {lambda_class}, seed {seed}.{beyond}
 
 What is not promised: that nothing about a patient can be inferred. The attacks in the report beside this card found
 what they found; empirical attacks are no proof. The images are not fit for diagnosis.

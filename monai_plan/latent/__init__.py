@@ -7,6 +7,13 @@ MICCAI 2023, arXiv 2307.02984.
 from monai_plan.latent.generator import LatentGenerator
 from monai_plan.latent.inversion import Inversion, LatentInverter
 from monai_plan.latent.k_same import Anchors, choose_pairs, k_same
+from monai_plan.latent.terms import (
+    LikelihoodTerm,
+    MarginTerm,
+    RealismTerm,
+    WeightedTerm,
+    margin_between_subjects,
+)
 from monai_plan.latent.walk import LatentWalk, WalkResult, class_loss, distance_loss, identity_loss, linear_path
 
 __all__ = [
@@ -15,11 +22,16 @@ __all__ = [
     "LatentGenerator",
     "LatentInverter",
     "LatentWalk",
+    "LikelihoodTerm",
+    "MarginTerm",
+    "RealismTerm",
     "WalkResult",
+    "WeightedTerm",
     "choose_pairs",
     "class_loss",
     "distance_loss",
     "identity_loss",
     "k_same",
     "linear_path",
+    "margin_between_subjects",
 ]

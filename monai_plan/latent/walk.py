@@ -11,53 +11,72 @@ points t = 2 … T − 1,
 
 The published code takes means over chunks of four points and weights their sums with 0.1 and 1. For T = 50 that is
 λ_id = 0.025 and λ_class = 0.25 here; the sums above do not change their scale with T or with the batch size.
+
+By option, and none by default: further terms (``monai_plan.latent.terms``), free ends, an objective that is relative to
+the straight line, a clamp that lets the gradient through, and a stop at the plateau; see ``LatentWalk``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from monai_plan.latent.generator import BatchSplitter, LatentGenerator, frozen, prepare_networks
+from monai_plan.latent.terms import WeightedTerm
 from monai_plan.utils import ConfigError, TrainingError
 
 __all__ = ["LatentWalk", "WalkResult", "class_loss", "distance_loss", "identity_loss", "linear_path"]
 
 _CHECK_EVERY = 50  # steps between looks at the losses: each look makes the host wait for the device
+_PUBLISHED_LOSSES = ("distance", "identity", "class")
 
 
 def linear_path(w_a: Tensor, w_b: Tensor, num_points: int) -> Tensor:
     """The straight line w̄_t = w_a + (t − 1)/(T − 1) · (w_b − w_a), t = 1 … T, from which the walk starts.
 
     Args:
-        w_a: [w_dim], the first point.
-        w_b: [w_dim], the last point.
+        w_a: [w_dim], or [num_ws, w_dim] with num_ws ≥ 2 in W+; the first point.
+        w_b: the same, the last point.
         num_points: T, at least 2.
 
     Returns:
-        [T, w_dim]; the first and last row are exactly ``w_a`` and ``w_b``.
+        [T, w_dim] or [T, num_ws, w_dim]; the first and last row are exactly ``w_a`` and ``w_b``.
 
     Raises:
-        ConfigError: if the shapes differ or are not [w_dim], or ``num_points`` is less than 2.
+        ConfigError: if the shapes differ or are none of the two, or ``num_points`` is less than 2.
     """
-    if w_a.ndim != 1 or w_a.shape != w_b.shape:
-        raise ConfigError(f"w_a and w_b must both be [w_dim]: got {list(w_a.shape)} and {list(w_b.shape)}.")
+    if not _is_latent(w_a) or w_a.shape != w_b.shape:
+        raise ConfigError(
+            "w_a and w_b must both be [w_dim], or both [num_ws, w_dim] with num_ws ≥ 2: got "
+            f"{list(w_a.shape)} and {list(w_b.shape)}."
+        )
     if num_points < 2:
         raise ConfigError(f"num_points must be at least 2, the two end points: got {num_points}.")
     # lerp is exact at 0 and 1.
-    return torch.lerp(w_a, w_b, torch.linspace(0, 1, num_points, dtype=w_a.dtype, device=w_a.device)[:, None])
+    return torch.lerp(w_a, w_b, _rows(torch.linspace(0, 1, num_points, dtype=w_a.dtype, device=w_a.device), w_a[None]))
+
+
+def _is_latent(w: Tensor) -> bool:
+    """[w_dim], or [num_ws, w_dim] with num_ws ≥ 2: no G has a single layer, so [1, w_dim] is a batch by mistake."""
+    return w.ndim == 1 or (w.ndim == 2 and len(w) > 1)
+
+
+def _rows(values: Tensor, like: Tensor) -> Tensor:
+    """One value a row, [N], in the shape [N, 1, …] that multiplies the rows of ``like``."""
+    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def distance_loss(path: Tensor) -> Tensor:
     """L_dist = Σ_{t=1}^{T−1} ‖w̄_{t+1} − w̄_t‖² (PLAN); least on the straight, evenly spaced line.
 
     Args:
-        path: [T, w_dim].
+        path: [T, w_dim] or [T, num_ws, w_dim].
 
     Returns:
         A scalar, at least 0.
@@ -119,9 +138,11 @@ class WalkResult:
     """A path and how it came about. All tensors are float32 on the CPU.
 
     Attributes:
-        path: [T, w_dim], w̄_1 … w̄_T; the first and last row are the given end points.
-        losses: ``"distance"``, ``"identity"`` and ``"class"``: L_dist, L_id and L_class, unweighted, [steps + 1] each:
-            before every step and after the last.
+        path: [T, w_dim] or [T, num_ws, w_dim], w̄_1 … w̄_T; the first and last row are the given end points, unless
+            these are free.
+        losses: ``"distance"``, ``"identity"``, ``"class"`` and each further term by its name: L_dist, L_id, L_class
+            and Σ_t term, unweighted sums, [steps + 1] each: before every step and after the last. Of a pair that
+            stopped early the losses of its path are repeated to the end.
         total: [steps + 1], L.
     """
 
@@ -137,6 +158,24 @@ class LatentWalk:
     points stay fixed. During a call the networks are frozen and in eval mode, and after it as they were before;
     no gradient is left in them. No call depends on an earlier one, and no pair on those it is walked with.
 
+    With ``terms``, L gains Σ_term λ_term · Σ_t term(w̄_t, x̄_t, y).
+
+    With ``free_ends`` the ends move as well: L_id, L_class and the terms are summed over t = 1 … T, and
+
+        L_dist = ‖w̄_1 − w_a‖² + Σ_{t=1}^{T−1} ‖w̄_{t+1} − w̄_t‖² + ‖w̄_T − w_b‖²
+
+    so that the path hangs on its two anchors. What is published releases inner points only, and so does
+    ``bundle.synthesize``: the ends' losses then matter by what they do to their neighbours.
+
+    With ``normalize`` every part is relative, and one λ serves any w_dim, T and distance of the anchors:
+
+        L = L_dist / (‖w_b − w_a‖² / (T − 1)) + λ_id · mean_t KL + λ_class · mean_t CE + Σ_term λ_term · mean_t term
+
+    The divisor is L_dist of the straight line, so L begins at 1 plus what the networks say. Adam then moves w in units
+    of ‖w_b − w_a‖ / √d, d the numbers of a latent: ``lr`` is a fraction of that a step. It is the published objective,
+    divided by a constant, where λ is (T − 1)(T − 2) / ‖w_b − w_a‖² times that of the sums (2352 / ‖w_b − w_a‖² at
+    T = 50, with fixed ends): the same numbers λ mean the same where ‖w_b − w_a‖² = (T − 1)(T − 2).
+
     Args:
         generator: G, see ``LatentGenerator``.
         identity_net: φ_id, images [B, C, *spatial] in [−1, 1] → logits [B, n] over n ≥ 2 identities.
@@ -149,8 +188,16 @@ class LatentWalk:
         smoothing: α ≥ 0. The gradient is multiplied by (I + α Δ)⁻¹ along the path before Adam sees it, Δ the second
             difference between fixed ends, half of L_dist's Hessian. L stays as it is, but stiff zigzags no longer
             hold the steps back: with α = 10 fewer steps reach the same L (docs/results.md). 0, as published, is off.
+        tolerance: at least 0. Every 50 steps a pair is looked at; where the mean of L over the last 25 steps differs
+            from that over the 25 before by less than this fraction of it, the pair stops and the others go on. 0, as
+            published, never stops. A pair may stop before the rate decays, and then misses what that gains.
         lambda_id: λ_id, at least 0.
         lambda_class: λ_class, at least 0.
+        terms: further terms by name; computed in float32. Their modules are moved and frozen like the networks.
+        clamp: of G's images to [−1, 1]: "hard", as published, which stops the gradient where a pixel saturates, or
+            "straight_through", which lets it through as if there were no clamp (Bengio et al., arXiv 1308.3432).
+        free_ends: see above; False, as published, keeps the ends where they are.
+        normalize: see above; False is as published.
         points_per_batch: how many points are synthesised at once, which bounds the memory but does not change the
             result; default: 1024 on a GPU, where it is halved whenever the memory does not suffice, and the points of
             one pair on a CPU, which gains nothing from more.
@@ -173,8 +220,13 @@ class LatentWalk:
         lr: float = 0.1,
         schedule: str = "constant",
         smoothing: float = 0.0,
+        tolerance: float = 0.0,
         lambda_id: float = 0.025,
         lambda_class: float = 0.25,
+        terms: Mapping[str, WeightedTerm] | None = None,
+        clamp: str = "hard",
+        free_ends: bool = False,
+        normalize: bool = False,
         points_per_batch: int | None = None,
         amp: bool = False,
         device: torch.device | str | None = None,
@@ -186,13 +238,20 @@ class LatentWalk:
             ("lr", lr, 0 < lr < math.inf),
             ("schedule", schedule, schedule in ("constant", "decay")),
             ("smoothing", smoothing, 0 <= smoothing < math.inf),
+            ("tolerance", tolerance, 0 <= tolerance < math.inf),
             ("lambda_id", lambda_id, 0 <= lambda_id < math.inf),
             ("lambda_class", lambda_class, 0 <= lambda_class < math.inf),
+            ("clamp", clamp, clamp in ("hard", "straight_through")),
             ("points_per_batch", points_per_batch, points_per_batch is None or points_per_batch >= 1),
         ):
             if not valid:
                 raise ConfigError(f"{name} of the walk is {value}, outside its range: see LatentWalk.")
-        self.device = prepare_networks(generator, identity_net, class_net, device=device)
+        self.terms = dict(terms or {})
+        taken = sorted(self.terms.keys() & set(_PUBLISHED_LOSSES))
+        if taken:
+            raise ConfigError(f"terms has the name {taken[0]!r}, which a loss of the walk bears: choose another one.")
+        self._networks = (identity_net, class_net, *(weighted.term for weighted in self.terms.values()))
+        self.device = prepare_networks(generator, *self._networks, device=device)
         self.generator = generator
         self.identity_net = identity_net
         self.class_net = class_net
@@ -201,17 +260,35 @@ class LatentWalk:
         self.lr = lr
         self.schedule = schedule
         self.smoothing = smoothing
+        self.tolerance = tolerance
         self.lambda_id = lambda_id
         self.lambda_class = lambda_class
+        self.clamp = clamp
+        self.free_ends = free_ends
+        self.normalize = normalize
         self.amp = amp
+        self._moving = slice(None) if free_ends else slice(1, -1)  # of the T points
+        self._num_moving = num_points if free_ends else num_points - 2
         if points_per_batch is None:
-            points_per_batch = num_points - 2 if self.device.type == "cpu" else max(1024, num_points - 2)
+            points_per_batch = self._num_moving if self.device.type == "cpu" else max(1024, self._num_moving)
         self._in_batches = BatchSplitter(points_per_batch)
 
     @property
     def pairs_per_batch(self) -> int:
         """How many pairs fill one batch of points; walking as many at once keeps a GPU busy."""
-        return max(self._in_batches.size // (self.num_points - 2), 1)
+        return max(self._in_batches.size // self._num_moving, 1)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options that decide what a walk gives, as plain values for the header of a file; terms by weight."""
+        names = ("num_points", "steps", "lr", "schedule", "smoothing", "tolerance", "amp", "lambda_id", "lambda_class")
+        options = {name: getattr(self, name) for name in (*names, "clamp", "free_ends", "normalize")}
+        return {**options, "terms": {name: weighted.weight for name, weighted in self.terms.items()}}
+
+    @property
+    def networks(self) -> tuple[LatentGenerator | nn.Module, ...]:
+        """G, φ_id, φ_class and the modules of the terms."""
+        return (self.generator, *self._networks)
 
     def __call__(
         self, w_a: Tensor, w_b: Tensor, label: int, *, progress: Callable[[int, int], None] | None = None
@@ -219,8 +296,8 @@ class LatentWalk:
         """Walk from ``w_a`` to ``w_b``.
 
         Args:
-            w_a: [w_dim], the first point.
-            w_b: [w_dim], the last point.
+            w_a: [w_dim], or [num_ws, w_dim] with num_ws ≥ 2 in W+; the first point.
+            w_b: the same, the last point.
             label: y, the class of both.
             progress: called with (steps done, steps in all) after every step.
 
@@ -228,7 +305,8 @@ class LatentWalk:
             The path and its losses.
 
         Raises:
-            ConfigError: if an end point is not [w_dim] or not finite, or the label lies outside the classes.
+            ConfigError: if an end point is of another shape or not finite, the label lies outside the classes, or
+                both ends are the same and ``normalize`` divides by their distance.
             TrainingError: if a loss is not finite, or not even one point fits into the memory.
         """
         return self.walk_pairs([w_a], [w_b], [label], progress=progress)[0]
@@ -244,10 +322,11 @@ class LatentWalk:
         """Walk many pairs at once: the same as one after the other, and faster.
 
         Args:
-            w_a: the first points of P pairs, [w_dim] each.
+            w_a: the first points of P pairs, all [w_dim] or all [num_ws, w_dim].
             w_b: the last points.
             labels: y of each pair.
-            progress: called with (steps done, steps in all) after every step.
+            progress: called with (steps done, steps in all) after every step; when all pairs have stopped early, once
+                more with all steps.
 
         Returns:
             P results.
@@ -262,36 +341,93 @@ class LatentWalk:
             )
         if not len(labels):
             return []
-        lines = torch.stack([self._line(a, b) for a, b in zip(w_a, w_b, strict=True)])
-        inner = lines[:, 1:-1].clone().requires_grad_()
-        adam = torch.optim.Adam([inner], lr=self.lr, betas=(0.9, 0.999))
-        smoother = _smoother(self.num_points - 2, self.smoothing).to(self.device) if self.smoothing else None
-        history = torch.zeros(self.steps + 1, 3, len(labels), device=self.device)
-        with torch.enable_grad(), frozen(self.generator, self.identity_net, self.class_net):
+        pairs = self._start([self._line(a, b) for a, b in zip(w_a, w_b, strict=True)], labels)
+        lines, paths = pairs.lines, pairs.lines.clone()
+        smoother = _smoother(self._num_moving, self.smoothing).to(self.device) if self.smoothing else None
+        history = torch.zeros(self.steps + 1, 3 + len(self.terms), len(labels), device=self.device)
+        with torch.enable_grad(), frozen(*self.networks):
             for step in range(self.steps):
-                adam.param_groups[0]["lr"] = self._rate(step)
-                history[step], gradient = self._losses_and_gradient(lines, inner, labels)
-                inner.grad = gradient if smoother is None else smoother @ gradient
-                adam.step()
+                losses, gradient = self._losses_and_gradient(pairs.lines, pairs.points.requires_grad_(), pairs.labels)
+                history[step].index_copy_(1, pairs.rows, losses)
                 if step % _CHECK_EVERY == 0:
-                    _check_finite(history[: step + 1])
+                    self._check_finite(history[: step + 1, :, pairs.rows])
+                    settled = self._settled(history[: step + 1], pairs)
+                    if settled.any():
+                        # Before the step, so that the losses are those of the path that is kept.
+                        stopped = pairs.rows[settled]
+                        paths[stopped, self._moving] = pairs.points[settled]
+                        history[step + 1 :, :, stopped] = history[step, :, stopped]
+                        pairs, gradient = pairs.select(~settled), gradient[~settled]
+                    if not len(pairs.rows):
+                        break
+                pairs.adam.param_groups[0]["lr"] = self._rate(step)
+                gradient = gradient * _rows(pairs.unit, gradient)
+                pairs.variables.grad = gradient if smoother is None else _along_path(smoother, gradient)
+                pairs.adam.step()
                 if progress is not None:
                     progress(step + 1, self.steps)
-            history[-1] = self._losses(lines, inner.detach(), labels)
-        _check_finite(history)
+            if len(pairs.rows):
+                history[-1].index_copy_(1, pairs.rows, self._losses(pairs.lines, pairs.points, pairs.labels))
+                paths[pairs.rows, self._moving] = pairs.points
+            elif progress is not None:
+                progress(self.steps, self.steps)
+        self._check_finite(history)
 
-        lines[:, 1:-1] = inner.detach()
-        return [self._result(path, losses) for path, losses in zip(lines.cpu(), history.cpu().unbind(2), strict=True)]
+        total = self._total(history, lines)
+        return [
+            WalkResult(path=path, losses=dict(zip(self._loss_names, losses.unbind(1), strict=True)), total=of_pair)
+            for path, losses, of_pair in zip(paths.cpu(), history.cpu().unbind(2), total.cpu().unbind(1), strict=True)
+        ]
+
+    @property
+    def _loss_names(self) -> tuple[str, ...]:
+        return (*_PUBLISHED_LOSSES, *self.terms)
+
+    @property
+    def _weights(self) -> tuple[float, ...]:
+        """λ of every loss after L_dist."""
+        return (self.lambda_id, self.lambda_class, *(weighted.weight for weighted in self.terms.values()))
+
+    @property
+    def _divisor(self) -> int:
+        """What the sums over points are divided by."""
+        return self._num_moving if self.normalize else 1
 
     def _line(self, w_a: Tensor, w_b: Tensor) -> Tensor:
-        """The checked straight line [T, w_dim]."""
+        """The checked straight line [T, *latent]."""
+        w_dim = self.generator.w_dim
         for name, w in (("w_a", w_a), ("w_b", w_b)):
-            if w.shape != (self.generator.w_dim,):
-                raise ConfigError(f"{name} must be [w_dim] = [{self.generator.w_dim}]: got {list(w.shape)}.")
+            if not _is_latent(w) or w.shape[-1] != w_dim:
+                raise ConfigError(
+                    f"{name} must be [w_dim] = [{w_dim}]: got {list(w.shape)}; [num_ws, {w_dim}] with num_ws ≥ 2 would "
+                    "be a latent of W+."
+                )
             if not w.isfinite().all():
                 raise ConfigError(f"{name} has values that are not finite: repeat the inversion it comes from.")
         w_a, w_b = (w.detach().as_subclass(Tensor).to(self.device, torch.float32) for w in (w_a, w_b))
         return linear_path(w_a, w_b, self.num_points)
+
+    def _start(self, lines: Sequence[Tensor], labels: Sequence[int]) -> _Pairs:
+        """All pairs on their straight lines."""
+        shapes = {line.shape[1:]: None for line in lines}
+        if len(shapes) > 1:
+            raise ConfigError(f"The end points have the shapes {[list(s) for s in shapes]}: walk each on its own.")
+        stacked = torch.stack(list(lines))
+        if self.normalize and not (self._reference(stacked) > 0).all():
+            raise ConfigError(
+                "w_a and w_b are the same point, but normalize divides by their distance: choose two different "
+                "anchors, or leave normalize out."
+            )
+        unit = torch.ones(len(stacked), device=self.device)
+        if self.normalize:
+            unit = (stacked[:, -1] - stacked[:, 0]).flatten(1).square().mean(1).sqrt()
+        return _Pairs.on(stacked, self._moving, labels, unit=unit, lr=self.lr)
+
+    def _reference(self, lines: Tensor) -> Tensor:
+        """What L_dist of each pair is divided by, [P]: 1, or L_dist of its straight line ‖w_b − w_a‖² / (T − 1)."""
+        if not self.normalize:
+            return torch.ones(len(lines), device=lines.device)
+        return (lines[:, -1] - lines[:, 0]).flatten(1).square().sum(1) / (self.num_points - 1)
 
     def _rate(self, step: int) -> float:
         done = 2 * step / self.steps - 1  # of the second half
@@ -299,50 +435,130 @@ class LatentWalk:
             return self.lr
         return self.lr * (0.5 + 0.5 * math.cos(math.pi * done))
 
-    def _result(self, path: Tensor, losses: Tensor) -> WalkResult:
-        distance, identity, classes = losses.unbind(1)
-        return WalkResult(
-            path=path,
-            losses={"distance": distance, "identity": identity, "class": classes},
-            total=distance + self.lambda_id * identity + self.lambda_class * classes,
-        )
+    def _total(self, losses: Tensor, lines: Tensor) -> Tensor:
+        """L, [steps, P], of losses [steps, K, P] of pairs with these straight lines."""
+        total = losses[:, 0] / self._reference(lines)
+        for weight, loss in zip(self._weights, losses.unbind(1)[1:], strict=True):
+            total = total + weight * loss / self._divisor
+        return total
 
-    def _losses_and_gradient(self, lines: Tensor, inner: Tensor, labels: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """(L_dist, L_id, L_class) of each pair, [3, P], and ∂L/∂w̄ at the inner points [P, T − 2, w_dim]."""
-        distance = _distances(lines, inner)
-        (gradient,) = torch.autograd.grad(distance.sum(), inner)
-        points, targets = self._points(inner.detach(), labels)
+    def _settled(self, history: Tensor, pairs: _Pairs) -> Tensor:
+        """Which of the pairs are on the plateau, [P] bool, by the losses so far [steps, K, all pairs]."""
+        if not self.tolerance or len(history) <= _CHECK_EVERY:
+            return torch.zeros_like(pairs.rows, dtype=torch.bool)
+        before, after = self._total(history[-_CHECK_EVERY:, :, pairs.rows], pairs.lines).chunk(2)
+        # Means: Adam's ripples are higher than what is still gained. A rise is no plateau either.
+        return (after.mean(0) - before.mean(0)).abs() < self.tolerance * before.mean(0).abs()
+
+    def _losses_and_gradient(self, lines: Tensor, moving: Tensor, labels: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """All losses of each pair, [K, P], and ∂L/∂w̄ at the moving points [P, points, *latent]."""
+        distance = _distances(lines, moving)
+        (gradient,) = torch.autograd.grad(distance.sum(), moving)
+        points, targets = self._points(moving.detach(), labels)
 
         def one_batch(part: slice) -> tuple[Tensor, Tensor]:
             w = points[part].requires_grad_()
-            identity, classes = self._point_losses(w, targets[part])
-            (pull,) = torch.autograd.grad((self.lambda_id * identity + self.lambda_class * classes).sum(), w)
-            return torch.stack([identity, classes]).detach(), pull
+            losses = self._point_losses(w, targets[part])
+            pulling = self._weights[0] * losses[0]
+            for weight, loss in zip(self._weights[1:], losses[1:], strict=True):
+                pulling = pulling + weight * loss
+            (pull,) = torch.autograd.grad(pulling.sum(), w)
+            return torch.stack(losses).detach(), pull
 
-        terms, pulls = zip(*self._in_batches(one_batch, len(points)), strict=True)
-        return _of_pairs(distance.detach(), terms), gradient + torch.cat(pulls).view_as(inner)
+        losses, pulls = zip(*self._in_batches(one_batch, len(points)), strict=True)
+        gradient = gradient / _rows(self._reference(lines), gradient) + torch.cat(pulls).view_as(moving) / self._divisor
+        return _of_pairs(distance.detach(), losses), gradient
 
     @torch.no_grad()
-    def _losses(self, lines: Tensor, inner: Tensor, labels: Sequence[int]) -> Tensor:
-        """(L_dist, L_id, L_class) of each pair, [3, P]."""
-        points, targets = self._points(inner, labels)
-        terms = self._in_batches(lambda part: torch.stack(self._point_losses(points[part], targets[part])), len(points))
-        return _of_pairs(_distances(lines, inner), terms)
+    def _losses(self, lines: Tensor, moving: Tensor, labels: Sequence[int]) -> Tensor:
+        """All losses of each pair, [K, P]."""
+        points, targets = self._points(moving, labels)
+        losses = self._in_batches(
+            lambda part: torch.stack(self._point_losses(points[part], targets[part])), len(points)
+        )
+        return _of_pairs(_distances(lines, moving), losses)
 
-    def _points(self, inner: Tensor, labels: Sequence[int]) -> tuple[Tensor, list[int]]:
-        """All inner points of all pairs, [P · (T − 2), w_dim], and the label of each."""
-        return inner.flatten(0, 1), [label for label in labels for _ in range(self.num_points - 2)]
+    def _points(self, moving: Tensor, labels: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """The moving points of all pairs in a row, [P · points, *latent], and the label of each."""
+        return moving.flatten(0, 1), [label for label in labels for _ in range(self._num_moving)]
 
-    def _point_losses(self, w: Tensor, labels: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The terms of L_id and L_class of the points w [N, w_dim], [N] each."""
+    def _point_losses(self, w: Tensor, labels: Sequence[int]) -> list[Tensor]:
+        """What the points w [N, *latent] add to L_id, to L_class and to each further term, [N] each."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            images = self.generator.synthesis(w).clamp(-1, 1)
+            images = self._clamped(self.generator.synthesis(w))
             identity_logits, class_logits = self.identity_net(images), self.class_net(images)
         _check_labels(labels, class_logits)
         targets = torch.tensor(labels, device=self.device)
-        return _identity_terms(identity_logits), functional.cross_entropy(
-            class_logits.float(), targets, reduction="none"
-        )
+        classes = functional.cross_entropy(class_logits.float(), targets, reduction="none")
+        further = [weighted.term(w, images.float(), targets) for weighted in self.terms.values()]
+        return [_identity_terms(identity_logits), classes, *further]
+
+    def _clamped(self, images: Tensor) -> Tensor:
+        """x̄ = clamp(G(w̄), −1, 1), with the gradient of the clamp or of no clamp."""
+        if self.clamp == "hard":
+            return images.clamp(-1, 1)
+        return images.detach().clamp(-1, 1) + (images - images.detach())  # adds exactly 0
+
+    def _check_finite(self, history: Tensor) -> None:
+        """Look at losses [steps, K, P]."""
+        bad = (~history.isfinite().all(1)).nonzero().tolist()
+        if bad:
+            step, pair = bad[0]
+            named = zip(self._loss_names, history[step, :, pair].tolist(), strict=True)
+            values = ", ".join(f"{name} {value:g}" for name, value in named)
+            raise TrainingError(
+                f"The walk's loss is not finite after {step} steps ({values}): lower lr, or check that the generator "
+                "and the classifiers were trained to the end."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """The pairs that are still walked; row p of every tensor belongs to one of them.
+
+    Attributes:
+        rows: [P] their numbers among all pairs.
+        lines: [P, T, *latent], the straight lines.
+        labels: P labels.
+        unit: [P], the length in W of one unit of the variables; 1 as published.
+        variables: [P, points, *latent], the moving points over ``unit``: what Adam sees.
+        adam: on the variables.
+    """
+
+    rows: Tensor
+    lines: Tensor
+    labels: Sequence[int]
+    unit: Tensor
+    variables: Tensor
+    adam: torch.optim.Adam
+
+    @classmethod
+    def on(cls, lines: Tensor, moving: slice, labels: Sequence[int], *, unit: Tensor, lr: float) -> _Pairs:
+        """All pairs at the start."""
+        variables = (lines[:, moving] / _rows(unit, lines)).requires_grad_()
+        rows, adam = torch.arange(len(lines), device=lines.device), torch.optim.Adam([variables], lr, (0.9, 0.999))
+        return cls(rows, lines, labels, unit, variables, adam)
+
+    @property
+    def points(self) -> Tensor:
+        """The moving points, [P, points, *latent]; a new tensor."""
+        return self.variables.detach() * _rows(self.unit, self.variables)
+
+    def select(self, kept: Tensor) -> _Pairs:
+        """The pairs where ``kept`` [P] is True, and Adam with their moments."""
+        variables = self.variables.detach()[kept].requires_grad_()
+        adam = torch.optim.Adam([variables], self.adam.param_groups[0]["lr"], (0.9, 0.999))
+        adam.state[variables] = {
+            name: value[kept] if value.shape == self.variables.shape else value
+            for name, value in self.adam.state[self.variables].items()
+        }
+        labels = [label for label, keep in zip(self.labels, kept.tolist(), strict=True) if keep]
+        return _Pairs(self.rows[kept], self.lines[kept], labels, self.unit[kept], variables, adam)
+
+
+def _along_path(matrix: Tensor, gradient: Tensor) -> Tensor:
+    """``matrix`` [points, points] times each pair's ``gradient`` [P, points, *latent]."""
+    return (matrix @ gradient.flatten(2)).view_as(gradient)
 
 
 def _smoother(count: int, smoothing: float) -> Tensor:
@@ -352,26 +568,13 @@ def _smoother(count: int, smoothing: float) -> Tensor:
     return torch.linalg.inv(torch.eye(count, dtype=torch.float64) + smoothing * second_difference).float()
 
 
-def _distances(lines: Tensor, inner: Tensor) -> Tensor:
-    """L_dist of the inner points [P, T − 2, w_dim] between the fixed ends of ``lines``, [P]."""
-    paths = torch.cat([lines[:, :1], inner, lines[:, -1:]], dim=1)
-    return (paths[:, 1:] - paths[:, :-1]).square().sum((1, 2))
+def _distances(lines: Tensor, moving: Tensor) -> Tensor:
+    """L_dist of the moving points [P, points, *latent] that hang between the ends of ``lines``, [P]."""
+    paths = torch.cat([lines[:, :1], moving, lines[:, -1:]], dim=1)
+    return (paths[:, 1:] - paths[:, :-1]).flatten(2).square().sum((1, 2))
 
 
-def _of_pairs(distance: Tensor, terms: Sequence[Tensor]) -> Tensor:
-    """The sums over the points of each pair, [3, P], from L_dist [P] and the terms of batches of points [2, N]."""
-    sums = torch.cat(list(terms), dim=1).view(2, len(distance), -1).sum(2)
-    return torch.cat([distance[None], sums])
-
-
-def _check_finite(history: Tensor) -> None:
-    """Look at losses [steps, 3, P]."""
-    bad = (~history.isfinite().all(1)).nonzero().tolist()
-    if bad:
-        step, pair = bad[0]
-        names = ("distance", "identity", "class")
-        values = ", ".join(f"{n} {v:g}" for n, v in zip(names, history[step, :, pair].tolist(), strict=True))
-        raise TrainingError(
-            f"The walk's loss is not finite after {step} steps ({values}): lower lr, or check that the generator "
-            "and the classifiers were trained to the end."
-        )
+def _of_pairs(distance: Tensor, losses: Sequence[Tensor]) -> Tensor:
+    """The sums over the points of each pair, [K, P], from L_dist [P] and the losses of batches of points [K − 1, N]."""
+    of_points = torch.cat(list(losses), dim=1)
+    return torch.cat([distance[None], of_points.view(len(of_points), len(distance), -1).sum(2)])

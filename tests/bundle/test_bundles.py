@@ -22,6 +22,7 @@ from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow, Referen
 
 import monai_plan
 from monai_plan.bundle.quickstart import bundle_path
+from monai_plan.latent import LatentWalk
 
 pytestmark = pytest.mark.usefixtures("clean_logging")
 
@@ -277,3 +278,61 @@ def test_monai_finds_its_properties(stage: str, finished: Path, patients: Path) 
     assert workflow.max_epochs == TINY.get(f"{stage.removeprefix('train_')}_epochs", 2)
     assert len(workflow.train_dataset) > 0
     assert workflow.network_def is not None
+
+
+def _walk(finished: Path, patients: Path, **overrides: Any) -> Any:
+    bundle = ROOT / "chest_xray_plan"
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / name) for name in ("train.json", "walk.json")])
+    parser.update({**TINY, "dataset_dir": str(patients), "output_dir": str(finished), **overrides})
+    return parser.get_parsed_content("walk")
+
+
+def test_the_walk_is_the_published_one_unless_asked(
+    finished: Path, patients: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Terms of weight 0 are not built: no discriminator is loaded, no image is embedded, no w is drawn."""
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise AssertionError
+
+    for target in (
+        "networks.load_discriminator", "latent.LikelihoodTerm", "latent.RealismTerm", "latent.MarginTerm",
+    ):  # fmt: skip
+        monkeypatch.setattr(f"monai_plan.{target}", refuse)
+    walk = _walk(finished, patients)
+    published = LatentWalk(*walk.networks, num_points=TINY["num_points"], steps=TINY["walk_steps"])
+    assert walk.settings == published.settings
+
+
+def test_every_option_of_the_walk_reaches_it(finished: Path, patients: Path) -> None:
+    discriminator_file = finished / "private" / "train" / "checkpoint.pt"
+    overrides = {
+        "walk_clamp": "straight_through", "walk_free_ends": True, "walk_normalize": True, "walk_tolerance": 0.01,
+        "lambda_likelihood": 0.1, "lambda_realism": 0.2, "lambda_margin": 0.3,
+    }  # fmt: skip
+    walk = _walk(finished, patients, **overrides)
+    assert (walk.clamp, walk.free_ends, walk.normalize, walk.tolerance) == ("straight_through", True, True, 0.01)
+    assert walk.settings["terms"] == {"likelihood": 0.1, "realism": 0.2, "margin": 0.3}
+    trained = torch.load(discriminator_file, map_location="cpu", weights_only=True)["discriminator"]
+    loaded = walk.terms["realism"].term.discriminator.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in trained.items())
+    assert walk.terms["margin"].term.margin > 0
+    assert _walk(finished, patients, lambda_margin=0.3, walk_margin=0.7).terms["margin"].term.margin.item() == (
+        pytest.approx(0.7)
+    )
+    w_a, w_b = torch.randn(2, TINY["w_dim"], generator=torch.Generator().manual_seed(0))
+    losses = walk(w_a, w_b, 1).losses
+    assert all(losses[name].isfinite().all() for name in ("likelihood", "realism", "margin"))
+
+
+@pytest.mark.parametrize(("stage", "epsilon"), [("train_identity", 0.1), ("train_class", 0.0)])
+def test_only_the_identity_net_is_trained_on_adversarial_images(
+    stage: str, epsilon: float, finished: Path, patients: Path
+) -> None:
+    bundle = ROOT / "chest_xray_plan"
+    (names,) = [entry["config"] for entry in _stages(bundle) if entry["name"] == stage]
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / name) for name in names])
+    parser.update({**TINY, "dataset_dir": str(patients), "output_dir": str(finished), "identity_epsilon": 0.1})
+    assert parser.get_parsed_content("train#trainer").inferer.epsilon == epsilon

@@ -33,7 +33,7 @@ from monai_plan.bundle import (
     walk_anchors,
 )
 from monai_plan.data import CheckedDataset, write_datalist, write_image
-from monai_plan.latent import LatentInverter, LatentWalk
+from monai_plan.latent import LatentInverter, LatentWalk, LikelihoodTerm, WeightedTerm
 from monai_plan.networks import StyleGAN2Generator
 from monai_plan.utils import ArtifactError, ConfigError, DataError, load_artifact, save_artifact
 
@@ -467,7 +467,9 @@ def test_walks(case):
         for name, values in paths["losses"].items():
             torch.testing.assert_close(values[index], expected.losses[name], rtol=1e-4, atol=1e-5)
     made_by = {"num_points": T, "steps": 3, "lr": 0.1, "lambda_id": 0.025, "lambda_class": 0.25, "seed": 0}
-    assert paths["header"]["made_by"] == {**made_by, "schedule": "constant", "smoothing": 0.0, "amp": False}
+    made_by |= {"schedule": "constant", "smoothing": 0.0, "amp": False, "tolerance": 0.0, "clamp": "hard"}
+    made_by |= {"free_ends": False, "normalize": False, "terms": {}}
+    assert paths["header"]["made_by"] == made_by
 
 
 def many_anchors(tmp_path, count=4):
@@ -525,6 +527,21 @@ def test_walk_makes_parts_of_other_anchors_or_settings_anew(case, tmp_path):
     assert same.calls == []
     walk_anchors(walk=longer, anchors_file=case.files.anchors, **options)
     assert len(longer.calls) == len(first.calls)
+    term, other_term = (LikelihoodTerm(case.generator, num_samples=20, seed=seed) for seed in (0, 1))
+    changes = [
+        {"tolerance": 0.1}, {"clamp": "straight_through"}, {"free_ends": True}, {"normalize": True},
+        {"terms": {"likelihood": WeightedTerm(1.0, term)}}, {"terms": {"likelihood": WeightedTerm(2.0, term)}},
+        {"terms": {"likelihood": WeightedTerm(2.0, other_term)}},
+    ]  # fmt: skip
+    for change in changes:
+        changed, again = (Spy(make_walk(case.generator, num_points=T + 1, **change)) for _ in range(2))
+        walk_anchors(walk=changed, anchors_file=case.files.anchors, **options)
+        assert len(changed.calls) == len(first.calls), change
+        walk_anchors(walk=again, anchors_file=case.files.anchors, **options)
+        assert again.calls == []
+    assert set(load_artifact(options["output_file"], kind="paths")["losses"]) == {
+        "distance", "identity", "class", "likelihood",
+    }  # fmt: skip
     elsewhere = Spy(make_walk(case.generator, num_points=T + 1))
     walk_anchors(walk=elsewhere, anchors_file=many_anchors(tmp_path, 2), **options)
     assert elsewhere.calls
@@ -625,6 +642,25 @@ def test_card(case):
     wanted = "Walk: 6 points, 3 steps, learning rate 0.1 (constant), smoothing 0.0, λ_id 0.025, λ_class 0.25, seed 0."
     assert wanted in " ".join(card.split())
     assert "anonymous" not in card
+    assert "Beyond the published walk" not in card
+
+
+def test_the_card_says_what_is_not_published(case, tmp_path):
+    term = WeightedTerm(0.5, LikelihoodTerm(case.generator, num_samples=20))
+    walk = make_walk(
+        case.generator, terms={"likelihood": term}, free_ends=True, normalize=True, clamp="straight_through",
+        tolerance=0.01,
+    )  # fmt: skip
+    walk_anchors(
+        walk=walk, anchors_file=case.files.anchors, dataset=case.dataset, output_file=tmp_path / "paths.pt",
+        parts_dir=tmp_path / "parts", num_images=8,
+    )  # fmt: skip
+    synthesize(
+        generator=case.generator, paths_file=tmp_path / "paths.pt", anchors_file=case.files.anchors,
+        dataset=case.dataset, release_dir=tmp_path / "release", name="tiny",
+    )  # fmt: skip
+    wanted = "Beyond the published walk: λ_likelihood 0.5, free ends, relative objective, straight-through clamp, "
+    assert wanted + "stops at tolerance 0.01." in (tmp_path / "release" / "dataset_card.md").read_text()
 
 
 def test_release_is_replaced_whole(case, tmp_path):

@@ -1,0 +1,250 @@
+"""Terms that the walk can add to the objective of PLAN, one number a point; none of them is in the published form.
+
+A walk that is let loose leaves the images that G was trained to make: it fools φ_id instead of leaving the patients.
+``LikelihoodTerm`` and ``RealismTerm`` hold it where w and the image are likely, ``MarginTerm`` keeps the image off the
+real ones by the distance that is measured in the end.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from sklearn.covariance import ledoit_wolf_shrinkage
+from torch import Tensor, nn
+from torch.nn import functional
+
+from monai_plan.latent.generator import LatentGenerator, frozen
+from monai_plan.utils import ConfigError, DataError, TrainingError, seeded_generator
+
+__all__ = ["LikelihoodTerm", "MarginTerm", "RealismTerm", "WeightedTerm", "margin_between_subjects"]
+
+_ROWS = 1024  # of a matrix of distances at a time
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedTerm:
+    """λ · term, for ``LatentWalk``.
+
+    Attributes:
+        weight: λ, at least 0; at 0 the term is measured and does not pull.
+        term: a module (w [N, *latent], images x̄ [N, C, *spatial] in [−1, 1], labels [N] int64) → [N] float32,
+            differentiable; the value of a point must not depend on the others.
+
+    Raises:
+        ConfigError: if the weight lies outside its range or the term is no module.
+    """
+
+    weight: float
+    term: nn.Module
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise ConfigError(f"weight of a term of the walk is {self.weight}, but must be at least 0 and finite.")
+        if not isinstance(self.term, nn.Module):
+            raise ConfigError(
+                f"term is a {type(self.term).__name__}, but must be a torch.nn.Module, so that it can be moved and "
+                "frozen: wrap it in one."
+            )
+
+
+class LikelihoodTerm(nn.Module):
+    """L_w = ‖Σ_y^{−1/2} (w − μ_y)‖² / (2 d): how far w lies out in the mapping's distribution of its class.
+
+    Up to a constant and the factor 1/d, d = w_dim, this is the negative log density of the Gaussian with the mean and
+    the covariance of w = mapping(z, y), z ~ N(0, I); samples of it have the mean ½ whatever d is, and less as
+    far as Σ_y is shrunk. The true distribution is no Gaussian; this is the opinion of its first two moments. A latent
+    of W+ has the mean over its layers.
+
+    Σ_y = (1 − δ) S + δ (tr S / d) I, with S the covariance of the samples and δ the larger of ``min_shrinkage`` and
+    the shrinkage of Ledoit and Wolf ("A well-conditioned estimator for large-dimensional covariance matrices", Journal
+    of Multivariate Analysis, 2004). So a direction in which the mapping does not vary at all costs 1/δ times an average
+    one and not infinitely much: inverted latents and their k-same centroids lie outside of what the mapping gives.
+
+    Args:
+        generator: G; only its mapping is used, and only here. An unconditional one has one distribution for all y.
+        num_samples: draws of z a class, at least 2.
+        min_shrinkage: the least δ, in (0, 1].
+        seed: of the draws.
+
+    Raises:
+        ConfigError: if an argument lies outside its range.
+        TrainingError: if the mapping is constant or not finite.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(
+        self, generator: LatentGenerator, *, num_samples: int = 10_000, min_shrinkage: float = 0.05, seed: int = 0
+    ) -> None:
+        super().__init__()
+        for name, value, valid in (
+            ("num_samples", num_samples, num_samples >= 2),
+            ("min_shrinkage", min_shrinkage, 0 < min_shrinkage <= 1),
+        ):
+            if not valid:
+                raise ConfigError(f"{name} of the likelihood is {value}, outside its range: see LikelihoodTerm.")
+        z = torch.randn(num_samples, generator.z_dim, generator=seeded_generator(seed, "likelihood"))
+        z = z.to(next(generator.parameters()).device)
+        classes = range(generator.num_classes) if generator.num_classes else [None]
+        moments = []
+        with torch.no_grad(), frozen(generator):
+            for y in classes:
+                labels = None if y is None else torch.full((num_samples,), y, device=z.device)
+                w = generator.mapping(z, labels).double().cpu()
+                moments.append(_mean_and_whitening(w, min_shrinkage))
+        means, whitenings = zip(*moments, strict=True)
+        self.register_buffer("mean", torch.stack(means).float())  # [classes, w_dim]
+        self.register_buffer("whitening", torch.stack(whitenings).float())  # [classes, w_dim, w_dim]
+
+    def forward(self, w: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """L_w [N] of w [N, w_dim] or [N, num_ws, w_dim] with labels [N] of G's classes; the images are not used."""
+        layers = w.reshape(len(w), -1, w.shape[-1])
+        if len(self.mean) == 1:
+            labels = torch.zeros_like(labels)
+        centred = layers - self.mean[labels][:, None]
+        # By every class, then the right one: a matrix for every point would take N · d² numbers.
+        whitened = torch.einsum("cij,nlj->ncli", self.whitening, centred)[torch.arange(len(w), device=w.device), labels]
+        return whitened.square().mean((1, 2)) / 2
+
+
+def _mean_and_whitening(w: Tensor, min_shrinkage: float) -> tuple[Tensor, Tensor]:
+    """μ [d] and the symmetric Σ^{−1/2} [d, d] of samples [n, d] in float64."""
+    mean = w.mean(0)
+    covariance = (w - mean).T @ (w - mean) / len(w)
+    average = covariance.diagonal().mean()
+    if not (average.isfinite() and average > 0):
+        raise TrainingError(
+            f"The variance of the mapping's w is {average:g}, so it has no distribution to stay in: train the "
+            "generator again, or leave the likelihood out (weight 0)."
+        )
+    shrinkage = max(min_shrinkage, float(ledoit_wolf_shrinkage(w.numpy())))
+    values, vectors = torch.linalg.eigh(covariance)
+    values = (1 - shrinkage) * values.clamp(min=0) + shrinkage * average
+    return mean, vectors @ (values.rsqrt()[:, None] * vectors.T)
+
+
+class RealismTerm(nn.Module):
+    """L_D = softplus(−D(x̄, y)), the loss by which the generator was trained (arXiv 1406.2661): is the image real?
+
+    D compares the images of a batch (minibatch standard deviation). Here every image is a group of its own, so that no
+    point depends on those beside it: D sees a deviation of 0 everywhere, its logits are shifted, and only their
+    differences between images mean something.
+
+    Args:
+        discriminator: D(images [N, C, *spatial], labels [N] or None) → logits [N], positive for "real"; copied. Labels
+            are given where its ``num_classes`` is not 0.
+    """
+
+    def __init__(self, discriminator: nn.Module) -> None:
+        super().__init__()
+        self.discriminator = copy.deepcopy(discriminator)
+        self.conditional = bool(getattr(discriminator, "num_classes", 0))
+        for module in self.discriminator.modules():
+            if hasattr(module, "group_size"):
+                setattr(module, "group_size", 1)  # noqa: B010  # of any discriminator
+
+    def forward(self, w: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """L_D [N] of the images with labels [N]; w is not used."""
+        return functional.softplus(-self.discriminator(images, labels if self.conditional else None).float())
+
+
+class MarginTerm(nn.Module):
+    """L_m = max(0, m − min_j ‖e(x̄) − e(x_j)‖²) / m: how far an image intrudes into the margin of the nearest real one.
+
+    It is 1 on a real image and 0 from the margin on. The nearest x_j is found by a matrix product, its distance is
+    then taken as a difference, exact where the two are close.
+
+    Args:
+        embedding: e, images [B, C, *spatial] in [−1, 1] → [B, E], of a perceptual distance.
+        images: [M, C, *spatial], the real images x_j. Their embeddings stay in memory, M · E numbers.
+        margin: m, a squared distance above 0. Default: ``margin_between_subjects`` of the real images.
+        subjects: M subjects, for the default margin.
+        batch_size: images embedded at once, at least 1.
+        device: where to embed. Default: where the embedding is.
+
+    Raises:
+        ConfigError: if ``margin`` or ``batch_size`` lies outside its range, or both margin and subjects are missing.
+        DataError: if there are no images, or no margin can be taken from them.
+    """
+
+    reals: Tensor
+    margin: Tensor
+
+    def __init__(
+        self,
+        embedding: nn.Module,
+        images: Tensor,
+        *,
+        margin: float | None = None,
+        subjects: Sequence[str] | None = None,
+        batch_size: int = 64,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        if margin is None and subjects is None:
+            raise ConfigError("margin is None and there are no subjects to take it from: give one of both.")
+        if margin is not None and not 0 < margin < math.inf:
+            raise ConfigError(f"margin is {margin}, but must be above 0 and finite; None takes it from the images.")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+        if not len(images):
+            raise DataError("There are no real images to keep a margin to.")
+        self.embedding = embedding
+        if device is not None:
+            embedding.to(device)
+        here = next((t.device for t in [*embedding.parameters(), *embedding.buffers()]), torch.device(device or "cpu"))
+        with torch.no_grad(), frozen(embedding):
+            reals = torch.cat([embedding(x.as_subclass(Tensor).to(here)).float() for x in images.split(batch_size)])
+        if margin is None:
+            assert subjects is not None
+            margin = margin_between_subjects(reals, subjects)
+        self.register_buffer("reals", reals)
+        self.register_buffer("margin", torch.tensor(margin, device=here))
+
+    def forward(self, w: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """L_m [N] of the images; w and the labels are not used."""
+        embedded = self.embedding(images).float()
+        distances = (embedded - self.reals[_nearest(embedded.detach(), self.reals)]).square().sum(1)
+        return functional.relu(self.margin - distances) / self.margin
+
+
+def margin_between_subjects(embeddings: Tensor, subjects: Sequence[str]) -> float:
+    """The median over real images of the squared distance to the nearest image of another subject.
+
+    Args:
+        embeddings: [M, E], e(x_j).
+        subjects: M subjects, two different ones at least.
+
+    Returns:
+        The margin, above 0.
+
+    Raises:
+        DataError: if the numbers differ, there is a single subject, or most images have a copy under another subject.
+    """
+    if len(subjects) != len(embeddings):
+        raise DataError(f"There are {len(subjects)} subjects for {len(embeddings)} embeddings: give one an image.")
+    numbers = {subject: number for number, subject in enumerate(sorted(set(subjects)))}
+    if len(numbers) < 2:
+        raise DataError(f"There are {len(numbers)} subjects, but a distance to another one needs two: set the margin.")
+    identity = torch.tensor([numbers[subject] for subject in subjects], device=embeddings.device)
+    distances = []
+    for rows, own in zip(embeddings.split(_ROWS), identity.split(_ROWS), strict=True):
+        other = embeddings[_nearest(rows, embeddings, leave_out=own[:, None] == identity)]
+        distances.append((rows - other).square().sum(1))
+    margin = float(torch.cat(distances).median())
+    if not margin > 0:
+        raise DataError("Most real images have a copy under another subject: mend the data list, or set the margin.")
+    return margin
+
+
+def _nearest(queries: Tensor, reals: Tensor, *, leave_out: Tensor | None = None) -> Tensor:
+    """The row of ``reals`` [M, E] nearest to each of ``queries`` [N, E], without those of ``leave_out`` [N, M]."""
+    centre = reals.mean(0)  # shorter rows lose fewer digits in the product
+    rows = reals - centre
+    scores = rows.square().sum(1) - 2 * (queries - centre) @ rows.T
+    return (scores if leave_out is None else scores.masked_fill(leave_out, math.inf)).argmin(1)

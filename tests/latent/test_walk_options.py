@@ -1,0 +1,369 @@
+"""What the walk does by option: terms, free ends, the relative objective, the clamp, the stop at the plateau, W+."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from latent_fakes import FakeGenerator, assert_same_state, fake_classifier, state_of
+from torch import nn
+
+from monai_plan.latent import LatentWalk, WeightedTerm, distance_loss, linear_path
+from monai_plan.utils import ConfigError
+
+DIMS = pytest.mark.parametrize("spatial_dims", [2, 3])
+
+
+def networks(spatial_dims: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    return (
+        FakeGenerator(spatial_dims),
+        fake_classifier(spatial_dims, 7, seed=1),
+        fake_classifier(spatial_dims, 3, seed=2),
+    )
+
+
+def end_points(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(3)
+    shape = shape or (6,)
+    return torch.randn(shape, generator=rng), torch.randn(shape, generator=rng)
+
+
+class FirstNumber(nn.Module):
+    """A term: the first number of w, with noise unless it is in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, w, images, labels):
+        assert images.dtype == torch.float32
+        assert len(images) == len(labels) == len(w)
+        assert images.abs().max() <= 1
+        return self.dropout(w.flatten(1)[:, 0]) * self.scale
+
+
+ONLY_DISTANCE = {"lambda_id": 0.0, "lambda_class": 0.0, "schedule": "decay"}
+
+
+# terms -----------------------------------------------------------------------------------------------------------
+
+
+@DIMS
+def test_a_linear_term_bends_the_path_to_a_parabola(spatial_dims):
+    """L = L_dist + λ Σ_t w_t[0] is least on the line minus λ/4 · t (T − 1 − t) in that number."""
+    w_a, w_b = end_points()
+    term = WeightedTerm(0.5, FirstNumber())
+    before = state_of(term.term)
+    walk = LatentWalk(*networks(spatial_dims), num_points=8, steps=400, terms={"first": term}, **ONLY_DISTANCE)
+    result = walk(w_a, w_b, 1)
+    assert_same_state(before, state_of(term.term))
+    expected = linear_path(w_a, w_b, 8)
+    t = torch.arange(8)
+    expected[:, 0] -= 0.5 / 4 * t * (7 - t)
+    torch.testing.assert_close(result.path, expected, rtol=0, atol=2e-3)
+    assert list(result.losses) == ["distance", "identity", "class", "first"]
+    torch.testing.assert_close(result.losses["first"][-1], result.path[1:-1, 0].sum())
+    torch.testing.assert_close(result.total, result.losses["distance"] + 0.5 * result.losses["first"])
+
+
+def test_a_term_of_weight_zero_is_measured_and_does_not_pull():
+    nets, ends = networks(2), end_points()
+    plain = LatentWalk(*nets, num_points=6, steps=5)(*ends, 0)
+    measured = LatentWalk(*nets, num_points=6, steps=5, terms={"first": WeightedTerm(0.0, FirstNumber())})(*ends, 0)
+    assert torch.equal(measured.path, plain.path)
+    assert torch.equal(measured.total, plain.total)
+    assert measured.losses["first"].abs().min() > 0
+
+
+@pytest.mark.parametrize("name", ["distance", "identity", "class"])
+def test_a_term_needs_a_name_of_its_own(name):
+    with pytest.raises(ConfigError, match=f"terms has the name '{name}'"):
+        LatentWalk(*networks(2), terms={name: WeightedTerm(1.0, FirstNumber())})
+
+
+# free ends -------------------------------------------------------------------------------------------------------
+
+
+@DIMS
+def test_free_ends_hang_on_the_anchors(spatial_dims):
+    """By L_dist alone T points spread evenly over the T + 1 pieces between the anchors."""
+    w_a, w_b = end_points()
+    walk = LatentWalk(*networks(spatial_dims), num_points=6, steps=400, free_ends=True, **ONLY_DISTANCE)
+    result = walk(w_a, w_b, 0)
+    torch.testing.assert_close(result.path, linear_path(w_a, w_b, 8)[1:-1], rtol=0, atol=2e-3)
+    hanging = torch.cat([w_a[None], result.path, w_b[None]])
+    torch.testing.assert_close(result.losses["distance"][-1], distance_loss(hanging))
+
+
+def test_free_ends_have_the_losses_of_the_other_points():
+    nets, (w_a, w_b) = networks(2), end_points()
+    fixed, free = (LatentWalk(*nets, num_points=6, steps=0, free_ends=free)(w_a, w_b, 1) for free in (False, True))
+    assert torch.equal(free.path, fixed.path)
+    torch.testing.assert_close(free.losses["distance"], fixed.losses["distance"])
+    # the ends as inner points: a path of three points has one
+    ends = [LatentWalk(*nets, num_points=3, steps=0)(w, w, 1).losses for w in (w_a, w_b)]
+    for name in ("identity", "class"):
+        torch.testing.assert_close(free.losses[name], fixed.losses[name] + ends[0][name] + ends[1][name])
+
+
+def test_free_ends_move_and_lower_the_objective():
+    walk = LatentWalk(*networks(2), num_points=6, steps=40, lr=0.02, free_ends=True, smoothing=1.0)
+    w_a, w_b = end_points()
+    result = walk(w_a, w_b, 1)
+    assert (result.path[0] - w_a).norm() > 0.05
+    assert (result.path[-1] - w_b).norm() > 0.05
+    assert result.total[-1] < result.total[0]
+    assert walk.pairs_per_batch == 1
+
+
+# the relative objective ------------------------------------------------------------------------------------------
+
+
+class Rescaled(nn.Module):
+    """G in a space W that is ``scale`` times as wide: synthesis(w) = G(w / scale)."""
+
+    def __init__(self, generator: FakeGenerator, scale: float):
+        super().__init__()
+        self.generator, self.scale = generator, scale
+        for name in ("z_dim", "w_dim", "num_classes", "img_size", "img_channels"):
+            setattr(self, name, getattr(generator, name))
+
+    def mapping(self, z, labels=None):
+        return self.scale * self.generator.mapping(z, labels)
+
+    def synthesis(self, w):
+        return self.generator.synthesis(w / self.scale)
+
+
+RELATIVE = {"normalize": True, "lambda_id": 0.2, "lambda_class": 0.2, "lr": 0.02}
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.floats(0.01, 100), st.sampled_from([2, 3]), st.booleans(), st.sampled_from([0.0, 5.0]))
+def test_a_wider_w_gives_the_wider_path(scale, spatial_dims, free_ends, smoothing):
+    generator, *classifiers = networks(spatial_dims)
+    w_a, w_b = end_points()
+    options = {"num_points": 7, "steps": 10, "free_ends": free_ends, "smoothing": smoothing, **RELATIVE}
+    plain = LatentWalk(generator, *classifiers, **options)(w_a, w_b, 1)
+    wide = LatentWalk(Rescaled(generator, scale), *classifiers, **options)(scale * w_a, scale * w_b, 1)
+    assert (plain.path - linear_path(w_a, w_b, 7)).abs().max() > 0.05
+    torch.testing.assert_close(wide.path / scale, plain.path, rtol=0, atol=5e-3)
+    torch.testing.assert_close(wide.total, plain.total, rtol=1e-3, atol=0)
+
+
+def test_the_published_objective_is_another_one_in_a_wider_w():
+    """Which the test above would not notice if the two were the same."""
+    generator, *classifiers = networks(2)
+    w_a, w_b = end_points()
+    options = {"num_points": 7, "steps": 10, **RELATIVE, "normalize": False}
+    plain = LatentWalk(generator, *classifiers, **options)(w_a, w_b, 1)
+    wide = LatentWalk(Rescaled(generator, 10.0), *classifiers, **options)(10 * w_a, 10 * w_b, 1)
+    assert (wide.path / 10 - plain.path).abs().max() > 0.05
+
+
+@DIMS
+@pytest.mark.parametrize("free_ends", [False, True])
+def test_the_conversion_of_the_weights(spatial_dims, free_ends):
+    """With λ (T − 1) n / ‖w_b − w_a‖², n the points that move, it is the published objective over a constant."""
+    nets, (w_a, w_b) = networks(spatial_dims), end_points()
+    squared = (w_b - w_a).square().sum()
+    factor = (11 * (12 if free_ends else 10) / squared).item()
+    options = {"num_points": 12, "free_ends": free_ends, "lr": 0.02}
+    published = LatentWalk(*nets, steps=8, **options)(w_a, w_b, 2)
+    unit = (squared / 6).sqrt().item()
+    relative = LatentWalk(
+        *nets, steps=8, normalize=True, lambda_id=0.025 * factor, lambda_class=0.25 * factor,
+        **{**options, "lr": 0.02 / unit},
+    )(w_a, w_b, 2)  # fmt: skip
+    torch.testing.assert_close(relative.total * squared / 11, published.total, rtol=1e-3, atol=0)
+    torch.testing.assert_close(relative.path, published.path, rtol=0, atol=5e-3)
+
+
+def test_the_relative_weights_hold_for_any_number_of_points():
+    """Twice as many points: the same curve, and the same objective."""
+    nets, (w_a, w_b) = networks(2), end_points()
+    options = {"steps": 200, "smoothing": 10.0, "schedule": "decay", **RELATIVE}
+    few, many = (LatentWalk(*nets, num_points=t, **options)(w_a, w_b, 1) for t in (26, 51))
+    assert many.total[-1].item() == pytest.approx(few.total[-1].item(), rel=0.03)
+    bend = (few.path - linear_path(w_a, w_b, 26)).norm(dim=1).max()
+    assert bend > 0.1
+    assert (many.path[::2] - few.path).norm(dim=1).max() < 0.1 * bend
+
+
+def test_the_same_point_twice_has_no_distance_to_divide_by():
+    w, _ = end_points()
+    with pytest.raises(ConfigError, match="w_a and w_b are the same point, but normalize"):
+        LatentWalk(*networks(2), normalize=True)(w, w.clone(), 0)
+
+
+# the clamp -------------------------------------------------------------------------------------------------------
+
+
+@DIMS
+def test_clamps_differ_in_the_gradient_of_saturated_pixels_alone(spatial_dims):
+    nets = networks(spatial_dims)
+    for network in nets:
+        network.eval()
+    generator, *classifiers = nets
+    path = torch.stack(end_points()).repeat(4, 1)[:6] * torch.arange(6)[:, None]  # from no pixel outside to nearly all
+    lines, inner = path[None], path[None, 1:-1]
+    found = {}
+    for clamp in ("hard", "straight_through"):
+        walk = LatentWalk(generator, *classifiers, num_points=6, clamp=clamp)
+        found[clamp] = walk._losses_and_gradient(lines, inner.clone().requires_grad_(), [1])
+    assert torch.equal(found["hard"][0], found["straight_through"][0])
+
+    def gradient(clamp_of_the_gradient):
+        w = inner[0].clone().requires_grad_()
+        raw = generator.synthesis(w)
+        images = raw.detach().clamp(-1, 1).requires_grad_()
+        kl = -math.log(7) - classifiers[0](images).log_softmax(1).mean(1)
+        ce = -classifiers[1](images).log_softmax(1)[:, 1]
+        (of_images,) = torch.autograd.grad((0.025 * kl + 0.25 * ce).sum(), images)
+        (pull,) = torch.autograd.grad((clamp_of_the_gradient(raw, of_images) * raw).sum(), w)
+        free = inner.clone().requires_grad_()
+        whole = torch.cat([path[:1], free[0], path[-1:]])
+        return pull + torch.autograd.grad(distance_loss(whole), free)[0][0]
+
+    hard = gradient(lambda raw, g: (g * (raw.abs() <= 1)).detach())
+    through = gradient(lambda raw, g: g.detach())
+    assert (hard - through).abs().max() > 0.01
+    torch.testing.assert_close(found["hard"][1][0], hard, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found["straight_through"][1][0], through, rtol=1e-3, atol=1e-4)
+
+
+# the stop at the plateau -----------------------------------------------------------------------------------------
+
+
+class Counting(nn.Module):
+    """Counts the images that a classifier sees."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network, self.seen = network, 0
+
+    def forward(self, x):
+        self.seen += len(x)
+        return self.network(x)
+
+
+def stop_of(result) -> int:
+    """The step before which a pair stopped; from it on its objective is repeated."""
+    return int((result.total != result.total[-1]).nonzero()[-1]) + 1
+
+
+def test_a_pair_on_the_plateau_stops_and_leaves_the_batch():
+    """The long line hardly feels the term and stops first; the short one goes on as if it were alone."""
+    identity_net = Counting(fake_classifier(2, 7))
+    walk = LatentWalk(
+        FakeGenerator(2), identity_net, fake_classifier(2, 3), num_points=6, steps=160, lr=0.01, smoothing=3.0,
+        lambda_id=0.0, lambda_class=0.0, tolerance=0.01, terms={"first": WeightedTerm(0.5, FirstNumber())},
+    )  # fmt: skip
+    zero, near, far = torch.zeros(6), torch.ones(6), torch.full((6,), 8.0)
+    alone = [walk(zero, end, 0) for end in (far, near)]
+    assert [stop_of(result) for result in alone] == [50, 150]
+    assert identity_net.seen == (51 + 151) * 4  # looked at before the next step, four points each
+    together = walk.walk_pairs([zero, zero], [far, near], [0, 0])
+    assert identity_net.seen == 2 * (51 + 151) * 4
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(other.path, one.path, rtol=0, atol=1e-3)
+        torch.testing.assert_close(other.total, one.total, rtol=1e-4, atol=1e-4)
+        assert len(other.total) == 161
+
+
+def test_a_stopped_pair_is_where_it_would_have_ended():
+    """And its last losses are those of its path."""
+    w_a, w_b = end_points()
+    options = {"num_points": 8, "lambda_id": 0.0, "lambda_class": 0.0, "lr": 0.02, "smoothing": 3.0}
+    nets, term = networks(2), {"first": WeightedTerm(0.5, FirstNumber())}
+    whole = LatentWalk(*nets, steps=1000, terms=term, **options)(w_a, w_b, 0)
+    stopped = LatentWalk(*nets, steps=1000, tolerance=1e-4, terms=term, **options)(w_a, w_b, 0)
+    last = stop_of(stopped)
+    assert 50 <= last < 1000
+    assert last % 50 == 0
+    assert torch.equal(stopped.total[: last + 1], whole.total[: last + 1])
+    assert stopped.total[-1].item() == pytest.approx(whole.total[-1].item(), rel=1e-3)
+    torch.testing.assert_close(stopped.path, whole.path, rtol=0, atol=0.02)
+    torch.testing.assert_close(stopped.losses["distance"][-1], distance_loss(stopped.path))
+    torch.testing.assert_close(stopped.losses["first"][-1], stopped.path[1:-1, 0].sum())
+
+
+def test_progress_of_a_walk_that_stopped():
+    seen = []
+    options = {"num_points": 4, "steps": 80, **ONLY_DISTANCE}
+    LatentWalk(*networks(2), tolerance=1.0, **options)(*end_points(), 0, progress=lambda *done: seen.append(done))
+    assert seen == [*((step, 80) for step in range(1, 51)), (80, 80)]
+
+
+def test_no_tolerance_never_stops():
+    nets = networks(2)
+    nets = (nets[0], Counting(nets[1]), nets[2])
+    LatentWalk(*nets, num_points=4, steps=110, **ONLY_DISTANCE)(*end_points(), 0)
+    assert nets[1].seen == 111 * 2
+
+
+# W+ --------------------------------------------------------------------------------------------------------------
+
+
+def test_linear_path_in_w_plus():
+    path = linear_path(torch.tensor([[0.0], [4.0]]), torch.tensor([[1.0], [0.0]]), 5)
+    assert path.tolist() == [[[0.0], [4.0]], [[0.25], [3.0]], [[0.5], [2.0]], [[0.75], [1.0]], [[1.0], [0.0]]]
+
+
+@DIMS
+def test_the_same_w_in_all_layers_has_the_losses_of_w(spatial_dims):
+    nets, (w_a, w_b) = networks(spatial_dims), end_points()
+    single = LatentWalk(*nets, num_points=6, steps=0)(w_a, w_b, 1)
+    layers = LatentWalk(*nets, num_points=6, steps=0)(w_a.expand(3, 6), w_b.expand(3, 6), 1)
+    assert layers.path.shape == (6, 3, 6)
+    for name in ("identity", "class"):
+        torch.testing.assert_close(layers.losses[name], single.losses[name])
+    torch.testing.assert_close(layers.losses["distance"], 3 * single.losses["distance"])
+
+
+@DIMS
+@pytest.mark.parametrize(
+    "options", [{}, {"smoothing": 3.0}, {"free_ends": True}, {"normalize": True, "lambda_id": 0.5}, {"tolerance": 0.5}]
+)
+def test_a_walk_in_w_plus(spatial_dims, options):
+    nets = networks(spatial_dims)
+    w_a, w_b = end_points(2, 3, 6)  # two pairs of three layers
+    walk = LatentWalk(*nets, **{"num_points": 7, "steps": 60, "lr": 0.01, **options})
+    together = walk.walk_pairs(w_a, w_b, [1, 2])
+    for a, b, label, result in zip(w_a, w_b, [1, 2], together, strict=True):
+        assert result.path.shape == (7, 3, 6)
+        if "free_ends" not in options:
+            assert torch.equal(result.path[0], a)
+            assert torch.equal(result.path[-1], b)
+        assert result.total[-1] < result.total[0]
+        alone = walk(a, b, label)
+        torch.testing.assert_close(result.path, alone.path, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("w_a", "w_b", "message"),
+    [
+        (torch.zeros(2, 5), torch.zeros(2, 6), r"w_a must be \[w_dim\] = \[6\]: got \[2, 5\]"),
+        (torch.zeros(2, 6), torch.zeros(3, 6), "w_a and w_b must both be"),
+        (torch.zeros(6), torch.zeros(2, 6), "w_a and w_b must both be"),
+        (torch.zeros(1, 6), torch.zeros(1, 6), "w_a must be"),  # a batch of one by mistake
+    ],
+)
+def test_bad_latents_of_w_plus(w_a, w_b, message):
+    with pytest.raises(ConfigError, match=message):
+        LatentWalk(*networks(2))(w_a, w_b, 0)
+
+
+def test_pairs_of_one_space_are_walked_together():
+    with pytest.raises(ConfigError, match=r"shapes \[\[6\], \[2, 6\]\]"):
+        LatentWalk(*networks(2)).walk_pairs(*[[torch.zeros(6), torch.zeros(2, 6)]] * 2, [0, 0])
+
+
+@pytest.mark.parametrize("option", [{"tolerance": -1.0}, {"tolerance": math.nan}, {"clamp": "soft"}])
+def test_bad_options_name_the_argument(option):
+    with pytest.raises(ConfigError, match=next(iter(option))):
+        LatentWalk(*networks(2), **option)
