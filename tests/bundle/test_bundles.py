@@ -207,7 +207,7 @@ def test_what_a_stage_reads_an_earlier_one_wrote(bundle: Path) -> None:
 @EACH_BUNDLE
 def test_every_config_is_a_stage_s_and_laid_over_train(bundle: Path) -> None:
     used = {name for stage in _stages(bundle) for name in stage["config"]}
-    assert used | {"export.json", "multi_gpu_train.json"} == {path.name for path in _configs(bundle)}
+    assert used | {"export.json", "multi_gpu.json", "multi_gpu_train.json"} == {path.name for path in _configs(bundle)}
     assert all(stage["config"][0] == "train.json" for stage in _stages(bundle))
 
 
@@ -265,7 +265,7 @@ def test_a_wrong_reference_is_found(tmp_path: Path, finished: Path, patients: Pa
 
 
 @pytest.mark.parametrize(
-    "stage", ["train", "train_identity", "train_class"], ids=lambda name: f"chest_xray_plan-{name}"
+    "stage", ["train", "train_encoder", "train_identity", "train_class"], ids=lambda name: f"chest_xray_plan-{name}"
 )
 def test_monai_finds_its_properties(stage: str, finished: Path, patients: Path) -> None:
     """Without this MONAI's tools (and the zoo's) do not find the trainer, the data and the rest."""
