@@ -420,8 +420,8 @@ def test_killed_in_the_training_it_goes_on_from_the_checkpoint(patients: Path, t
 
     done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, [line for line in done.stderr.splitlines() if re.match(r"\w*(Error|monai)", line)]
-    assert "[1/9] check: skipped, unchanged since" in done.stdout
-    assert "[2/9] train: resuming, it was stopped before its end" in done.stdout
+    assert "[1/10] check: skipped, unchanged since" in done.stdout
+    assert "[2/10] train: resuming, it was stopped before its end" in done.stdout
     assert f"continues after epoch {saved} from" in done.stdout
     assert _epoch(checkpoint) == epochs
     assert (output / "release" / "report.html").is_file()

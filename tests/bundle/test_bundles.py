@@ -265,7 +265,7 @@ def test_a_wrong_reference_is_found(tmp_path: Path, finished: Path, patients: Pa
 
 
 @pytest.mark.parametrize(
-    "stage", ["train", "train_encoder", "train_identity", "train_class"], ids=lambda name: f"chest_xray_plan-{name}"
+    "stage", ["train", "train_identity", "train_class"], ids=lambda name: f"chest_xray_plan-{name}"
 )
 def test_monai_finds_its_properties(stage: str, finished: Path, patients: Path) -> None:
     """Without this MONAI's tools (and the zoo's) do not find the trainer, the data and the rest."""
