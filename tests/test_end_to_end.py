@@ -38,7 +38,9 @@ pytestmark = pytest.mark.usefixtures("clean_logging")
 
 STAGES: list[dict[str, Any]] = json.loads((BUNDLE / "configs" / "stages.json").read_text())["stages"]
 NAMES = [stage["name"] for stage in STAGES]
-PRIVATE_FILES = ["model.pt", "latents.pt", "identity_net.pt", "class_net.pt", "anchors.pt", "paths.pt"]
+PRIVATE_FILES = [
+    "model.pt", "encoder.pt", "latents.pt", "identity_net.pt", "class_net.pt", "anchors.pt", "paths.pt"
+]  # fmt: skip
 
 
 def _run(dataset: Path, output: Path, overrides: dict[str, Any] | None = None, **options: Any) -> list[StageOutcome]:
@@ -311,12 +313,12 @@ def test_the_same_seed_gives_the_same_release(finished: Path, patients: Path, tm
     assert not set(images) & set(release(finished).values())
 
 
-@pytest.mark.parametrize("name", ["train", "invert", "train_identity", "train_class", "walk"])
+@pytest.mark.parametrize("name", ["train", "train_encoder", "invert", "train_identity", "train_class", "walk"])
 def test_a_lost_output_is_made_again_from_the_work_folder(
     name: str, copied: Path, finished: Path, patients: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As after a kill between the last checkpoint and the output: nothing is computed twice."""
-    (write,) = STAGES[NAMES.index(name)]["writes"]
+    write = STAGES[NAMES.index(name)]["writes"][0]
     (copied / write).unlink()
     work = copied / "private" / name
     parts = {file: file.stat().st_mtime_ns for file in _files(work) if not file.match("checkpoint.pt")}
@@ -418,8 +420,8 @@ def test_killed_in_the_training_it_goes_on_from_the_checkpoint(patients: Path, t
 
     done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, [line for line in done.stderr.splitlines() if re.match(r"\w*(Error|monai)", line)]
-    assert "[1/9] check: skipped, unchanged since" in done.stdout
-    assert "[2/9] train: resuming, it was stopped before its end" in done.stdout
+    assert "[1/10] check: skipped, unchanged since" in done.stdout
+    assert "[2/10] train: resuming, it was stopped before its end" in done.stdout
     assert f"continues after epoch {saved} from" in done.stdout
     assert _epoch(checkpoint) == epochs
     assert (output / "release" / "report.html").is_file()

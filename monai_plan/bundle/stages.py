@@ -11,20 +11,23 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import ignite.distributed as idist
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_plan.data import CheckedDataset, split_by_subject, write_synthetic
 from monai_plan.latent import (
+    SPACES,
     LatentGenerator,
     LatentInverter,
     LatentWalk,
     choose_pairs,
     k_same,
 )
+from monai_plan.metrics import PerceptualEmbedding, embed, nearest_other_images
 from monai_plan.utils import ConfigError, DataError, load_artifact, save_artifact, write_json, write_text
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "class_items",
     "identity_items",
     "invert",
+    "reproduction_distances",
     "select_points",
     "synthesize",
     "synthesize_images",
@@ -42,6 +46,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_INVERT_BAR = "{l_bar}{bar}| {n:.1f}/{total_fmt} images [{elapsed}<{remaining}{postfix}]"  # counted by their steps
 _WALK_BAR = "{l_bar}{bar}| {n:.1f}/{total_fmt} paths [{elapsed}<{remaining}{postfix}]"  # a path counts by its steps
 MOST_WHITE = 0.3  # a larger share of pixels at the upper end of the range is suspicious
 
@@ -56,6 +61,8 @@ def check_data(
     num_points: int,
     num_images: int | None,
     balance: str,
+    inversion_init: str,
+    inversion_space: str,
     report_file: str | os.PathLike[str],
 ) -> None:
     """Check what no single image shows and what only late stages need, before hours of training.
@@ -68,6 +75,8 @@ def check_data(
         k: of k-same.
         num_points: T of the walk.
         num_images, balance: see ``class_counts``.
+        inversion_init: where the inversion begins, "encoder" or "mean".
+        inversion_space: of the latents, "w" or "w_plus".
         report_file: private JSON with the counts and the images left out.
 
     Raises:
@@ -78,6 +87,11 @@ def check_data(
         raise ConfigError(f"k is {k}, but a centroid of fewer than 2 patients hides nobody: use 5 or more.")
     if num_points < 3:
         raise ConfigError(f"num_points is {num_points}, but a path has two ends and a point between: use 50.")
+    for name, value, known in (
+        ("inversion_init", inversion_init, ("encoder", "mean")), ("inversion_space", inversion_space, SPACES)
+    ):  # fmt: skip
+        if value not in known:
+            raise ConfigError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, known))}.")
     if len(training) < batch_size:
         raise DataError(
             f"the training section has {len(training)} images, fewer than batch_size = {batch_size}: lower batch_size."
@@ -122,61 +136,134 @@ def invert(
     inverter: LatentInverter,
     dataset: CheckedDataset,
     output_file: str | os.PathLike[str],
+    report_file: str | os.PathLike[str],
     parts_dir: str | os.PathLike[str],
     images_per_part: int = 32,
 ) -> None:
-    """Project every real image to W and save all starts with their distances, by parts that survive a stop.
+    """Project every real image to W or W+ and save all starts with their distances, by parts that survive a stop.
 
-    Writes a file of kind "latents": ``latents`` [N, S, w_dim], ``distances`` [N, S], ``best`` [N], ``labels`` [N],
-    ``subjects`` and ``keys``.
+    Writes a file of kind "latents": ``latents`` [N, S, w_dim] or [N, S, num_ws, w_dim], ``distances`` [N, S],
+    ``best`` [N], ``reproduced`` [N] bool (see ``reproduction_distances``), ``labels`` [N], ``subjects`` and ``keys``.
+    The report has the quantiles of the best distance and the images that were not reproduced.
+
+    Under ``torch.distributed`` every rank calls with the same arguments and ``parts_dir`` is shared; the ranks take
+    turns with the parts, and the first one gathers them. The result is the same on any number of ranks.
 
     Args:
         inverter: the projection.
         dataset: N real images.
         output_file: where to save.
+        report_file: private JSON.
         parts_dir: folder of the finished parts.
         images_per_part: images between two savings.
     """
-    latents: list[Tensor] = []
-    distances: list[Tensor] = []
-    starts = range(0, len(dataset), images_per_part)
-    settings = {
-        "steps": inverter.steps,
-        "starts": inverter.starts,
-        "lr": inverter.lr,
-        "pixel_weight": inverter.pixel_weight,
-        "seed": inverter.seed,
-    }
-    networks = _digest(inverter.generator, inverter.embedding)
-    with tqdm(total=len(dataset), desc="invert", unit="image") as bar:
-        for start in starts:
-            part = slice(start, start + images_per_part)
-            file = Path(parts_dir) / f"part_{start:06d}.pt"
-            keys = dataset.keys[part]
-            made_by = {"networks": networks, "images": _digest(dataset.images[part]), "keys": keys, **settings}
-            data = _finished_part(file, "part of latents", made_by)
-            if data is None:
-                result = inverter(dataset.images[part], dataset.labels[part], keys)
-                data = {"latents": result.latents, "distances": result.distances}
-                save_artifact(file, kind="part of latents", data=data, made_by=made_by)
-            latents.append(data["latents"])
-            distances.append(data["distances"])
-            bar.update(len(keys))
-            bar.set_postfix(distance=float(torch.cat(distances).min(1).values.mean()))
-    all_distances = torch.cat(distances)
+    networks = _digest(*inverter.networks)
+    slices = [slice(first, first + images_per_part) for first in range(0, len(dataset), images_per_part)]
+    files = [Path(parts_dir) / f"part_{part.start:06d}.pt" for part in slices]
+    made_by: list[dict[str, Any]] = [
+        {"networks": networks, "images": _digest(dataset.images[part]), "keys": dataset.keys[part], **inverter.settings}
+        for part in slices
+    ]
+    rank, ranks = idist.get_rank(), idist.get_world_size()
+    mine = range(rank, len(slices), ranks)
+    sizes = {number: len(made_by[number]["keys"]) for number in mine}
+    missing = [n for n in mine if _finished_part(files[n], "part of latents", made_by[n]) is None]
+    total = sum(sizes.values())
+    done = total - sum(sizes[number] for number in missing)
+    desc = "invert" if ranks == 1 else f"invert, share of 1 of {ranks} ranks"
+    with tqdm(total=total, initial=done, desc=desc, bar_format=_INVERT_BAR, disable=rank > 0) as bar:
+        for number in missing:
+            part = slices[number]
+
+            def show(steps: int, all_steps: int, before: int = done, images: int = sizes[number]) -> None:
+                bar.update(before + images * steps / all_steps - bar.n)
+
+            result = inverter(dataset.images[part], dataset.labels[part], dataset.keys[part], progress=show)
+            data = {"latents": result.latents, "distances": result.distances}
+            save_artifact(files[number], kind="part of latents", data=data, made_by=made_by[number])
+            done += sizes[number]
+            bar.set_postfix(distance=float(result.distances.min(1).values.mean()))
+    idist.barrier()
+    if rank > 0:
+        return
+    parts = [load_artifact(file, kind="part of latents") for file in files]
+    latents, distances = (torch.cat([part[name] for part in parts]) for name in ("latents", "distances"))
+    best = distances.argmin(1)
+    to_image, to_other = reproduction_distances(
+        inverter.generator, latents[torch.arange(len(best)), best], dataset,
+        cast(PerceptualEmbedding, inverter.embedding), device=inverter.device,
+    )  # fmt: skip
+    reproduced = to_image < to_other
     save_artifact(
         output_file,
         kind="latents",
         data={
-            "latents": torch.cat(latents),
-            "distances": all_distances,
-            "best": all_distances.argmin(1),
+            "latents": latents,
+            "distances": distances,
+            "best": best,
+            "reproduced": reproduced,
             "labels": dataset.labels,
             "subjects": dataset.subjects,
             "keys": dataset.keys,
         },
-        made_by=settings,
+        made_by=inverter.settings,
     )
+    _report_inversion(distances.min(1).values, to_image, to_other, dataset.keys, report_file)
+
+
+def reproduction_distances(
+    generator: LatentGenerator,
+    latents: Tensor,
+    dataset: CheckedDataset,
+    embedding: PerceptualEmbedding,
+    *,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """How far G(ŵ) is from its image x, and how far x is from the nearest real image of another subject.
+
+    G cannot reproduce x if the first is not below the second: its best likeness of the patient is then no nearer to the
+    patient than somebody else is.
+
+    Args:
+        generator: G, in eval mode.
+        latents: ŵ [N, w_dim] or [N, num_ws, w_dim], one an image of the data set.
+        dataset: N real images.
+        embedding: of the perceptual distance; for both.
+        device: where to compute.
+
+    Returns:
+        Both [N], on the CPU; the second is infinite if there is only one subject.
+    """
+    made = synthesize_images(generator, latents)
+    to_image = torch.cat([
+        (embed(embedding, a, device=device) - embed(embedding, b, device=device)).square().sum(1)
+        for a, b in zip(made.split(64), dataset.images.split(64), strict=True)
+    ])  # fmt: skip
+    return to_image, nearest_other_images(dataset.images, dataset.identities, embedding, device=device)
+
+
+def _report_inversion(
+    best: Tensor, to_image: Tensor, to_other: Tensor, keys: Sequence[str], file: str | os.PathLike[str]
+) -> None:
+    """Log and write the distribution of the best distances, and the images that G cannot reproduce."""
+    levels = (0, 5, 25, 50, 75, 95, 100)
+    quantiles = dict(zip(levels, best.quantile(torch.tensor(levels) / 100).tolist(), strict=True))
+    missed = [
+        {"image": keys[i], "distance": to_image[i].item(), "nearest_other_subject": to_other[i].item()}
+        for i in (to_image >= to_other).nonzero().flatten().tolist()
+    ]
+    write_json(file, {"images": len(best), "distance_quantiles": quantiles, "not_reproduced": missed})
+    logger.info(
+        "distance of %d images to their reconstructions, %s: %s",
+        len(best), " / ".join(f"{level} %" for level in levels), " / ".join(f"{q:.3g}" for q in quantiles.values()),
+    )  # fmt: skip
+    if missed:
+        logger.warning(
+            "%d of %d images are not reproduced: their reconstruction is no nearer than another patient's image. They "
+            "are listed in %s. A longer training of the generator, more inversion_steps or inversion_space w_plus may "
+            "help",
+            len(missed), len(best), file,
+        )  # fmt: skip
 
 
 def _finished_part(file: Path, kind: str, made_by: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -201,7 +288,7 @@ def synthesize_images(generator: LatentGenerator, latents: Tensor, *, batch_size
 
     Args:
         generator: G, in eval mode.
-        latents: w [N, w_dim].
+        latents: w [N, w_dim] or [N, num_ws, w_dim].
         batch_size: images at once.
 
     Returns:
@@ -274,7 +361,8 @@ def aggregate(
 ) -> None:
     """k-same: save the centroids of groups of at least k patients of one class, the anchors of the walks.
 
-    Writes a file of kind "anchors": ``latents`` [A, w_dim], ``labels`` [A], ``members`` (indices of images), ``k``.
+    Writes a file of kind "anchors": ``latents`` [A, w_dim] or [A, num_ws, w_dim], ``labels`` [A], ``members``
+    (indices of images), ``k``.
 
     Args:
         latents_file: of the stage ``invert``; the best start of every image is used.

@@ -1,11 +1,12 @@
-"""The mathematics of PLAN: inversion into W, k-same aggregation by patient, and the walk.
+"""The mathematics of PLAN: inversion into W or W+, k-same aggregation by patient, and the walk.
 
 Pennisi et al., "A Privacy-Preserving Walk in the Latent Space of Generative Models for Medical Applications",
 MICCAI 2023, arXiv 2307.02984.
 """
 
+from monai_plan.latent.encoder import LatentEncoder, LatentPairs
 from monai_plan.latent.generator import LatentGenerator
-from monai_plan.latent.inversion import Inversion, LatentInverter
+from monai_plan.latent.inversion import SPACES, Inversion, LatentInverter
 from monai_plan.latent.k_same import Anchors, choose_pairs, k_same
 from monai_plan.latent.terms import (
     LikelihoodTerm,
@@ -17,10 +18,13 @@ from monai_plan.latent.terms import (
 from monai_plan.latent.walk import LatentWalk, WalkResult, class_loss, distance_loss, identity_loss, linear_path
 
 __all__ = [
+    "SPACES",
     "Anchors",
     "Inversion",
+    "LatentEncoder",
     "LatentGenerator",
     "LatentInverter",
+    "LatentPairs",
     "LatentWalk",
     "LikelihoodTerm",
     "MarginTerm",

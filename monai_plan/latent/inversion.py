@@ -2,7 +2,9 @@
 
 Part 2 of the method of PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984). The projection is that of StyleGAN2
 (Karras et al., CVPR 2020, arXiv 1912.04958, appendix D) without the optimised noise maps: Adam on w from the mean of
-the mapping, with noise on w that fades and a learning rate that rises at the start and falls at the end.
+the mapping, with noise on w that fades and a learning rate that rises at the start and falls at the end. By option it
+begins at an encoder's guess (Zhu et al., ECCV 2016, arXiv 1609.03552, section 3.1), has one w for every layer of G
+(W+; Abdal et al., ICCV 2019, arXiv 1904.03189), and takes no more steps for an image than help it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ from torch import Tensor, nn
 from monai_plan.latent.generator import BatchSplitter, LatentGenerator, frozen, prepare_networks
 from monai_plan.utils import ConfigError, DataError, TrainingError, seeded_generator
 
-__all__ = ["Inversion", "LatentInverter"]
+__all__ = ["SPACES", "Inversion", "LatentInverter"]
+
+SPACES = ("w", "w_plus")  # where latents live: one w an image, or one for every layer of G
+BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +30,7 @@ class Inversion:
     """The latents of N images from S starts each. All tensors are on the CPU.
 
     Attributes:
-        latents: [N, S, w_dim] float32.
+        latents: [N, S, w_dim] float32, or [N, S, num_ws, w_dim] in W+.
         distances: [N, S] float32, at least 0: the distance of G(w) to the image, without noise on w.
     """
 
@@ -39,36 +44,51 @@ class Inversion:
 
     @property
     def best_latents(self) -> Tensor:
-        """[N, w_dim], the latent of the best start."""
+        """[N, w_dim] or [N, num_ws, w_dim], the latent of the best start."""
         return self.latents[torch.arange(len(self.latents)), self.best]
 
 
 class LatentInverter:
-    """Project images into W by minimising, with Adam and for every image and start on its own,
+    """Project images into W or W+ by minimising, with Adam and for every image and start on its own,
 
         d(w, x) = ‖e(G(w)) − e(x)‖² + pixel_weight · mean (G(w) − x)²
 
-    where e is the embedding of a perceptual distance. At step i of n, with r = i/n, d is taken at w + σ(r) · ε,
+    where e is the embedding of a perceptual distance. Of n steps the one at i, with r = i/n, takes d at w + σ(r) · ε,
     ε ~ N(0, I), and
 
         σ(r) = initial_noise · σ_w · max(0, 1 − r/noise_ramp)²,    σ_w² = E ‖w − E w‖²,  w = mapping(z, y)
         lr(r) = lr · min(1, r/lr_rampup) · ½(1 − cos(π · min(1, (1 − r)/lr_rampdown)))
 
-    All starts of an image begin at the mean w (of its class) and differ in ε, which depends on (seed, key, start)
-    alone: neither the other images nor the batch size change a result. Kept is the w of least distance among those
-    visited without noise, the last one included. Images and starts are optimised together, ``batch_size`` at a time.
-    During a call the networks are frozen and in eval mode, and after it as they were before.
+    Start s of an image begins at
+
+        w = w₀ + [s > 0] · start_noise · σ_w · ε,    w₀ = the one of E w (of the class) and encoder(x) with the lesser d
+
+    and the starts differ in ε, which depends on (seed, key, start) alone: neither the other images nor the batch size
+    change a result. Kept is the w of least distance among those visited without noise, the last one included.
+
+    With ``patience``, i is a clock of each start by itself. Between the rise and the fall of the learning rate, a start
+    whose least distance has not sunk by the fraction ``tolerance`` within ``patience`` steps skips ahead to r = 1 −
+    lr_rampdown: its learning rate falls at once, for Adam at a constant rate only circles round the minimum. At
+    r = 1 it leaves the batch, and the others go on in a smaller and faster one.
+
+    Images and starts are optimised together, ``batch_size`` at a time. During a call the networks are frozen and in
+    eval mode, and after it as they were before.
 
     Args:
-        generator: G, see ``LatentGenerator``.
+        generator: G, see ``LatentGenerator``; for W+ with the attribute ``num_ws``, the number of its layers' w.
         embedding: e, images [B, C, *spatial] in [−1, 1] → [B, E]. G is not clamped: a clamp stops the gradient.
+        encoder: images → first guesses of w [B, w_dim], see ``LatentEncoder``; None begins at the mean.
+        space: "w", or "w_plus" for a w of each layer: nearer to the image, and farther from where G was trained.
         steps: n, Adam steps, at least 1.
         lr: the highest learning rate, above 0.
         starts: S, at least 1.
+        start_noise: distance of the starts s > 0 from the first, in units of σ_w an axis, at least 0.
         lr_rampup: fraction of the steps in which the learning rate rises, in [0, 1].
         lr_rampdown: fraction of the steps in which it falls, in [0, 1].
-        initial_noise: the noise on w at the start, in units of σ_w, at least 0; above 0 if there are several starts.
+        initial_noise: the noise on w at the start, in units of σ_w, at least 0.
         noise_ramp: fraction of the steps in which the noise fades, in (0, 1].
+        patience: steps without progress before the learning rate falls, at least 1; None: all n steps for all.
+        tolerance: the fraction by which the distance must sink to count as progress, in [0, 1).
         pixel_weight: weight of the mean squared pixel difference, at least 0.
         num_mean_samples: draws of z for the mean and σ_w of each class, at least 2.
         seed: of the draws of z and ε.
@@ -76,7 +96,8 @@ class LatentInverter:
         device: where to compute; the networks are moved there. Default: where the generator is.
 
     Raises:
-        ConfigError: if an argument lies outside its range or the generator does not fulfil the contract.
+        ConfigError: if an argument lies outside its range, several starts would be one and the same (neither
+            ``start_noise`` nor ``initial_noise``), or the generator does not fulfil the contract.
     """
 
     def __init__(
@@ -84,47 +105,82 @@ class LatentInverter:
         generator: LatentGenerator,
         embedding: nn.Module,
         *,
+        encoder: nn.Module | None = None,
+        space: str = "w",
         steps: int = 200,
         lr: float = 0.1,
         starts: int = 5,
+        start_noise: float = 0.0,
         lr_rampup: float = 0.05,
         lr_rampdown: float = 0.25,
         initial_noise: float = 0.05,
         noise_ramp: float = 0.75,
+        patience: int | None = None,
+        tolerance: float = 0.01,
         pixel_weight: float = 0.0,
         num_mean_samples: int = 10_000,
         seed: int = 0,
         batch_size: int = 64,
         device: torch.device | str | None = None,
     ) -> None:
+        differ = starts == 1 or initial_noise > 0 or start_noise > 0
         for name, value, valid in (
+            ("space", space, space in SPACES),
             ("steps", steps, steps >= 1),
             ("lr", lr, 0 < lr < math.inf),
             ("starts", starts, starts >= 1),
+            ("start_noise", start_noise, 0 <= start_noise < math.inf),
             ("lr_rampup", lr_rampup, 0 <= lr_rampup <= 1),
             ("lr_rampdown", lr_rampdown, 0 <= lr_rampdown <= 1),
-            ("initial_noise", initial_noise, 0 <= initial_noise < math.inf and (initial_noise > 0 or starts == 1)),
+            ("initial_noise", initial_noise, 0 <= initial_noise < math.inf and differ),
             ("noise_ramp", noise_ramp, 0 < noise_ramp <= 1),
+            ("patience", patience, patience is None or patience >= 1),
+            ("tolerance", tolerance, 0 <= tolerance < 1),
             ("pixel_weight", pixel_weight, 0 <= pixel_weight < math.inf),
             ("num_mean_samples", num_mean_samples, num_mean_samples >= 2),
             ("batch_size", batch_size, batch_size >= 1),
         ):
             if not valid:
-                raise ConfigError(f"{name} of the inversion is {value}, outside its range: see LatentInverter.")
-        self.device = prepare_networks(generator, embedding, device=device)
+                raise ConfigError(f"{name} of the inversion is {value!r}, outside its range: see LatentInverter.")
+        if space == "w_plus" and not hasattr(generator, "num_ws"):
+            raise ConfigError(
+                f"space of the inversion is 'w_plus', but {type(generator).__name__} has no num_ws, the number of its "
+                "layers' latents: use 'w'."
+            )
+        networks = [embedding] if encoder is None else [embedding, encoder]
+        self.device = prepare_networks(generator, *networks, device=device)
         self.generator = generator
         self.embedding = embedding
+        self.encoder = encoder
+        self.space = space
         self.steps = steps
         self.lr = lr
         self.starts = starts
+        self.start_noise = start_noise
         self.lr_rampup = lr_rampup
         self.lr_rampdown = lr_rampdown
         self.initial_noise = initial_noise
         self.noise_ramp = noise_ramp
+        self.patience = patience
+        self.tolerance = tolerance
         self.pixel_weight = pixel_weight
         self.num_mean_samples = num_mean_samples
         self.seed = seed
         self._in_batches = BatchSplitter(batch_size)
+
+    @property
+    def networks(self) -> list[LatentGenerator | nn.Module]:
+        """G, e and, if there is one, the encoder: all whose weights a result depends on."""
+        return [self.generator, self.embedding, *([] if self.encoder is None else [self.encoder])]
+
+    @property
+    def settings(self) -> dict[str, int | float | str | None]:
+        """The options that a result depends on, by name."""
+        names = (
+            "space", "steps", "lr", "starts", "start_noise", "lr_rampup", "lr_rampdown", "initial_noise", "noise_ramp",
+            "patience", "tolerance", "pixel_weight", "num_mean_samples", "seed",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
 
     def __call__(
         self,
@@ -141,7 +197,8 @@ class LatentInverter:
             labels: [N] int, the classes, for the class-conditional mean; not used if the generator is unconditional.
                 None starts from the mean over all classes.
             keys: N names, one an image and unlike each other, that seed its noise.
-            progress: called with (steps done, steps in all) after every step, both counted over images and starts.
+            progress: called with (steps done, steps in all) after every step, both counted over images and starts;
+                what an image skips counts as done.
 
         Returns:
             The latents and their distances.
@@ -156,20 +213,19 @@ class LatentInverter:
         labels = None if labels is None else labels.as_subclass(Tensor)
         self._check_inputs(images, labels, keys)
         total = len(images) * self.starts
-        with torch.enable_grad(), frozen(self.generator, self.embedding):
+        with torch.enable_grad(), frozen(*self.networks):
             means, sigmas = self._mean_and_sigma(labels, len(images))
 
             def one_batch(part: slice) -> tuple[Tensor, Tensor]:
-                def report(step: int) -> None:
+                def report(steps: int) -> None:
                     if progress is not None:
-                        done = part.start * self.steps + (part.stop - part.start) * step
-                        progress(done, total * self.steps)
+                        progress(part.start * self.steps + steps, total * self.steps)
 
                 return self._invert(images, keys, means, sigmas, part, report)
 
             latents, distances = zip(*self._in_batches(one_batch, total), strict=True)
         return Inversion(
-            torch.cat(latents).reshape(len(images), self.starts, -1),
+            torch.cat(latents).unflatten(0, (len(images), self.starts)),
             torch.cat(distances).reshape(len(images), self.starts),
         )
 
@@ -182,56 +238,105 @@ class LatentInverter:
         part: slice,
         report: Callable[[int], None],
     ) -> tuple[Tensor, Tensor]:
-        """The latents [B, w_dim] and distances [B] of a slice of all (image, start), start running fastest."""
+        """The latents [B, (num_ws,) w_dim] and distances [B] of a slice of all (image, start), start running fastest.
+
+        ``report`` is called with the steps that are done or skipped, of all in the slice together.
+        """
         items = [divmod(item, self.starts) for item in range(part.start, part.stop)]
         rows = torch.tensor([image for image, _ in items])
         rngs = [seeded_generator(self.seed, "noise", keys[image], start) for image, start in items]
+        sigma_w = sigmas[rows].to(self.device)
+        w, targets, embedded = self._begin(images, means, rows)
+        scatter = torch.tensor([self.start_noise * (start > 0) for _, start in items]).to(self.device)
+        if self.start_noise > 0:
+            w = w + _as(scatter * sigma_w, w) * _draw(rngs, w)
+
+        # One row a start that is not done; "row" says which it is.
+        state = {
+            "row": torch.arange(len(items), device=self.device),
+            "clock": torch.zeros(len(items), dtype=torch.int64, device=self.device),
+            "w": w,
+            "m": torch.zeros_like(w),
+            "v": torch.zeros_like(w),
+            "best_w": w.clone(),
+            "best": w.new_full((len(items),), math.inf),
+            "mark": w.new_full((len(items),), math.inf),  # the distance that must sink by the fraction tolerance
+            "since": torch.zeros(len(items), dtype=torch.int64, device=self.device),
+            "sigma_w": sigma_w,
+            "targets": targets,
+            "embedded": embedded,
+        }
+        latents, least = torch.empty_like(w), w.new_empty(len(items))
+        for step in range(1, self.steps + 2):  # the last one measures only
+            rate, noise = self._schedule(state["clock"])
+            w = state["w"].requires_grad_()
+            visited = w
+            if noise.any():
+                visited = w + _as(noise * state["sigma_w"], w) * _draw([rngs[i] for i in state["row"].tolist()], w)
+            distances = self._distances(visited, state["targets"], state["embedded"])
+            seen = distances.detach()
+            better = (seen < state["best"]) & (noise == 0)
+            state["best"] = torch.where(better, seen, state["best"])
+            state["best_w"] = torch.where(_as(better, w), w.detach(), state["best_w"])
+            done = state["clock"] == self.steps
+            if done.any():
+                self._check_finite(seen[done], w.detach()[done], [items[i] for i in state["row"][done].tolist()], keys)
+                latents[state["row"][done]], least[state["row"][done]] = state["best_w"][done], state["best"][done]
+                if done.all():
+                    break
+            # A sum: each w has its own gradient and its own Adam moments, as if it were alone.
+            (gradient,) = torch.autograd.grad(distances.sum(), w)
+            state["m"] = state["m"].lerp(gradient, 1 - BETAS[0])
+            state["v"] = state["v"].lerp(gradient.square(), 1 - BETAS[1])
+            change = (state["m"] / (1 - BETAS[0] ** step)) / ((state["v"] / (1 - BETAS[1] ** step)).sqrt() + EPS)
+            state["w"] = w.detach() - _as(rate, w) * change
+            self._advance(state, seen)
+            if done.any():
+                state = {name: value[~done] for name, value in state.items()}
+            report(int(state["clock"].sum()) + self.steps * (len(items) - len(state["clock"])))
+        return latents.cpu(), least.cpu()
+
+    @torch.no_grad()
+    def _begin(self, images: Tensor, means: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """w₀ [B, (num_ws,) w_dim], targets [B, C, *spatial] and their embeddings [B, E] for rows of the images."""
         # Each image is embedded once, however many of its starts are in the batch.
         distinct, inverse = rows.unique(return_inverse=True)
         targets = images[distinct].to(self.device, torch.float32)
-        with torch.no_grad():
-            target_embeddings = self._embed(targets)
+        embedded = self._embed(targets)
+        w = means[distinct].to(self.device)
+        if self.encoder is not None:
+            guess = self.encoder(targets)
+            if guess.shape != w.shape:
+                raise ConfigError(
+                    f"encoder must return [B, w_dim] = {list(w.shape)}: got {list(guess.shape)}. Train it for this "
+                    "generator."
+                )
+            nearer = self._distances(guess, targets, embedded) < self._distances(w, targets, embedded)
+            w = torch.where(nearer[:, None], guess, w)
+        if self.space == "w_plus":
+            w = w[:, None].repeat(1, self.generator.num_ws, 1)  # type: ignore[attr-defined]  # __init__ has checked it
         inverse = inverse.to(self.device)
-        targets, target_embeddings = targets[inverse], target_embeddings[inverse]
+        return w[inverse], targets[inverse], embedded[inverse]
 
-        w = means[rows].to(self.device).requires_grad_()
-        sigma_w = sigmas[rows].to(self.device)[:, None]
-        adam = torch.optim.Adam([w], betas=(0.9, 0.999), lr=self.lr)
-        best_w = w.detach().clone()
-        best = torch.full((len(items),), math.inf, device=self.device)
+    def _advance(self, state: dict[str, Tensor], seen: Tensor) -> None:
+        """Move the clocks on by a step, and to the fall of the learning rate where there is no progress."""
+        state["clock"] = state["clock"] + 1
+        if self.patience is None:
+            return
+        r = state["clock"] / self.steps
+        progress = (seen < (1 - self.tolerance) * state["mark"]) | (r <= self.lr_rampup)
+        state["mark"] = torch.where(progress, seen, state["mark"])
+        state["since"] = torch.where(progress, 0, state["since"] + 1)
+        fall = math.ceil((1 - self.lr_rampdown) * self.steps)
+        state["clock"] = torch.where(state["since"] >= self.patience, state["clock"].clamp(min=fall), state["clock"])
 
-        def keep(distances: Tensor) -> None:
-            better = distances < best
-            best[better] = distances[better]
-            best_w[better] = w.detach()[better]
-
-        for step in range(self.steps):
-            rate, noise = self._schedule(step)
-            adam.param_groups[0]["lr"] = rate
-            visited = w
-            if noise > 0:
-                epsilon = torch.stack([torch.randn(w.shape[1], generator=rng) for rng in rngs])
-                visited = w + noise * sigma_w * epsilon.to(self.device)
-            distances = self._distances(visited, targets, target_embeddings)
-            if noise == 0:
-                keep(distances.detach())
-            # A sum: each w has its own gradient and its own Adam moments, as if it were alone.
-            (w.grad,) = torch.autograd.grad(distances.sum(), w)
-            adam.step()
-            report(step + 1)
-        with torch.no_grad():
-            distances = self._distances(w, targets, target_embeddings)
-        self._check_finite(distances, w, items, keys)
-        keep(distances)
-        return best_w.cpu(), best.cpu()
-
-    def _schedule(self, step: int) -> tuple[float, float]:
-        """lr(r) and σ(r)/σ_w at a step."""
-        r = step / self.steps
-        up = min(1.0, r / self.lr_rampup) if self.lr_rampup > 0 else 1.0
-        down = min(1.0, (1 - r) / self.lr_rampdown) if self.lr_rampdown > 0 else 1.0
-        noise = self.initial_noise * max(0.0, 1 - r / self.noise_ramp) ** 2
-        return self.lr * up * (0.5 - 0.5 * math.cos(math.pi * down)), noise
+    def _schedule(self, clock: Tensor) -> tuple[Tensor, Tensor]:
+        """lr(r) and σ(r)/σ_w, float32 [B], at the clocks [B]."""
+        r = clock.double() / self.steps
+        up = (r / self.lr_rampup).clamp(max=1) if self.lr_rampup > 0 else torch.ones_like(r)
+        down = ((1 - r) / self.lr_rampdown).clamp(max=1) if self.lr_rampdown > 0 else torch.ones_like(r)
+        noise = self.initial_noise * (1 - r / self.noise_ramp).clamp(min=0).square()
+        return (self.lr * up * (0.5 - 0.5 * (math.pi * down).cos())).float(), noise.float()
 
     def _distances(self, w: Tensor, targets: Tensor, target_embeddings: Tensor) -> Tensor:
         """d(w, x), [B]."""
@@ -304,10 +409,20 @@ class LatentInverter:
     def _check_finite(
         self, distances: Tensor, w: Tensor, items: Sequence[tuple[int, int]], keys: Sequence[str]
     ) -> None:
-        bad = (~(distances.isfinite() & w.isfinite().all(1))).nonzero().flatten().tolist()
+        bad = (~(distances.isfinite() & w.flatten(1).isfinite().all(1))).nonzero().flatten().tolist()
         if bad:
             image, start = items[bad[0]]
             raise TrainingError(
                 f"The inversion of {keys[image]} (start {start}) ended with distance {distances[bad[0]]:g}: lower lr, "
                 "or check that the generator was trained to the end."
             )
+
+
+def _as(value: Tensor, w: Tensor) -> Tensor:
+    """[B] in the shape that multiplies w [B, …]."""
+    return value.reshape(-1, *(1,) * (w.ndim - 1))
+
+
+def _draw(rngs: Sequence[torch.Generator], w: Tensor) -> Tensor:
+    """ε in the shape of w, each row from its own generator."""
+    return torch.stack([torch.randn(w.shape[1:], generator=rng) for rng in rngs]).to(w.device)

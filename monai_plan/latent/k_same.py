@@ -23,7 +23,7 @@ class Anchors:
     """k-same centroids, ordered by class.
 
     Attributes:
-        latents: [A, w_dim], the centroids, on the CPU.
+        latents: [A, w_dim], or [A, num_ws, w_dim] in W+: the centroids, on the CPU.
         labels: [A] int64, the class of each.
         members: for each anchor the ascending indices of the images behind it; every image belongs to exactly one.
         k: the least number of subjects behind an anchor.
@@ -49,7 +49,7 @@ def k_same(latents: Tensor, labels: Tensor, subjects: Sequence[str], k: int, *, 
     The result does not depend on the order of the inputs.
 
     Args:
-        latents: [N, w_dim], one w an image, finite.
+        latents: [N, w_dim], one w an image, or [N, num_ws, w_dim] in W+; finite.
         labels: [N] int, the class of each image.
         subjects: N identifiers, the patient of each image.
         k: the least number of subjects behind an anchor, at least 2.
@@ -68,7 +68,7 @@ def k_same(latents: Tensor, labels: Tensor, subjects: Sequence[str], k: int, *, 
         images[label][subject].append(index)
     _check_counts({label: len(of_subject) for label, of_subject in images.items()}, k)
 
-    values = latents.detach().as_subclass(Tensor).to("cpu", torch.float64)
+    values = latents.detach().as_subclass(Tensor).to("cpu", torch.float64).flatten(1)
     centroids: list[Tensor] = []
     anchor_labels: list[int] = []
     members: list[list[int]] = []
@@ -80,7 +80,8 @@ def k_same(latents: Tensor, labels: Tensor, subjects: Sequence[str], k: int, *, 
             centroids.append(means[cluster].mean(0))
             anchor_labels.append(label)
             members.append(sorted(index for s in cluster for index in of_subject[names[s]]))
-    return Anchors(torch.stack(centroids).to(latents.dtype), torch.tensor(anchor_labels), members, k)
+    anchors = torch.stack(centroids).to(latents.dtype).unflatten(1, latents.shape[1:])
+    return Anchors(anchors, torch.tensor(anchor_labels), members, k)
 
 
 def choose_pairs(anchor_labels: Tensor, *, num_pairs: Mapping[int, int], seed: int = 0) -> Tensor:
@@ -187,8 +188,10 @@ def _mean(rows: Tensor) -> Tensor:
 def _check_inputs(latents: Tensor, labels: Tensor, subjects: Sequence[str], k: int) -> None:
     if k < 2:
         raise ConfigError(f"k must be at least 2, got {k}: an anchor of one subject is that subject.")
-    if latents.ndim != 2 or not latents.is_floating_point() or len(latents) == 0:
-        raise ConfigError(f"latents must be [N, w_dim] floating point numbers, N ≥ 1: got {_describe(latents)}.")
+    if latents.ndim not in (2, 3) or not latents.is_floating_point() or len(latents) == 0:
+        raise ConfigError(
+            f"latents must be [N, w_dim] or [N, num_ws, w_dim] floating point numbers, N ≥ 1: got {_describe(latents)}."
+        )
     if labels.shape != latents.shape[:1] or labels.is_floating_point():
         raise ConfigError(f"labels must be [N] integers with N = {len(latents)}: got {_describe(labels)}.")
     if isinstance(subjects, str) or len(subjects) != len(latents):
@@ -197,7 +200,7 @@ def _check_inputs(latents: Tensor, labels: Tensor, subjects: Sequence[str], k: i
         if not isinstance(subject, str):
             # 7 and "7" would count as two patients.
             raise DataError(f"Subject {subject!r} of latent {index} is no string: write all subjects as strings.")
-    bad = (~latents.isfinite().all(1)).nonzero().flatten().tolist()
+    bad = (~latents.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
     if bad:
         raise DataError(f"Latent {bad[0]} is not finite ({len(bad)} in all): repeat the inversion of these images.")
 

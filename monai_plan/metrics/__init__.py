@@ -1,7 +1,7 @@
 """Perceptual distance, exact nearest-real search and fidelity."""
 
 from monai_plan.metrics.frechet import frechet_distance
-from monai_plan.metrics.nearest import NearestReal, embed, nearest_real, nearest_real_images
+from monai_plan.metrics.nearest import NearestReal, embed, nearest_other_images, nearest_real, nearest_real_images
 from monai_plan.metrics.perceptual import (
     LPIPSEmbedding,
     PerceptualEmbedding,
@@ -18,6 +18,7 @@ __all__ = [
     "SqueezeNetEmbedding",
     "embed",
     "frechet_distance",
+    "nearest_other_images",
     "nearest_real",
     "nearest_real_images",
     "perceptual_embedding",

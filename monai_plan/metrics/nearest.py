@@ -17,7 +17,7 @@ from torch import Tensor
 from monai_plan.metrics.perceptual import PerceptualEmbedding
 from monai_plan.utils import ConfigError, DataError
 
-__all__ = ["NearestReal", "embed", "nearest_real", "nearest_real_images"]
+__all__ = ["NearestReal", "embed", "nearest_other_images", "nearest_real", "nearest_real_images"]
 
 MEMORY = 2 * 1024**3  # bytes
 SLAB = 2048  # columns of one product: the error bound grows with it
@@ -165,6 +165,48 @@ def nearest_real_images(
         distributed=distributed,
     )  # fmt: skip
     return NearestReal(result.distances.to(sample.dtype).cpu(), result.indices.cpu())
+
+
+def nearest_other_images(
+    images: Tensor,
+    identities: Tensor,
+    embedding: PerceptualEmbedding,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    memory: int = MEMORY,
+) -> Tensor:
+    """The least perceptual distance of every image to one of another identity.
+
+    Two identities differ in a binary digit. So for each digit the images whose identity has a 0 there are searched
+    among those that have a 1, and the other way round: ⌈log₂ of the identities⌉ times two exact searches by
+    ``nearest_real_images``, none of which meets two images of one identity.
+
+    Args:
+        images: [N, C, *spatial], values in [-1, 1].
+        identities: [N] int, at least 0, for instance the number of the patient.
+        embedding: is moved to ``device`` and stays there.
+        batch_size, device, memory: see ``nearest_real_images``.
+
+    Returns:
+        [N], on the CPU; infinite if all images are of one identity.
+
+    Raises:
+        DataError: if the images do not fit the embedding, or the identities not the images.
+        ConfigError: if ``batch_size`` is less than 1 or ``memory`` too small.
+    """
+    if identities.shape != images.shape[:1] or identities.is_floating_point():
+        raise DataError(f"identities must be [N] integers, N = {len(images)}: got {tuple(identities.shape)}.")
+    numbers = identities.cpu().unique(return_inverse=True)[1]
+    least = torch.full((len(images),), torch.inf)
+    for digit in range(int(numbers.max()).bit_length()):
+        one = (numbers >> digit) & 1 == 1
+        for queries, reals in ((one, ~one), (~one, one)):
+            found = nearest_real_images(
+                images[queries], images[reals], embedding, batch_size=batch_size, device=device, memory=memory
+            )
+            least[queries] = least[queries].minimum(found.distances.float())
+    return least
 
 
 @torch.no_grad()

@@ -470,6 +470,7 @@ class StyleGAN2Generator(nn.Module):
             channel_max=channel_max,
             conv_clamp=conv_clamp,
         )
+        self.num_ws = self.synthesis.num_ws
 
     def forward(
         self, z: Tensor, labels: Tensor | None = None, *, truncation: float = 1.0, noise_mode: str | None = None

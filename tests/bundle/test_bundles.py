@@ -208,7 +208,7 @@ def test_what_a_stage_reads_an_earlier_one_wrote(bundle: Path) -> None:
 @EACH_BUNDLE
 def test_every_config_is_a_stage_s_and_laid_over_train(bundle: Path) -> None:
     used = {name for stage in _stages(bundle) for name in stage["config"]}
-    assert used | {"export.json", "multi_gpu_train.json"} == {path.name for path in _configs(bundle)}
+    assert used | {"export.json", "multi_gpu.json", "multi_gpu_train.json"} == {path.name for path in _configs(bundle)}
     assert all(stage["config"][0] == "train.json" for stage in _stages(bundle))
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+from conftest import TINY
 
 from monai_plan.data import make_phantoms
 from monai_plan.networks import load_generator
+from monai_plan.utils import load_artifact
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "chest_xray_plan"
 
@@ -36,3 +39,30 @@ def test_torchrun_trains_and_only_the_first_rank_writes(tmp_path: Path) -> None:
     assert checkpoint["trainer"]["iteration"] == 4  # of 2 images on each of 2 ranks
     for name, value in load_generator(private / "model.pt").state_dict().items():
         assert torch.equal(value, checkpoint["ema"][name]), name
+
+
+def test_torchrun_inverts_as_one_process_does(finished: Path, patients: Path, tmp_path: Path) -> None:
+    """33 images are two parts, so each rank has one."""
+    private = tmp_path / "out" / "private"
+    private.mkdir(parents=True)
+    for name in ("model.pt", "encoder.pt"):
+        shutil.copy(finished / "private" / name, private)
+    configs = [str(BUNDLE / "configs" / name) for name in ("train.json", "invert.json", "multi_gpu.json")]
+    known = {name: value for name, value in TINY.items() if name != "device"}
+    options = {
+        **known, "bundle_root": BUNDLE, "dataset_dir": patients, "output_dir": tmp_path / "out", "backend": "gloo"
+    }  # fmt: skip
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    command = [*torchrun, "-m", "monai.bundle", "run", "--config_file", json.dumps(configs), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "share of 1 of 2 ranks" in done.stderr
+    assert len(list((private / "invert").iterdir())) == 2
+    made, expected = (
+        load_artifact(folder / "latents.pt", kind="latents") for folder in (private, finished / "private")
+    )
+    assert made["header"] == expected["header"]
+    assert made["keys"] == expected["keys"]
+    torch.testing.assert_close(made["latents"], expected["latents"], rtol=1e-3, atol=1e-4)
+    assert (private / "inversion.json").is_file()

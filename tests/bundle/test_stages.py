@@ -9,10 +9,12 @@ import logging
 from collections import Counter
 from types import SimpleNamespace
 
+import ignite.distributed as idist
 import nibabel
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import load_decathlon_datalist
@@ -27,6 +29,7 @@ from monai_plan.bundle import (
     class_items,
     identity_items,
     invert,
+    reproduction_distances,
     select_points,
     synthesize,
     synthesize_images,
@@ -95,11 +98,11 @@ class Spy:
     def __getattr__(self, name):
         return getattr(self.wrapped, name)
 
-    def __call__(self, *args):
+    def __call__(self, *args, **options):
         if len(self.calls) == self.stop_at:
             raise KeyboardInterrupt
         self.calls.append(args)
-        return self.wrapped(*args)
+        return self.wrapped(*args, **options)
 
     def walk_pairs(self, w_a, w_b, labels, **options):
         if len(self.calls) == self.stop_at:
@@ -116,12 +119,13 @@ def case(request, tmp_path_factory):
     dataset, generator = make_dataset(folder / "data", dims), make_generator(dims)
     private = folder / "output" / "private"
     files = SimpleNamespace(
-        latents=private / "latents.pt", anchors=private / "anchors.pt", paths=private / "paths.pt",
+        latents=private / "latents.pt", report=private / "inversion.json", anchors=private / "anchors.pt",
+        paths=private / "paths.pt",
         invert=private / "invert", walk=private / "walk", release=folder / "output" / "release",
     )  # fmt: skip
     invert(
         inverter=make_inverter(generator), dataset=dataset, output_file=files.latents,
-        parts_dir=files.invert, images_per_part=8,
+        report_file=files.report, parts_dir=files.invert, images_per_part=8,
     )  # fmt: skip
     aggregate(latents_file=files.latents, output_file=files.anchors, k=K)
     walk_anchors(
@@ -140,6 +144,7 @@ def case(request, tmp_path_factory):
 
 def check(folder, *, training, test=None, **options):
     defaults = {"embedding": nn.Flatten(), "batch_size": 16, "k": K, "num_points": T, "num_images": None}
+    defaults |= {"inversion_init": "encoder", "inversion_space": "w_plus"}
     arguments = {**defaults, "balance": "real", "report_file": folder / "private" / "data.json", **options}
     check_data(training=training, test=test or training, **arguments)
 
@@ -165,6 +170,8 @@ def test_check_data_writes_counts(case, tmp_path):
         ({"batch_size": 21}, DataError, "20 images, fewer than batch_size = 21"),
         ({"num_images": 1}, ConfigError, "num_images is 1, but there are 2 classes"),
         ({"balance": "even"}, ConfigError, "balance is 'even'"),
+        ({"inversion_init": "zero"}, ConfigError, "inversion_init is 'zero', but must be one of 'encoder', 'mean'"),
+        ({"inversion_space": "z"}, ConfigError, "inversion_space is 'z', but must be one of 'w', 'w_plus'"),
         ({"embedding": nn.Linear(3, 3)}, RuntimeError, "shapes cannot be multiplied"),
     ],
 )
@@ -180,6 +187,13 @@ def test_check_data_advises_what_works(tmp_path):
         check(tmp_path, training=few, batch_size=4)
 
 
+def out_files(folder):
+    return {
+        "output_file": folder / "latents.pt", "report_file": folder / "inversion.json", "parts_dir": folder / "parts",
+        "images_per_part": 8,
+    }  # fmt: skip
+
+
 # invert ----------------------------------------------------------------------------------------------------------
 
 
@@ -193,14 +207,22 @@ def test_invert_gives_what_the_inverter_gives(case):
     assert torch.equal(data["labels"], dataset.labels)
     assert data["subjects"] == dataset.subjects
     assert data["keys"] == dataset.keys
-    assert data["header"]["made_by"] == {
-        "steps": 3, "starts": 2, "lr": 0.1, "pixel_weight": 0.0, "seed": 1,
-    }  # fmt: skip
+    assert data["header"]["made_by"] == make_inverter(case.generator).settings
+    assert data["header"]["made_by"]["steps"] == 3
+    report = json.loads(case.files.report.read_text())
+    assert report["images"] == 20
+    best = data["distances"].min(1).values
+    assert list(report["distance_quantiles"]) == ["0", "5", "25", "50", "75", "95", "100"]
+    assert report["distance_quantiles"]["0"] == pytest.approx(best.min().item())
+    assert report["distance_quantiles"]["50"] == pytest.approx(best.quantile(0.5).item())
+    assert report["distance_quantiles"]["100"] == pytest.approx(best.max().item())
+    missed = [key for key, known in zip(data["keys"], data["reproduced"].tolist(), strict=True) if not known]
+    assert [entry["image"] for entry in report["not_reproduced"]] == missed
     assert len(list(case.files.invert.iterdir())) == 3  # 8, 8 and 4 images
 
 
 def test_invert_goes_on_after_a_stop(case, tmp_path):
-    files = {"output_file": tmp_path / "latents.pt", "parts_dir": tmp_path / "parts", "images_per_part": 8}
+    files = out_files(tmp_path)
     killed = Spy(make_inverter(case.generator), stop_at=1)
     with pytest.raises(KeyboardInterrupt):
         invert(inverter=killed, dataset=case.dataset, **files)
@@ -220,7 +242,7 @@ def test_invert_goes_on_after_a_stop(case, tmp_path):
 
 def test_invert_makes_parts_of_other_images_networks_or_settings_anew(case, tmp_path):
     """By MONAI's own command nobody clears the work folder when something changes."""
-    files = {"output_file": tmp_path / "latents.pt", "parts_dir": tmp_path / "parts", "images_per_part": 8}
+    files = out_files(tmp_path)
     invert(inverter=make_inverter(case.generator), dataset=case.dataset, **files)
     other = make_dataset(tmp_path / "data", case.dims, section="other")
     changes = (
@@ -239,10 +261,98 @@ def test_invert_refuses_a_damaged_part(case, tmp_path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "part_000000.pt").write_bytes(b"half")
     with pytest.raises(ArtifactError, match=r"part_000000\.pt cannot be read"):
-        invert(
-            inverter=make_inverter(case.generator), dataset=case.dataset, output_file=tmp_path / "latents.pt",
-            parts_dir=tmp_path / "parts",
-        )  # fmt: skip
+        invert(inverter=make_inverter(case.generator), dataset=case.dataset, **out_files(tmp_path))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_what_counts_as_reproduced(spatial_dims, tmp_path):
+    """Latents are images here: a copy is reproduced, also where the patient has a second image just like it."""
+    dataset = make_dataset(tmp_path, spatial_dims)
+    latents = dataset.images.flatten(1).clone()
+    dataset.images[1] = dataset.images[0]  # of the same subject
+    latents[2] = dataset.images[5].flatten()  # another patient's image
+    latents[3] = 0.9 * latents[3]
+
+    class Identity(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def synthesis(self, w):
+            return self.weight * w.reshape(-1, *dataset.images.shape[1:])
+
+    to_image, to_other = reproduction_distances(Identity(), latents, dataset, nn.Flatten())
+    flat = dataset.images.flatten(1)
+    for i in range(20):
+        others = [j for j in range(20) if dataset.subjects[j] != dataset.subjects[i]]
+        expected = min((flat[i] - flat[j]).square().sum().item() for j in others)
+        assert to_other[i].item() == pytest.approx(expected, rel=1e-4)
+    reproduced = to_image < to_other
+    assert [i for i in range(20) if not reproduced[i]] == [1, 2]  # 1: its latent is of the image that it was before
+    assert to_image[0] < 1e-3
+
+
+def test_flags_and_warning_of_images_out_of_reach(case, tmp_path, caplog):
+    """The generator of noise weights knows none of the noise images: all are flagged, and the log says so."""
+    with caplog.at_level(logging.INFO):
+        invert(inverter=make_inverter(case.generator, steps=1), dataset=case.dataset, **out_files(tmp_path))
+    data = load_artifact(tmp_path / "latents.pt", kind="latents")
+    missed = int((~data["reproduced"]).sum())
+    report = json.loads((tmp_path / "inversion.json").read_text())
+    assert len(report["not_reproduced"]) == missed
+    for entry in report["not_reproduced"]:
+        assert entry["distance"] >= entry["nearest_other_subject"]
+    assert "distance of 20 images to their reconstructions, 0 % / 5 %" in caplog.text
+    assert (f"{missed} of 20 images are not reproduced" in caplog.text) == (missed > 0)
+
+
+def test_w_plus_passes_through_the_stages(case, tmp_path):
+    """Latents, anchors, φ_id's items and images with a latent for every layer."""
+    invert(inverter=make_inverter(case.generator, space="w_plus"), dataset=case.dataset, **out_files(tmp_path))
+    data = load_artifact(tmp_path / "latents.pt", kind="latents")
+    layers = case.generator.num_ws
+    assert data["latents"].shape == (20, 2, layers, 6)
+    assert data["latents"].std(2).max() > 0  # the layers part
+    aggregate(latents_file=tmp_path / "latents.pt", output_file=tmp_path / "anchors.pt", k=K)
+    anchors = load_artifact(tmp_path / "anchors.pt", kind="anchors")
+    assert anchors["latents"].shape == (len(anchors["labels"]), layers, 6)
+    best = data["latents"][torch.arange(20), data["best"]]
+    for latent, members in zip(anchors["latents"], anchors["members"], strict=True):
+        torch.testing.assert_close(latent, best[members].mean(0))  # all patients have as many images
+    training, _ = identity_items(dataset=case.dataset, generator=case.generator, latents_file=tmp_path / "latents.pt")
+    with torch.no_grad():
+        expected = case.generator.synthesis(data["latents"][:, 0]).clamp(-1, 1)
+    assert (torch.stack([item["image"] for item in training[20:]]) - expected).abs().max() <= 1 / 255 + 1e-6
+
+
+def invert_on_rank(rank, folder):
+    """What one of two processes does."""
+    torch.set_num_threads(1)
+    idist.initialize("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    dataset = CheckedDataset(
+        datalist_file=folder / "data" / "datalist.json", transform=reading(2), img_size=(8, 8), img_channels=1,
+        num_classes=2,
+    )  # fmt: skip
+    spy = Spy(make_inverter(make_generator(2)))
+    invert(inverter=spy, dataset=dataset, **out_files(folder))
+    torch.save([keys for _, _, keys in spy.calls], folder / f"rank{rank}.pt")
+    idist.finalize()
+
+
+def test_ranks_share_the_parts_and_the_result_is_the_same(tmp_path):
+    dataset = make_dataset(tmp_path / "data", 2)
+    mp.start_processes(invert_on_rank, (tmp_path,), nprocs=2, start_method="spawn")
+    done = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
+    assert done == [[dataset.keys[:8], dataset.keys[16:]], [dataset.keys[8:16]]]
+    (tmp_path / "alone").mkdir()
+    invert(inverter=make_inverter(make_generator(2)), dataset=dataset, **out_files(tmp_path / "alone"))
+    shared, alone = (load_artifact(folder / "latents.pt", kind="latents") for folder in (tmp_path, tmp_path / "alone"))
+    assert shared.keys() == alone.keys()
+    for name, value in alone.items():
+        same = torch.equal(shared[name], value) if isinstance(value, torch.Tensor) else shared[name] == value
+        assert same, name
+    reports = [(folder / "inversion.json").read_text() for folder in (tmp_path, tmp_path / "alone")]
+    assert reports[0] == reports[1]
 
 
 # synthesize_images -----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ class FakeGenerator(nn.Module):
     def __init__(self, spatial_dims: int, *, num_classes: int = 0, w_dim: int = 6, size: int = 6, seed: int = 0):
         super().__init__()
         self.z_dim, self.w_dim, self.num_classes = 4, w_dim, num_classes
-        self.img_channels, self.img_size = 1, (size,) * spatial_dims
+        self.img_channels, self.img_size, self.num_ws = 1, (size,) * spatial_dims, 3
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.to_w = nn.Linear(self.z_dim, w_dim)

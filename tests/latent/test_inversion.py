@@ -138,6 +138,147 @@ def test_distance_is_that_of_the_returned_latent_and_best_is_the_least():
         assert torch.equal(result.best_latents[i], result.latents[i, best])
 
 
+class Guess(nn.Module):
+    """An encoder that knows w of the cohort's images but for an error."""
+
+    def __init__(self, generator: FakeGenerator, images: torch.Tensor, latents: torch.Tensor):
+        super().__init__()
+        self.register_buffer("images", images)
+        self.register_buffer("latents", latents)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.latents[torch.cdist(x.flatten(1), self.images.flatten(1)).argmin(1)]
+
+
+def known_latents(generator, labels):
+    """Those of ``cohort``."""
+    z = 0.3 * torch.randn(4, generator.z_dim, generator=torch.Generator().manual_seed(8))
+    with torch.no_grad():
+        return generator.mapping(z, labels if generator.num_classes else None)
+
+
+@DIMS
+@pytest.mark.parametrize("space", ["w", "w_plus"])
+def test_begins_at_the_nearer_of_guess_and_mean(spatial_dims, space):
+    generator, images, labels = cohort(spatial_dims, 2)
+    known = known_latents(generator, labels)
+    guesses = known.clone()
+    guesses[1] += 100  # farther than the mean
+    options = {"steps": 1, "lr": 1e-12, "starts": 1, "space": space, "initial_noise": 0.0}
+    encoder = Guess(generator, images, guesses)
+    begun = inverter(generator, spatial_dims, encoder=encoder, **options)(images, labels, KEYS)
+    means = inverter(generator, spatial_dims, **options)(images, labels, KEYS)
+    expected = torch.stack([known[0], means.latents.flatten(0, 1).reshape(4, -1, 6)[1, 0], known[2], known[3]])
+    latents = begun.latents[:, 0] if space == "w" else begun.latents[:, 0].mean(1)
+    torch.testing.assert_close(latents, expected)
+    assert (begun.distances[[0, 2, 3]] < 1e-9).all()
+    assert torch.equal(begun.distances[1], means.distances[1])
+    if space == "w_plus":
+        assert begun.latents.shape == (4, 1, generator.num_ws, 6)
+
+
+def test_starts_from_one_guess_lie_around_it():
+    generator, images, labels = cohort(2, 2)
+    known = known_latents(generator, labels)
+    options = {"steps": 1, "lr": 1e-12, "starts": 3, "start_noise": 0.1, "initial_noise": 0.0}
+    invert = inverter(generator, 2, encoder=Guess(generator, images, known), **options)
+    latents = invert(images, labels, KEYS).latents
+    assert torch.equal(latents[:, 0], known)
+    z = torch.randn(200, generator.z_dim, generator=seeded_generator(0, "mean"))
+    for i, key in enumerate(KEYS):
+        with torch.no_grad():
+            ws = generator.mapping(z, labels[i].expand(200))
+        sigma = (ws - ws.mean(0)).square().sum(1).mean().sqrt()
+        for start in (1, 2):
+            epsilon = torch.randn(6, generator=seeded_generator(0, "noise", key, start))
+            torch.testing.assert_close(latents[i, start], known[i] + 0.1 * sigma * epsilon)
+
+
+def test_an_encoder_of_another_generator_is_refused():
+    generator, images, labels = cohort(2, 2)
+    invert = inverter(generator, 2, encoder=Guess(generator, images, torch.zeros(4, 5)))
+    with pytest.raises(ConfigError, match=r"encoder must return \[B, w_dim\] = \[4, 6\]: got \[4, 5\]"):
+        invert(images, labels, KEYS)
+
+
+class Counting(Features):
+    """Counts the images that it sees."""
+
+    seen = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += len(x)
+        return super().forward(x)
+
+
+@DIMS
+@pytest.mark.parametrize("space", ["w", "w_plus"])
+def test_stopped_early_is_as_good_in_fewer_evaluations(spatial_dims, space):
+    """Where the projection has come to its end; and what one image skips is no business of another."""
+    generator, images, labels = cohort(spatial_dims, 2)
+    options = {"steps": 400, "starts": 2, "num_mean_samples": 200, "space": space, "initial_noise": 0.01}
+    full_features, early_features = Counting(spatial_dims), Counting(spatial_dims)
+    full = LatentInverter(generator, full_features, **options)(images, labels, KEYS)
+    options |= {"patience": 20, "tolerance": 0.01, "lr_rampdown": 0.1}
+    early = LatentInverter(generator, early_features, **options)(images, labels, KEYS)
+    assert early_features.seen < 0.7 * full_features.seen
+    start = inverter(generator, spatial_dims, steps=1, lr=1e-12, space=space)(images, labels, KEYS)
+    assert (full.distances < 1e-4 * start.distances).all()
+    assert (early.distances < 1e-3 * start.distances).all()
+    alone = [
+        LatentInverter(generator, Features(spatial_dims), **options, batch_size=1)(
+            images[i : i + 1], labels[i : i + 1], [key]
+        )
+        for i, key in enumerate(KEYS)
+    ]
+    torch.testing.assert_close(torch.cat([one.latents for one in alone]), early.latents, rtol=1e-2, atol=1e-3)
+
+
+def test_a_patience_that_never_ends_changes_nothing():
+    generator, images, labels = cohort(2, 2)
+    plain = inverter(generator, 2)(images, labels, KEYS)
+    patient = inverter(generator, 2, patience=100)(images, labels, KEYS)
+    assert torch.equal(patient.latents, plain.latents)
+    assert torch.equal(patient.distances, plain.distances)
+
+
+def test_a_start_without_progress_skips_to_the_fall_of_the_learning_rate():
+    """Far beyond saturation the gradient is zero: no step helps. After the rise it waits, then makes the fall."""
+    generator, images, _ = cohort(2)
+
+    class Flat(Counting):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * 0 + 1 + x.flatten(1)[:, :1] * 0
+
+    options = {"steps": 100, "starts": 1, "lr_rampup": 0.1, "lr_rampdown": 0.2, "num_mean_samples": 20}
+    flat = Flat(2)
+    LatentInverter(generator, flat, patience=7, **options)(images[:1], None, ["a"])
+    # the target; then 10 steps of the rise, 7 without progress, 20 of the fall, and the last measurement
+    assert flat.seen == 1 + 10 + 7 + 20 + 1
+    flat = Flat(2)
+    LatentInverter(generator, flat, **options)(images[:1], None, ["a"])
+    assert flat.seen == 1 + 100 + 1
+
+
+@DIMS
+def test_w_plus_has_a_latent_for_every_layer(spatial_dims):
+    """Each layer's w is found: here the image shows their mean alone, and the distance is that of the returned ones."""
+    generator, images, labels = cohort(spatial_dims, 2)
+    result = inverter(generator, spatial_dims, steps=200, space="w_plus")(images, labels, KEYS)
+    assert result.latents.shape == (4, 2, 3, 6)
+    assert result.best_latents.shape == (4, 3, 6)
+    with torch.no_grad():
+        made = generator.eval().synthesis(result.best_latents)
+    torch.testing.assert_close(made, images, atol=0.02, rtol=0)
+
+
+def test_w_plus_needs_a_generator_of_several_layers():
+    generator = FakeGenerator(2)
+    del generator.num_ws
+    with pytest.raises(ConfigError, match=r"space of the inversion is 'w_plus', but FakeGenerator has no num_ws"):
+        inverter(generator, 2, space="w_plus")
+
+
 def test_starts_and_seeds_differ_and_repeat():
     generator, images, _ = cohort(2)
     result = inverter(generator, 2)(images, None, KEYS)
@@ -210,10 +351,13 @@ def test_result_that_is_not_finite_names_the_image():
         inverter(generator, 2)(images, None, KEYS)
 
 
-def test_progress_reaches_its_total_without_going_back():
+@pytest.mark.parametrize("patience", [None, 1])
+def test_progress_reaches_its_total_without_going_back(patience):
     generator, images, _ = cohort(2)
     seen = []
-    inverter(generator, 2, steps=3, batch_size=3)(images, None, KEYS, progress=lambda *pair: seen.append(pair))
+    inverter(generator, 2, steps=3, batch_size=3, patience=patience)(
+        images, None, KEYS, progress=lambda *pair: seen.append(pair)
+    )
     done = [d for d, _ in seen]
     assert done == sorted(done)
     assert {t for _, t in seen} == {4 * 2 * 3}
@@ -248,13 +392,17 @@ def test_bad_input(change, error, message):
 @pytest.mark.parametrize(
     "option",
     [
+        {"space": "z"},
         {"steps": 0},
         {"lr": 0.0},
         {"starts": 0},
         {"lr_rampup": 1.5},
         {"lr_rampdown": -0.1},
         {"initial_noise": 0.0},  # with two starts: they would be one and the same
+        {"start_noise": -0.1},
         {"noise_ramp": 0.0},
+        {"patience": 0},
+        {"tolerance": 1.0},
         {"pixel_weight": -1.0},
         {"num_mean_samples": 1},
         {"batch_size": 0},

@@ -221,3 +221,14 @@ def test_pairs_follow_the_seed():
 def test_bad_pairs(labels, num_pairs, error, message):
     with pytest.raises(error, match=message):
         choose_pairs(torch.tensor(labels), num_pairs=num_pairs)
+
+
+def test_latents_of_every_layer_are_averaged_like_one_long_one():
+    """W+: the same groups and, layer by layer, the same centroids."""
+    rng = torch.Generator().manual_seed(0)
+    layers = torch.randn(12, 3, 4, generator=rng)
+    labels, subjects = torch.arange(12) % 2, [str(i // 2 * 2 + i % 2) for i in range(12)]
+    flat = k_same(layers.flatten(1), labels, subjects, 2)
+    anchors = k_same(layers, labels, subjects, 2)
+    assert anchors.members == flat.members
+    assert torch.equal(anchors.latents, flat.latents.reshape(-1, 3, 4))

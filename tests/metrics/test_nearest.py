@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_plan.metrics import RandomFeatureEmbedding, embed, nearest_real
+from monai_plan.metrics import RandomFeatureEmbedding, embed, nearest_other_images, nearest_real
 from monai_plan.metrics import nearest as module
 from monai_plan.metrics.nearest import nearest_real_images
 from monai_plan.utils import ConfigError, DataError
@@ -316,3 +316,24 @@ def test_embed_is_the_embedding_batch_by_batch(spatial_dims):
         embed(embedding, images[:0])
     with pytest.raises(ConfigError, match="batch_size"):
         embed(embedding, images, batch_size=0)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("subjects", [2, 3, 7])
+def test_nearest_image_of_another_identity(spatial_dims, subjects):
+    """Against all pairs; the nearest image of all is a copy, of the same identity, and must not be taken."""
+    rng = torch.Generator().manual_seed(0)
+    images = torch.rand(3 * subjects, 1, *(5,) * spatial_dims, generator=rng)
+    images[subjects] = images[0]
+    identities = 10 * (torch.arange(3 * subjects) % subjects)
+    least = nearest_other_images(images, identities, torch.nn.Flatten(), batch_size=4)
+    for i, image in enumerate(images):
+        distances = [(image - x).square().sum() for x, y in zip(images, identities, strict=True) if y != identities[i]]
+        torch.testing.assert_close(least[i], torch.stack(distances).min())
+
+
+def test_one_identity_has_no_other():
+    images = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert nearest_other_images(images, torch.ones(3).long(), torch.nn.Flatten()).tolist() == [torch.inf] * 3
+    with pytest.raises(DataError, match=r"identities must be \[N\] integers, N = 3: got \(2,\)"):
+        nearest_other_images(images, torch.ones(2).long(), torch.nn.Flatten())

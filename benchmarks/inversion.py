@@ -1,0 +1,144 @@
+"""Images inverted in the time of one by the published projector, and how near both come.
+
+The published form is StyleGAN2's projector (arXiv 1912.04958, appendix D) without its noise maps: one image at a time,
+from the mean w, 1,000 steps, one set of convolution weights a sample. The features of the image are computed once, as
+there. Both minimise the same distance; before the clock starts, the script checks that at the same w both give the same
+distance and the same gradient. The encoder is the one that the run has trained; its training is not in the times.
+
+    python benchmarks/inversion.py quickstart --overrides bundles/chest_xray_plan/configs/quickstart.json \\
+        --reference_steps 200
+    python benchmarks/inversion.py OUT --dataset_dir DIR --device cuda --images 256
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from gan_training import plain
+from monai.bundle import ConfigParser
+from torch import Tensor, nn
+
+from monai_plan.latent import LatentInverter
+
+
+def published_distance(generator: nn.Module, inverter: LatentInverter, w: Tensor, image: Tensor) -> Tensor:
+    """d(w, x) of one image [1, C, *spatial], written out."""
+    made = generator.synthesis(w)
+    perceptual = (inverter.embedding(made) - inverter.embedding(image).detach()).square().sum()
+    return perceptual + inverter.pixel_weight * (made - image).square().mean()
+
+
+def published_projection(
+    generator: nn.Module, inverter: LatentInverter, image: Tensor, label: int, steps: int
+) -> float:
+    """StyleGAN2's projector for one image [1, C, *spatial]; the distance at which it ends."""
+    device = image.device
+    with torch.no_grad():
+        labels = torch.full((10_000,), label, device=device) if generator.num_classes else None
+        samples = generator.mapping(torch.randn(10_000, generator.z_dim, device=device), labels)
+        mean = samples.mean(0, keepdim=True)
+        sigma = (samples - mean).square().sum(1).mean().sqrt()
+        target = inverter.embedding(image)
+    w = mean.clone().requires_grad_()
+    adam = torch.optim.Adam([w], betas=(0.9, 0.999), lr=0.1)
+    for step in range(steps):
+        r = step / steps
+        ramp = 0.5 - 0.5 * math.cos(math.pi * min(1, (1 - r) / 0.25))
+        adam.param_groups[0]["lr"] = 0.1 * ramp * min(1, r / 0.05)
+        made = generator.synthesis(w + 0.05 * sigma * max(0, 1 - r / 0.75) ** 2 * torch.randn_like(w))
+        loss = (inverter.embedding(made) - target).square().sum()
+        loss = loss + inverter.pixel_weight * (made - image).square().mean()
+        adam.zero_grad(set_to_none=True)
+        loss.backward()
+        adam.step()
+    with torch.no_grad():
+        return published_distance(generator, inverter, w, image).item()
+
+
+def timed(function: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Seconds, and peak memory in GiB."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    began = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter() - began, torch.cuda.max_memory_allocated(device) / 2**30
+    return time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output_dir")
+    parser.add_argument("--bundle_root", default="bundles/chest_xray_plan")
+    parser.add_argument("--dataset_dir", help="default: OUTPUT_DIR/data, as the quickstart has it")
+    parser.add_argument("--overrides", help="JSON file of the ids that the run overrode")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", type=int, default=32, help="inverted by ours")
+    parser.add_argument("--reference_images", type=int, default=4, help="inverted by the published form")
+    parser.add_argument("--reference_steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, help="of ours at most; default: the run's inversion_steps")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+
+    config = ConfigParser()
+    config.read_config([str(Path(options.bundle_root) / "configs" / name) for name in ("train.json", "invert.json")])
+    config.update(json.loads(Path(options.overrides).read_text()) if options.overrides else {})
+    config["bundle_root"], config["output_dir"] = options.bundle_root, options.output_dir
+    config["dataset_dir"] = options.dataset_dir or f"{options.output_dir}/data"
+    config["device"], config["inversion_starts"] = device, 1
+    config["inversion_batch_size"] = options.images
+    if options.steps:
+        config["inversion_steps"] = options.steps
+    inverter: LatentInverter = config.get_parsed_content("inverter")
+    dataset = config.get_parsed_content("training")
+    chosen = torch.linspace(0, len(dataset) - 1, min(options.images, len(dataset))).long()
+    images, labels, keys = dataset.images[chosen], dataset.labels[chosen], [dataset.keys[i] for i in chosen]
+    few = torch.linspace(0, len(chosen) - 1, min(options.reference_images, len(chosen))).long().tolist()
+    slow = plain(inverter.generator).requires_grad_(True)
+
+    w = slow.mapping(torch.randn(len(few), slow.z_dim, device=device), labels[few].to(device)).detach().requires_grad_()
+    targets = images[few].to(device)
+    made = inverter.generator.synthesis(w)
+    ours = (inverter.embedding(made) - inverter.embedding(targets)).square().sum(1)
+    ours = ours + inverter.pixel_weight * (made - targets).square().flatten(1).mean(1)
+    (gradient,) = torch.autograd.grad(ours.sum(), w)
+    for i in range(len(few)):
+        distance = published_distance(slow, inverter, w[i : i + 1], targets[i : i + 1])
+        (expected,) = torch.autograd.grad(distance, w)
+        torch.testing.assert_close(ours[i].detach(), distance.detach(), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(gradient[i], expected[i], rtol=1e-2, atol=1e-3 * expected.abs().max().item())
+
+    inverter(images[:2], labels[:2], keys[:2])  # to warm up
+    found = []
+    # ours first: the peak of a process never falls
+    fast, fast_peak = timed(lambda: found.append(inverter(images, labels, keys)), device)
+    reference: list[float] = []
+
+    def one_by_one() -> None:
+        for i in few:
+            image = images[i : i + 1].to(device)
+            reference.append(published_projection(slow, inverter, image, int(labels[i]), options.reference_steps))
+
+    slow_time, slow_peak = timed(one_by_one, device)
+    distances = found[0].distances[:, 0]
+    each, slow_each = fast / len(images), slow_time / len(few)
+    print(f"The mean distance of the same {len(few)} images; in brackets that of all {len(images)}.")
+    print("| | seconds an image | mean distance | GiB |\n|---|---:|---:|---:|")
+    print(f"| published, {options.reference_steps} steps | {slow_each:.3f} | {sum(reference) / len(few):.4f} "
+          f"| {slow_peak:.2f} |")  # fmt: skip
+    print(f"| ours | {each:.3f} | {distances[few].mean():.4f} ({distances.mean():.4f}) | {fast_peak:.2f} |")
+    print(f"\n{slow_each / each:.1f} images in the time of one.")
+
+
+if __name__ == "__main__":
+    main()
