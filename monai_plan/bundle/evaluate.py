@@ -68,7 +68,7 @@ def evaluate_release(
     paths = load_artifact(paths_file, kind="paths")
     anchors = load_artifact(anchors_file, kind="anchors")
     num_points = paths["paths"].shape[1]
-    points = select_points(paths["labels"], num_points=num_points, num_images=paths["num_images"])
+    points = select_points(paths["labels"], kept=paths["kept"], num_images=paths["num_images"])
     straight = torch.stack([linear_path(path[0], path[-1], num_points) for path in paths["paths"]])
     labels = paths["labels"][points[:, 0]]
     rows = {

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,8 +28,8 @@ from monai_plan.latent import (
     choose_pairs,
     k_same,
 )
-from monai_plan.metrics import PerceptualEmbedding, embed, nearest_other_images
-from monai_plan.utils import ConfigError, DataError, load_artifact, save_artifact, write_json, write_text
+from monai_plan.metrics import PerceptualEmbedding, embed, nearest_other_images, nearest_real_images
+from monai_plan.utils import ConfigError, DataError, TrainingError, load_artifact, save_artifact, write_json, write_text
 
 __all__ = [
     "aggregate",
@@ -419,78 +420,179 @@ def walk_anchors(
     parts_dir: str | os.PathLike[str],
     num_images: int | None = None,
     balance: str = "real",
+    embedding: PerceptualEmbedding | None = None,
+    min_distance_quantile: float | None = None,
     seed: int = 0,
 ) -> None:
     """Walk between anchors of one class, for as many pairs as the images asked for need; every anchor is used.
 
+    With ``min_distance_quantile`` q every inner point is checked in the end: it is kept if its image, as it would be
+    released, is at least d_q from every real training image, d_q being the q-quantile over the real images of the
+    distance to the nearest image of another subject. For what is dropped further pairs are walked, while there are any.
+
     Writes a file of kind "paths": ``paths`` [P, T, w_dim] or [P, T, num_ws, w_dim], ``labels`` [P], ``pairs`` [P, 2],
-    ``losses`` (name → [P, steps + 1]), ``num_images`` (class → number).
+    ``losses`` (name → [P, steps + 1]), ``kept`` [P, T] bool, which points may be released, ``num_images`` (class →
+    number).
+
+    Under ``torch.distributed`` every rank calls with the same arguments and ``parts_dir`` is shared; the ranks take
+    turns with the pairs, and the first one saves. The result is the same on any number of ranks.
 
     Args:
         walk: the walk of one pair.
         anchors_file: of the stage ``aggregate``.
-        dataset: the real images, for their number and balance of classes.
+        dataset: the real images, for their number and balance of classes, and for the check.
         output_file: where to save.
         parts_dir: folder of the finished walks.
         num_images, balance: see ``class_counts``. What the distinct pairs of a class cannot give is left out, with
             a warning.
+        embedding: of the perceptual distance, for the check.
+        min_distance_quantile: q in [0, 1]; None checks nothing.
         seed: of the pairs.
+
+    Raises:
+        ConfigError: if the quantile lies outside its range or there is no embedding for it.
+        DataError: if all images are of one subject, so that no d_q can be measured.
+        TrainingError: if no point of a class is kept.
     """
     anchors = load_artifact(anchors_file, kind="anchors")
     inner = walk.num_points - 2
     wanted = class_counts(dataset.labels, num_images=num_images, balance=balance)
+    sizes = {label: int((anchors["labels"] == label).sum()) for label in wanted}
+    most_pairs = {label: size * (size - 1) // 2 for label, size in sizes.items()}
     for label, number in wanted.items():
-        size = int((anchors["labels"] == label).sum())
-        most = inner * size * (size - 1) // 2
-        if number > most:
+        if number > inner * most_pairs[label]:
             logger.warning(
                 "class %d: %d images were asked for, but %d anchors give %d pairs and so %d images; a smaller k or "
                 "more points a path gives more",
-                label, number, size, size * (size - 1) // 2, most,
+                label, number, sizes[label], most_pairs[label], inner * most_pairs[label],
             )  # fmt: skip
-            wanted[label] = most
-    pairs = choose_pairs(anchors["labels"], num_pairs={c: -(-n // inner) for c, n in wanted.items()}, seed=seed)
-    settings = walk.settings
-    networks = _digest(*walk.networks)
-    files = [Path(parts_dir) / f"path_{a:05d}_{b:05d}.pt" for a, b in pairs.tolist()]
-    made_by = [{"networks": networks, "ends": _digest(anchors["latents"][pair]), **settings} for pair in pairs]
-    found = [_finished_part(file, "path", made) for file, made in zip(files, made_by, strict=True)]
-    parts: dict[int, Mapping[str, Any]] = {number: part for number, part in enumerate(found) if part is not None}
-    missing = [number for number in range(len(pairs)) if number not in parts]
-    with tqdm(total=len(pairs), initial=len(parts), desc="walk", bar_format=_WALK_BAR) as bar:
-        for start in range(0, len(missing), walk.pairs_per_batch):
-            group = missing[start : start + walk.pairs_per_batch]
-            w_a, w_b = anchors["latents"][pairs[group]].unbind(1)
-            labels = anchors["labels"][pairs[group, 0]].tolist()
-            before = bar.n
-
-            def show(done: int, steps: int, before: float = before, paths: int = len(group)) -> None:
-                bar.update(before + paths * done / steps - bar.n)
-
-            results = walk.walk_pairs(w_a, w_b, labels, progress=show)
-            for number, result in zip(group, results, strict=True):
-                data = {"path": result.path, "losses": result.losses}
-                save_artifact(files[number], kind="path", data=data, made_by=made_by[number])
-                parts[number] = data
-            bar.n = len(parts)
-            bar.set_postfix({name: float(values[-1]) for name, values in results[-1].losses.items()})
-    losses = {
-        name: torch.stack([parts[number]["losses"][name] for number in range(len(pairs))])
-        for name in parts[0]["losses"]
-    }
+            wanted[label] = inner * most_pairs[label]
+    check = _check_of_distances(dataset, embedding, min_distance_quantile, walk)
+    num_pairs = {label: -(-number // inner) for label, number in wanted.items()}
+    kept: dict[tuple[int, int], Tensor] = {}
+    while True:
+        pairs = choose_pairs(anchors["labels"], num_pairs=num_pairs, seed=seed)
+        names = [(a, b) for a, b in pairs.tolist()]
+        parts = _walk_pairs(walk, anchors, pairs, parts_dir)
+        new = [number for number, name in enumerate(names) if name not in kept]
+        for number, rows in zip(new, check([parts[number]["path"] for number in new]), strict=True):
+            kept[names[number]] = rows
+        labels = anchors["labels"][pairs[:, 0]]
+        all_kept = torch.stack([kept[name] for name in names])
+        found = {label: int(all_kept[labels == label].sum()) for label in wanted}
+        more = _more_pairs(wanted, found, labels, inner, most_pairs)
+        if not more:
+            break
+        num_pairs = {label: int((labels == label).sum()) + more.get(label, 0) for label in wanted}
+    if idist.get_rank() > 0:
+        return
+    for label, number in wanted.items():
+        if not found[label]:
+            raise TrainingError(
+                f"No point of class {label} is as far from every real image as min_distance_quantile = "
+                f"{min_distance_quantile} asks for: lower it, or raise lambda_id and walk_steps."
+            )
+        if found[label] < number:
+            logger.warning(
+                "class %d: %d images were asked for, but %d points are far enough from every real image",
+                label, number, found[label],
+            )  # fmt: skip
+            wanted[label] = found[label]
+    if min_distance_quantile is not None:
+        logger.info("%d of %d points are far enough from every real image", all_kept.sum(), len(names) * inner)
+    losses = {name: torch.stack([part["losses"][name] for part in parts]) for name in parts[0]["losses"]}
     _log_losses(losses)
     save_artifact(
         output_file,
         kind="paths",
         data={
-            "paths": torch.stack([parts[number]["path"] for number in range(len(pairs))]),
-            "labels": anchors["labels"][pairs[:, 0]],
+            "paths": torch.stack([part["path"] for part in parts]),
+            "labels": labels,
             "pairs": pairs,
             "losses": losses,
+            "kept": all_kept,
             "num_images": wanted,
         },
-        made_by={**settings, "seed": seed},
+        made_by={**walk.settings, "min_distance_quantile": min_distance_quantile, "seed": seed},
     )
+
+
+def _walk_pairs(
+    walk: LatentWalk, anchors: Mapping[str, Any], pairs: Tensor, parts_dir: str | os.PathLike[str]
+) -> list[Mapping[str, Any]]:
+    """The parts {"path", "losses"} of all pairs [P, 2]; what is not there is walked now, shared over the ranks."""
+    networks = _digest(*walk.networks)
+    files = [Path(parts_dir) / f"path_{a:05d}_{b:05d}.pt" for a, b in pairs.tolist()]
+    made_by = [{"networks": networks, "ends": _digest(anchors["latents"][pair]), **walk.settings} for pair in pairs]
+    rank, ranks = idist.get_rank(), idist.get_world_size()
+    mine = range(rank, len(files), ranks)
+    missing = [number for number in mine if _finished_part(files[number], "path", made_by[number]) is None]
+    desc = "walk" if ranks == 1 else f"walk, share of 1 of {ranks} ranks"
+    done = len(mine) - len(missing)
+    with tqdm(total=len(mine), initial=done, desc=desc, bar_format=_WALK_BAR, disable=rank > 0) as bar:
+        for start in range(0, len(missing), walk.pairs_per_batch):
+            group = missing[start : start + walk.pairs_per_batch]
+            w_a, w_b = anchors["latents"][pairs[group]].unbind(1)
+            labels = anchors["labels"][pairs[group, 0]].tolist()
+
+            def show(steps: int, all_steps: int, before: int = done, paths: int = len(group)) -> None:
+                bar.update(before + paths * steps / all_steps - bar.n)
+
+            results = walk.walk_pairs(w_a, w_b, labels, progress=show)
+            for number, result in zip(group, results, strict=True):
+                data = {"path": result.path, "losses": result.losses}
+                save_artifact(files[number], kind="path", data=data, made_by=made_by[number])
+            done += len(group)
+            bar.n = done
+            bar.set_postfix({name: float(values[-1]) for name, values in results[-1].losses.items()})
+    idist.barrier()
+    return [load_artifact(file, kind="path") for file in files]
+
+
+def _check_of_distances(
+    dataset: CheckedDataset, embedding: PerceptualEmbedding | None, quantile: float | None, walk: LatentWalk
+) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """A function that says of paths [T, *latent] each which points [T] may be released: inner ones, far enough."""
+    inner = torch.ones(walk.num_points, dtype=torch.bool)
+    inner[[0, -1]] = False
+    if quantile is None:
+        return lambda paths: [inner] * len(paths)
+    if not 0 <= quantile <= 1 or embedding is None:
+        raise ConfigError(f"min_distance_quantile is {quantile}, but must lie in [0, 1], and needs an embedding.")
+    between = nearest_other_images(dataset.images, dataset.identities, embedding, device=walk.device)
+    if not between.isfinite().all():
+        raise DataError(
+            "min_distance_quantile measures how far patients are from each other, but all images are of one subject: "
+            "name the subjects in the data list, or leave it out."
+        )
+    least = between.quantile(quantile)
+
+    def check(paths: Sequence[Tensor]) -> list[Tensor]:
+        if not paths:
+            return []
+        images = synthesize_images(walk.generator, torch.cat([path[inner] for path in paths]))
+        found = nearest_real_images(
+            images, dataset.images, embedding, device=walk.device, distributed=idist.get_world_size() > 1
+        )
+        far = (found.distances >= least).view(len(paths), -1)
+        kept = inner.repeat(len(paths), 1)
+        kept[:, inner] = far
+        return list(kept)
+
+    return check
+
+
+def _more_pairs(
+    wanted: Mapping[int, int], found: Mapping[int, int], labels: Tensor, inner: int, most_pairs: Mapping[int, int]
+) -> dict[int, int]:
+    """How many further pairs each class needs, if those give as many points as the pairs so far, and has."""
+    more = {}
+    for label, number in wanted.items():
+        pairs = int((labels == label).sum())
+        rate = max(found[label] / pairs, 1.0)  # points a pair; at least one, or nobody would ever stop
+        needed = math.ceil((number - found[label]) / rate)
+        more[label] = min(max(needed, 0), most_pairs[label] - pairs)
+    return {label: count for label, count in more.items() if count > 0}
 
 
 def _log_losses(losses: Mapping[str, Tensor]) -> None:
@@ -499,13 +601,13 @@ def _log_losses(losses: Mapping[str, Tensor]) -> None:
         logger.info("L_%s, mean over paths: %.3f on the straight line, %.3f after the walk", name, first, last)
 
 
-def select_points(labels: Tensor, *, num_points: int, num_images: Mapping[int, int]) -> Tensor:
-    """Which points of which paths become images: inner points only, spread evenly over all paths of a class.
+def select_points(labels: Tensor, *, kept: Tensor, num_images: Mapping[int, int]) -> Tensor:
+    """Which points of which paths become images: kept ones only, spread evenly over all paths of a class.
 
     Args:
         labels: [P], of the paths.
-        num_points: T, points of a path, with its ends.
-        num_images: class → number of images.
+        kept: [P, T] bool, the points that may be released.
+        num_images: class → number of images, at most as many as there are kept points.
 
     Returns:
         [N, 2], int64: path and point.
@@ -513,10 +615,17 @@ def select_points(labels: Tensor, *, num_points: int, num_images: Mapping[int, i
     chosen = []
     for label, number in num_images.items():
         paths = torch.where(labels == label)[0].tolist()
-        for position, path in enumerate(paths):
-            share = number // len(paths) + (position < number % len(paths))
-            # the middles of ``share`` equal pieces of the inner points 1 … T − 2
-            points = 1 + ((torch.arange(share) + 0.5) * (num_points - 2) / max(share, 1)).long()
+        there = {path: kept[path].nonzero().flatten() for path in paths}
+        left = number
+        shares = {}
+        # Those with the fewest points first: what they cannot give is spread over the others, which then still can.
+        for position, path in enumerate(sorted(paths, key=lambda path: (len(there[path]), -path))):
+            shares[path] = min(left // (len(paths) - position), len(there[path]))
+            left -= shares[path]
+        for path in paths:
+            # the middles of as many equal pieces of what is kept
+            middles = (torch.arange(shares[path]) + 0.5) * len(there[path]) / max(shares[path], 1)
+            points = there[path][middles.long()]
             chosen.append(torch.stack([torch.full_like(points, path), points], dim=1))
     return torch.cat(chosen)
 
@@ -542,7 +651,7 @@ def synthesize(
     """
     data = load_artifact(paths_file, kind="paths")
     anchors = load_artifact(anchors_file, kind="anchors")
-    points = select_points(data["labels"], num_points=data["paths"].shape[1], num_images=data["num_images"])
+    points = select_points(data["labels"], kept=data["kept"], num_images=data["num_images"])
     labels = data["labels"][points[:, 0]]
     made_by = data["header"]["made_by"]
     persons = "patients" if dataset.has_subjects else "images (no patients were named: one patient may have several)"
@@ -586,6 +695,8 @@ def _beyond_the_published(made_by: Mapping[str, Any]) -> str:
     used += ["relative objective"] if made_by["normalize"] else []
     used += ["straight-through clamp"] if made_by["clamp"] == "straight_through" else []
     used += [f"stops at tolerance {made_by['tolerance']}"] if made_by["tolerance"] else []
+    quantile = made_by["min_distance_quantile"]
+    used += [f"final check of the distance at quantile {quantile}"] if quantile is not None else []
     return f"\n  Beyond the published walk: {', '.join(used)}." if used else ""
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import TINY
 
@@ -41,28 +42,41 @@ def test_torchrun_trains_and_only_the_first_rank_writes(tmp_path: Path) -> None:
         assert torch.equal(value, checkpoint["ema"][name]), name
 
 
-def test_torchrun_inverts_as_one_process_does(finished: Path, patients: Path, tmp_path: Path) -> None:
-    """33 images are two parts, so each rank has one."""
-    private = tmp_path / "out" / "private"
-    private.mkdir(parents=True)
-    for name in ("model.pt", "encoder.pt"):
-        shutil.copy(finished / "private" / name, private)
-    configs = [str(BUNDLE / "configs" / name) for name in ("train.json", "invert.json", "multi_gpu.json")]
-    known = {name: value for name, value in TINY.items() if name != "device"}
-    options = {
-        **known, "bundle_root": BUNDLE, "dataset_dir": patients, "output_dir": tmp_path / "out", "backend": "gloo"
-    }  # fmt: skip
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-    command = [*torchrun, "-m", "monai.bundle", "run", "--config_file", json.dumps(configs), *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+STAGES = {  # what it reads, options, what it writes: kind, tensor to compare, number of parts
+    "invert": (["model.pt", "encoder.pt"], {}, ("latents", "latents", 2)),  # 33 images are two parts
+    "walk": (
+        ["model.pt", "identity_net.pt", "class_net.pt", "anchors.pt"],
+        {"min_distance_quantile": 0.0},
+        ("paths", "paths", None),
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_torchrun_does_as_one_process_does(stage: str, finished: Path, patients: Path, tmp_path: Path) -> None:
+    reads, changes, (kind, name, num_parts) = STAGES[stage]
+    known = {key: value for key, value in TINY.items() if key != "device"}
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for output in (alone, shared):
+        (output / "private").mkdir(parents=True)
+        for file in reads:
+            shutil.copy(finished / "private" / file, output / "private")
+        configs = ["train.json", f"{stage}.json", *(["multi_gpu.json"] if output == shared else [])]
+        options = {**known, **changes, "bundle_root": BUNDLE, "dataset_dir": patients, "output_dir": output}
+        options |= {"backend": "gloo"} if output == shared else {"device": "cpu"}
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if output == shared else []
+        arguments = [str(part) for key, value in options.items() for part in (f"--{key}", value)]
+        paths = json.dumps([str(BUNDLE / "configs" / config) for config in configs])
+        command = [sys.executable, *torchrun, "-m", "monai.bundle", "run", "--config_file", paths, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
     assert "share of 1 of 2 ranks" in done.stderr
-    assert len(list((private / "invert").iterdir())) == 2
-    made, expected = (
-        load_artifact(folder / "latents.pt", kind="latents") for folder in (private, finished / "private")
-    )
-    assert made["header"] == expected["header"]
-    assert made["keys"] == expected["keys"]
-    torch.testing.assert_close(made["latents"], expected["latents"], rtol=1e-3, atol=1e-4)
-    assert (private / "inversion.json").is_file()
+    written = [sorted(path.name for path in (output / "private" / stage).iterdir()) for output in (alone, shared)]
+    assert written[0] == written[1]
+    assert num_parts in (None, len(written[0]))
+    first, second = (load_artifact(output / "private" / f"{kind}.pt", kind=kind) for output in (alone, shared))
+    assert first["header"] == second["header"]
+    torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-4)
+    for key in ("kept", "pairs", "reproduced"):
+        assert (key in first) == (key in second)
+        assert key not in first or torch.equal(first[key], second[key])

@@ -38,7 +38,7 @@ from monai_plan.bundle import (
 from monai_plan.data import CheckedDataset, write_datalist, write_image
 from monai_plan.latent import LatentInverter, LatentWalk, LikelihoodTerm, WeightedTerm
 from monai_plan.networks import StyleGAN2Generator
-from monai_plan.utils import ArtifactError, ConfigError, DataError, load_artifact, save_artifact
+from monai_plan.utils import ArtifactError, ConfigError, DataError, TrainingError, load_artifact, save_artifact
 
 SUBJECTS, IMAGES_EACH, K, T = 5, 2, 2, 6  # a class has 5 patients with 2 images each: 2 anchors, so 1 pair
 NAMES = {0: "normal", 1: "lesion"}
@@ -529,11 +529,17 @@ def path_sets(draw):
     return torch.tensor(labels), num_points, numbers
 
 
+def inner_points(paths, num_points):
+    kept = torch.ones(paths, num_points, dtype=torch.bool)
+    kept[:, [0, -1]] = False
+    return kept
+
+
 @settings(deadline=None, max_examples=200)
 @given(path_sets())
 def test_select_points(problem):
     labels, num_points, numbers = problem
-    points = select_points(labels, num_points=num_points, num_images=numbers)
+    points = select_points(labels, kept=inner_points(len(labels), num_points), num_images=numbers)
     pairs = [tuple(pair) for pair in points.tolist()]
     assert len(set(pairs)) == len(pairs)  # no image twice
     assert all(1 <= point <= num_points - 2 for _, point in pairs)  # never an anchor
@@ -551,9 +557,31 @@ def test_select_points(problem):
             assert abs(before - behind) <= 1
 
 
+@settings(deadline=None, max_examples=100)
+@given(path_sets(), st.randoms(use_true_random=False))
+def test_select_points_takes_only_what_is_kept(problem, random):
+    labels, num_points, numbers = problem
+    kept = inner_points(len(labels), num_points)
+    for path, point in kept.nonzero().tolist():
+        kept[path, point] = random.random() < 0.6
+    there = kept.sum(1)
+    numbers = {label: min(number, int(there[labels == label].sum())) for label, number in numbers.items()}
+    points = select_points(labels, kept=kept, num_images=numbers)
+    assert len({tuple(pair) for pair in points.tolist()}) == len(points)
+    assert kept[points[:, 0], points[:, 1]].all()
+    shares = torch.bincount(points[:, 0], minlength=len(labels))
+    for label, number in numbers.items():
+        of_class = labels == label
+        assert shares[of_class].sum() == number
+        # even, as far as there is something: nobody gives less than another could spare
+        unused = shares[of_class & (shares < there)]
+        if len(unused):
+            assert shares[of_class].max() <= unused.min() + 1
+
+
 def test_select_points_by_hand():
     labels = torch.tensor([0, 1, 0])
-    points = select_points(labels, num_points=8, num_images={0: 3, 1: 6})
+    points = select_points(labels, kept=inner_points(3, 8), num_images={0: 3, 1: 6})
     assert points.tolist() == [[0, 2], [0, 5], [2, 4], *([1, t] for t in range(1, 7))]
 
 
@@ -578,7 +606,7 @@ def test_walks(case):
             torch.testing.assert_close(values[index], expected.losses[name], rtol=1e-4, atol=1e-5)
     made_by = {"num_points": T, "steps": 3, "lr": 0.1, "lambda_id": 0.025, "lambda_class": 0.25, "seed": 0}
     made_by |= {"schedule": "constant", "smoothing": 0.0, "amp": False, "tolerance": 0.0, "clamp": "hard"}
-    made_by |= {"free_ends": False, "normalize": False, "terms": {}}
+    made_by |= {"free_ends": False, "normalize": False, "terms": {}, "min_distance_quantile": None}
     assert paths["header"]["made_by"] == made_by
 
 
@@ -688,8 +716,82 @@ def test_walk_warns_when_there_are_too_few_pairs(case, tmp_path, caplog):
     assert "class 0: 10 images were asked for, but 2 anchors give 1 pairs and so 4 images" in caplog.text
     paths = load_artifact(tmp_path / "paths.pt", kind="paths")
     assert paths["num_images"] == {0: 4, 1: 4}
-    points = select_points(paths["labels"], num_points=T, num_images=paths["num_images"])
+    points = select_points(paths["labels"], kept=paths["kept"], num_images=paths["num_images"])
     assert len({tuple(point) for point in points.tolist()}) == 8
+
+
+def distances_to_reals(case, paths):
+    """[P, T − 2], one by one: of what would be released to the nearest real image."""
+    rows = [
+        ((image - real).square().sum())
+        for path in paths
+        for image in synthesize_images(case.generator, path[1:-1])
+        for real in case.dataset.images
+    ]
+    return torch.stack(rows).view(len(paths), paths.shape[1] - 2, -1).min(2).values
+
+
+def test_points_near_a_real_image_are_dropped_and_further_pairs_walked(case, tmp_path, monkeypatch, caplog):
+    options = {"anchors_file": many_anchors(tmp_path), "dataset": case.dataset, "parts_dir": tmp_path / "parts"}
+    walk = make_walk(case.generator)
+    walk_anchors(walk=walk, output_file=tmp_path / "all.pt", num_images=48, **options)
+    everything = load_artifact(tmp_path / "all.pt", kind="paths")
+    least = distances_to_reals(case, everything["paths"]).quantile(0.3)
+    between = torch.linspace(0, 2, 21) * least  # its median is the distance that parts the points
+    monkeypatch.setattr(stages, "nearest_other_images", lambda *_, **__: between)
+    options |= {"walk": walk, "embedding": nn.Flatten(), "output_file": tmp_path / "paths.pt"}
+    with caplog.at_level(logging.WARNING, logger=stages.__name__):
+        walk_anchors(num_images=8, min_distance_quantile=0.5, **options)
+    result = load_artifact(tmp_path / "paths.pt", kind="paths")
+    expected = torch.zeros_like(result["kept"])
+    expected[:, 1:-1] = distances_to_reals(case, result["paths"]) >= least
+    assert 0 < expected.sum() < 4 * len(expected)
+    assert torch.equal(result["kept"], expected)
+    assert caplog.records == []
+    assert result["num_images"] == {0: 4, 1: 4}
+    for label in (0, 1):
+        kept = result["kept"][result["labels"] == label].sum(1)
+        assert kept.sum() >= 4
+        assert len(kept) == 2 or kept[:-1].sum() < 4  # every anchor is used, and no pair more than needed
+    assert result["header"]["made_by"]["min_distance_quantile"] == 0.5
+    points = select_points(result["labels"], kept=result["kept"], num_images=result["num_images"])
+    assert expected[points[:, 0], points[:, 1]].all()
+    assert len(points) == 8
+    with caplog.at_level(logging.WARNING, logger=stages.__name__):
+        walk_anchors(num_images=48, min_distance_quantile=0.5, **options)
+    assert "points are far enough from every real image" in caplog.text
+    result = load_artifact(tmp_path / "paths.pt", kind="paths")
+    assert len(result["paths"]) == 12  # all pairs there are
+    assert sum(result["num_images"].values()) == result["kept"].sum()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"min_distance_quantile": 1.5}, ConfigError, "min_distance_quantile is 1.5"),
+        ({"embedding": None}, ConfigError, "needs an embedding"),
+        # Between images of noise lies more than between noise and smooth pictures.
+        ({}, TrainingError, "No point of class 0 is as far from every real image as min_distance_quantile = 0.5"),
+    ],
+)
+def test_errors_of_the_check_of_distances(case, tmp_path, changes, error, message):
+    options = {"embedding": nn.Flatten(), "min_distance_quantile": 0.5, **changes}
+    with pytest.raises(error, match=message):
+        walk_anchors(
+            walk=make_walk(case.generator), anchors_file=case.files.anchors, dataset=case.dataset,
+            output_file=tmp_path / "paths.pt", parts_dir=tmp_path / "parts", num_images=4, **options,
+        )  # fmt: skip
+    assert not (tmp_path / "paths.pt").exists()
+
+
+def test_the_check_of_distances_needs_two_subjects(case, tmp_path, monkeypatch):
+    monkeypatch.setattr(case.dataset, "identities", torch.zeros_like(case.dataset.identities))
+    with pytest.raises(DataError, match="all images are of one subject"):
+        walk_anchors(
+            walk=make_walk(case.generator), anchors_file=case.files.anchors, dataset=case.dataset,
+            output_file=tmp_path / "paths.pt", parts_dir=tmp_path / "parts", num_images=4,
+            embedding=nn.Flatten(), min_distance_quantile=0.5,
+        )  # fmt: skip
 
 
 def test_walk_without_a_warning(case, tmp_path, caplog):
@@ -710,7 +812,7 @@ def test_release_holds_the_inner_points(case):
     paths = load_artifact(case.files.paths, kind="paths")
     assert Counter(item["label"] for item in items) == {0: 4, 1: 3}
     assert {item["subject"] for item in items} == {"synthetic_000000", "synthetic_000001"}
-    points = select_points(paths["labels"], num_points=T, num_images=paths["num_images"])
+    points = select_points(paths["labels"], kept=paths["kept"], num_images=paths["num_images"])
     expected = synthesize_images(case.generator, paths["paths"][points[:, 0], points[:, 1]])
     ends = synthesize_images(case.generator, paths["paths"][:, [0, -1]].flatten(0, 1))
     transform = reading(case.dims)
