@@ -291,7 +291,7 @@ def make_phantoms(
     sections: dict[str, list[dict[str, Any]]] = {"training": [], "test": [], "test_known": []}
 
     labels = _half_with_lesion(num_subjects, seed, "training") + _half_with_lesion(num_test_subjects, seed, "test")
-    with replaced_dataset(output_dir, pattern=r"phantom_\d{4,}_\d+\.(png|nii\.gz)") as folder:
+    with replaced_dataset(output_dir, pattern=r"phantom_\d{4,}_\d+\.(png|nii)") as folder:
         for subject, label in enumerate(labels):
             generator = seeded_generator(seed, "number of images", subject)
             count = int(torch.randint(least, most + 1, (1,), generator=generator))

@@ -154,7 +154,7 @@ def write_synthetic(
     suffix = image_suffix(images.ndim - 2)
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     items = []
-    with replaced_dataset(output_dir, pattern=r"\d{6,}\.(png|nii\.gz)") as folder:
+    with replaced_dataset(output_dir, pattern=r"\d{6,}\.(png|nii)") as folder:
         for index, (image, label, group) in enumerate(zip(images, labels, groups, strict=True)):
             file = f"{IMAGES_FOLDER}/{index:06d}{suffix}"
             write_image(folder / file, (image + 1.0) / 2.0, affine=affine)

@@ -13,7 +13,6 @@ from monai_plan.latent.terms import (
     MarginTerm,
     RealismTerm,
     WeightedTerm,
-    margin_between_subjects,
 )
 from monai_plan.latent.walk import LatentWalk, WalkResult, class_loss, distance_loss, identity_loss, linear_path
 
@@ -37,5 +36,4 @@ __all__ = [
     "identity_loss",
     "k_same",
     "linear_path",
-    "margin_between_subjects",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from monai_plan.latent.generator import LatentGenerator, frozen
+from monai_plan.metrics import PerceptualEmbedding, nearest_other_images
 from monai_plan.utils import ConfigError, DataError, TrainingError, seeded_generator
 
-__all__ = ["LikelihoodTerm", "MarginTerm", "RealismTerm", "WeightedTerm", "margin_between_subjects"]
-
-_ROWS = 1024  # of a matrix of distances at a time
+__all__ = ["LikelihoodTerm", "MarginTerm", "RealismTerm", "WeightedTerm"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,13 +160,14 @@ class MarginTerm(nn.Module):
     Args:
         embedding: e, images [B, C, *spatial] in [−1, 1] → [B, E], of a perceptual distance.
         images: [M, C, *spatial], the real images x_j. Their embeddings stay in memory, M · E numbers.
-        margin: m, a squared distance above 0. Default: ``margin_between_subjects`` of the real images.
-        subjects: M subjects, for the default margin.
+        margin: m, a squared distance above 0. Default: the median over the real images of the distance to the nearest
+            image of another identity.
+        identities: [M] int, at least 0, the patient of each image, for the default margin.
         batch_size: images embedded at once, at least 1.
         device: where to embed. Default: where the embedding is.
 
     Raises:
-        ConfigError: if ``margin`` or ``batch_size`` lies outside its range, or both margin and subjects are missing.
+        ConfigError: if ``margin`` or ``batch_size`` lies outside its range, or both margin and identities are missing.
         DataError: if there are no images, or no margin can be taken from them.
     """
 
@@ -177,17 +176,17 @@ class MarginTerm(nn.Module):
 
     def __init__(
         self,
-        embedding: nn.Module,
+        embedding: PerceptualEmbedding,
         images: Tensor,
         *,
         margin: float | None = None,
-        subjects: Sequence[str] | None = None,
+        identities: Tensor | None = None,
         batch_size: int = 64,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if margin is None and subjects is None:
-            raise ConfigError("margin is None and there are no subjects to take it from: give one of both.")
+        if margin is None and identities is None:
+            raise ConfigError("margin is None and there are no identities to take it from: give one of both.")
         if margin is not None and not 0 < margin < math.inf:
             raise ConfigError(f"margin is {margin}, but must be above 0 and finite; None takes it from the images.")
         if batch_size < 1:
@@ -200,9 +199,14 @@ class MarginTerm(nn.Module):
         here = next((t.device for t in [*embedding.parameters(), *embedding.buffers()]), torch.device(device or "cpu"))
         with torch.no_grad(), frozen(embedding):
             reals = torch.cat([embedding(x.as_subclass(Tensor).to(here)).float() for x in images.split(batch_size)])
-        if margin is None:
-            assert subjects is not None
-            margin = margin_between_subjects(reals, subjects)
+        if identities is not None and margin is None:
+            between = nearest_other_images(images, identities, embedding, batch_size=batch_size, device=here)
+            margin = between.median().item()
+            if not 0 < margin < math.inf:
+                raise DataError(
+                    f"The median distance to the nearest image of another identity is {margin:g}, which is no margin: "
+                    "name the patients in the data list, leave copies out, or set the margin."
+                )
         self.register_buffer("reals", reals)
         self.register_buffer("margin", torch.tensor(margin, device=here))
 
@@ -213,38 +217,8 @@ class MarginTerm(nn.Module):
         return functional.relu(self.margin - distances) / self.margin
 
 
-def margin_between_subjects(embeddings: Tensor, subjects: Sequence[str]) -> float:
-    """The median over real images of the squared distance to the nearest image of another subject.
-
-    Args:
-        embeddings: [M, E], e(x_j).
-        subjects: M subjects, two different ones at least.
-
-    Returns:
-        The margin, above 0.
-
-    Raises:
-        DataError: if the numbers differ, there is a single subject, or most images have a copy under another subject.
-    """
-    if len(subjects) != len(embeddings):
-        raise DataError(f"There are {len(subjects)} subjects for {len(embeddings)} embeddings: give one an image.")
-    numbers = {subject: number for number, subject in enumerate(sorted(set(subjects)))}
-    if len(numbers) < 2:
-        raise DataError(f"There are {len(numbers)} subjects, but a distance to another one needs two: set the margin.")
-    identity = torch.tensor([numbers[subject] for subject in subjects], device=embeddings.device)
-    distances = []
-    for rows, own in zip(embeddings.split(_ROWS), identity.split(_ROWS), strict=True):
-        other = embeddings[_nearest(rows, embeddings, leave_out=own[:, None] == identity)]
-        distances.append((rows - other).square().sum(1))
-    margin = float(torch.cat(distances).median())
-    if not margin > 0:
-        raise DataError("Most real images have a copy under another subject: mend the data list, or set the margin.")
-    return margin
-
-
-def _nearest(queries: Tensor, reals: Tensor, *, leave_out: Tensor | None = None) -> Tensor:
-    """The row of ``reals`` [M, E] nearest to each of ``queries`` [N, E], without those of ``leave_out`` [N, M]."""
+def _nearest(queries: Tensor, reals: Tensor) -> Tensor:
+    """The row of ``reals`` [M, E] nearest to each of ``queries`` [N, E]."""
     centre = reals.mean(0)  # shorter rows lose fewer digits in the product
     rows = reals - centre
-    scores = rows.square().sum(1) - 2 * (queries - centre) @ rows.T
-    return (scores if leave_out is None else scores.masked_fill(leave_out, math.inf)).argmin(1)
+    return (rows.square().sum(1) - 2 * (queries - centre) @ rows.T).argmin(1)

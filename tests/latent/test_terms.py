@@ -16,7 +16,6 @@ from monai_plan.latent import (
     MarginTerm,
     RealismTerm,
     WeightedTerm,
-    margin_between_subjects,
 )
 from monai_plan.networks import StyleGAN2Discriminator
 from monai_plan.utils import ConfigError, DataError, TrainingError
@@ -160,7 +159,7 @@ def reals(spatial_dims):
     """Four constant images, two of a subject, embedded as their pixels: distances count pixels."""
     values = torch.tensor([-0.8, -0.7, 0.2, 0.5])
     images = values.view(4, 1, *[1] * spatial_dims).expand(4, 1, *[2] * spatial_dims)
-    return images, ["a", "a", "b", "c"], 2**spatial_dims
+    return images, torch.tensor([0, 0, 1, 2]), 2**spatial_dims
 
 
 @DIMS
@@ -181,12 +180,11 @@ def test_margin_by_hand(spatial_dims):
 @DIMS
 def test_margin_from_the_images(spatial_dims):
     """To another subject: 1.0, 0.9, 0.3, 0.3 off; Tensor.median takes the lower of two."""
-    images, subjects, pixels = reals(spatial_dims)
-    assert margin_between_subjects(images.flatten(1), subjects) == pytest.approx(0.3**2 * pixels, rel=1e-5)
-    term = MarginTerm(nn.Flatten(), images, subjects=subjects)
+    images, identities, pixels = reals(spatial_dims)
+    term = MarginTerm(nn.Flatten(), images, identities=identities)
     assert term.margin.item() == pytest.approx(0.3**2 * pixels, rel=1e-5)
-    everyone = margin_between_subjects(images.flatten(1), ["a", "b", "c", "d"])  # 0.1, 0.1, 0.3, 0.3
-    assert everyone == pytest.approx(0.1**2 * pixels, rel=1e-4)
+    everyone = MarginTerm(nn.Flatten(), images, identities=torch.arange(4))  # 0.1, 0.1, 0.3, 0.3
+    assert everyone.margin.item() == pytest.approx(0.1**2 * pixels, rel=1e-4)
 
 
 def test_the_distance_to_a_close_image_is_exact():
@@ -212,12 +210,12 @@ def test_margin_is_that_of_the_slow_loop(queries, count, seed):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({}, ConfigError, "margin is None and there are no subjects"),
+        ({}, ConfigError, "margin is None and there are no identities"),
         ({"margin": 0.0}, ConfigError, "margin is 0.0"),
         ({"margin": 1.0, "batch_size": 0}, ConfigError, "batch_size must be at least 1"),
-        ({"subjects": ["a", "a"]}, DataError, "There are 1 subjects"),
-        ({"subjects": ["a"]}, DataError, "1 subjects for 2 embeddings"),
-        ({"subjects": ["a", "b"]}, DataError, "copy under another subject"),
+        ({"identities": torch.tensor([0, 0])}, DataError, "another identity is inf, which is no margin"),
+        ({"identities": torch.tensor([0])}, DataError, "identities must be"),
+        ({"identities": torch.tensor([0, 1])}, DataError, "another identity is 0, which is no margin"),
     ],
 )
 def test_bad_options_of_the_margin(options, error, message):
