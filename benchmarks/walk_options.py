@@ -1,0 +1,153 @@
+"""Each option of the walk on its own against the published form: distance, fidelity, downstream accuracy, pictures.
+
+    python benchmarks/walk_options.py OUT --overrides overrides.json --work_dir OPTIONS
+
+takes the networks, anchors and data of a finished run, whose config ids are in the overrides (dataset_dir among them),
+and makes ``--num_images`` images by each option. Every row is that of the report's table, but for two columns: L_id is
+that of the walk's own φ_id over its value on the straight line, and "top identity" is the opinion of a second φ_id of
+another seed, which no walk has seen: what fools the first alone is an adversarial example. Everything is kept in
+``--work_dir``, which derives from patients as the run does; started again it goes on where it was. ``ROW.png`` there
+shows images of each option.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from monai_plan.audit import evaluate
+from monai_plan.bundle import select_points, synthesize_images, walk_anchors
+from monai_plan.data import contact_sheet
+from monai_plan.networks import load_classifier
+from monai_plan.utils import load_artifact
+
+SHOWN = 8  # images a class on a sheet
+
+
+def options_of(base: Mapping[str, Any], anchors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Row → config ids that differ from the run's."""
+    latents, labels, points = anchors["latents"], anchors["labels"], base["num_points"]
+    squared = torch.cat([torch.pdist(latents[labels == y].flatten(1)).square() for y in labels.unique()]).mean().item()
+    relative = (points - 1) * (points - 2) / squared  # λ of the relative objective that means the same
+    unit = (squared / latents[0].numel()) ** 0.5
+    return {
+        "linear": {"walk_steps": 0},
+        "published": {},
+        "smoothing 10": {"walk_smoothing": 10.0},
+        "straight-through": {"walk_clamp": "straight_through"},
+        "free ends": {"walk_free_ends": True},
+        "relative": {
+            "walk_normalize": True, "lambda_id": base["lambda_id"] * relative,
+            "lambda_class": base["lambda_class"] * relative, "walk_lr": base["walk_lr"] / unit,
+        },
+        "likelihood": {"lambda_likelihood": base["lambda_id"]},
+        "realism": {"lambda_realism": base["lambda_id"]},
+        "margin": {"lambda_margin": 10 * base["lambda_id"]},
+        "robust φ_id": {"identity_epsilon": 0.03},
+        "check 0.1": {"min_distance_quantile": 0.1},
+        "L_id x 4": {"lambda_id": 4 * base["lambda_id"]},
+        "L_id x 4, realism": {"lambda_id": 4 * base["lambda_id"], "lambda_realism": 2 * base["lambda_id"]},
+    }  # fmt: skip
+
+
+def parse(configs: Path, names: tuple[str, ...], settings: Mapping[str, Any]) -> ConfigParser:
+    """The configs with all settings that they know."""
+    parser = ConfigParser()
+    parser.read_config([str(configs / name) for name in names])
+    parser.update({name: value for name, value in settings.items() if name in parser})
+    return parser
+
+
+def train_identity(configs: Path, settings: Mapping[str, Any], file: Path, **changes: Any) -> Path:
+    """Another φ_id, by the stage's own config."""
+    if not file.exists():
+        names = ("train.json", "classifier.json", "train_identity.json")
+        workflow = ConfigWorkflow(config_file=[str(configs / name) for name in names], logging_file=False)
+        known = {name: value for name, value in settings.items() if name in workflow.parser}
+        workflow.parser.update({**known, "identity_file": str(file), "work_dir": str(file.with_suffix("")), **changes})
+        workflow.initialize()
+        workflow.run()
+    return file
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output_dir")
+    parser.add_argument("--work_dir", required=True, type=Path)
+    parser.add_argument("--bundle_root", default="bundles/chest_xray_plan")
+    parser.add_argument("--overrides", required=True, help="JSON file of the ids that the run overrode")
+    parser.add_argument("--num_images", type=int, default=400)
+    parser.add_argument("--rows", nargs="+", help="by default all")
+    options = parser.parse_args()
+
+    configs = Path(options.bundle_root) / "configs"
+    settings = json.loads(Path(options.overrides).read_text())
+    settings |= {"bundle_root": options.bundle_root, "output_dir": options.output_dir}
+    walk_names, evaluate_names = ("train.json", "walk.json"), ("train.json", "evaluate.json")
+    base = parse(configs, walk_names, settings)
+    work: Path = options.work_dir
+    training, generator, embedding = (
+        base.get_parsed_content(name) for name in ("training", "trained_generator", "embedding")
+    )
+    anchors_file = base.get_parsed_content("anchors_file")
+    second_file = train_identity(configs, settings, work / "second.pt", seed=base["seed"] + 1)
+    rows, ratios = {}, {}
+    known = {name: base.get_parsed_content(name) for name in ("num_points", "lambda_id", "lambda_class", "walk_lr")}
+    for name, changes in options_of(known, load_artifact(anchors_file, kind="anchors")).items():
+        if options.rows and name not in options.rows:
+            continue
+        changes = dict(changes)
+        if epsilon := changes.pop("identity_epsilon", None):
+            file = train_identity(configs, settings, work / "robust.pt", identity_epsilon=epsilon)
+            changes["identity_file"] = str(file)
+        here = parse(configs, walk_names, {**settings, **changes})
+        folder = work / name.replace(" ", "_")
+        walk_anchors(
+            walk=here.get_parsed_content("walk"), anchors_file=anchors_file, dataset=training,
+            output_file=folder / "paths.pt", parts_dir=folder / "parts", num_images=options.num_images,
+            embedding=embedding, min_distance_quantile=here["min_distance_quantile"], seed=here["seed"],
+        )  # fmt: skip
+        paths = load_artifact(folder / "paths.pt", kind="paths")
+        points = select_points(paths["labels"], kept=paths["kept"], num_images=paths["num_images"])
+        images = synthesize_images(generator, paths["paths"][points[:, 0], points[:, 1]])
+        labels = paths["labels"][points[:, 0]]
+        spread = [
+            torch.where(labels == y)[0][torch.linspace(0, int((labels == y).sum()) - 1, SHOWN).long()]
+            for y in labels.unique()
+        ]
+        contact_sheet(images[torch.cat(spread)], columns=SHOWN, path=work / f"{folder.name}.png", zoom=2)
+        straight, walked = paths["losses"]["identity"].mean(0)[[0, -1]].tolist()
+        rows[name], ratios[name] = (images, labels), walked / straight
+
+    last = parse(configs, evaluate_names, settings)
+    second = load_classifier(
+        last.get_parsed_content("identity_network")(), second_file, kind="identity_net"
+    ).to(last.get_parsed_content("device"))  # fmt: skip
+    result = evaluate(
+        rows, train=training, test=last.get_parsed_content("test"), embedding=embedding,
+        classifier_factory=last.get_parsed_content("class_network"), cache_dir=work / "evaluate", identity_net=second,
+        epochs=last["evaluation_epochs"], seeds=last["evaluation_seeds"], seed=last["seed"],
+        batch_size=last["evaluation_batch_size"], lr=last["evaluation_lr"],
+        augment=last.get_parsed_content("augmentation"), device=last.get_parsed_content("device"),
+    )  # fmt: skip
+    print(f"\n{result.embedding_title}; ± is the standard deviation over {last['evaluation_seeds']} classifiers\n")
+    print("| option | accuracy | AUC | Fréchet | mean-min distance | least | L_id ratio | top identity, second φ_id |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for row in result.rows:
+        ratio = f"{ratios[row.name]:.2f}" if row.name in ratios else ""
+        print(
+            f"| {row.name} | {100 * row.accuracy.mean:.1f} ± {100 * row.accuracy.sd:.1f} | {100 * row.auc.mean:.1f} "
+            f"| {row.frechet:.4g} | {row.mean_min_distance:.3f} | {row.least_distance:.3f} | {ratio} "
+            f"| {100 * row.top_identity:.1f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
