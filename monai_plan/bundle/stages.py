@@ -695,6 +695,8 @@ def _beyond_the_published(made_by: Mapping[str, Any]) -> str:
     used += ["relative objective"] if made_by["normalize"] else []
     used += ["straight-through clamp"] if made_by["clamp"] == "straight_through" else []
     used += [f"stops at tolerance {made_by['tolerance']}"] if made_by["tolerance"] else []
+    coarse = f"{made_by['coarse_steps']} coarse steps of {made_by['coarse_points']} points first"
+    used += [coarse] if made_by["coarse_points"] else []
     quantile = made_by["min_distance_quantile"]
     used += [f"final check of the distance at quantile {quantile}"] if quantile is not None else []
     return f"\n  Beyond the published walk: {', '.join(used)}." if used else ""

@@ -33,6 +33,7 @@ from monai_plan.utils import ConfigError, TrainingError
 
 __all__ = ["LatentWalk", "WalkResult", "class_loss", "distance_loss", "identity_loss", "linear_path"]
 
+_FINE_RATE = 0.1  # of lr, after a coarse walk: at the full rate a fresh Adam throws the path off again
 _CHECK_EVERY = 50  # steps between looks at the losses: each look makes the host wait for the device
 _PUBLISHED_LOSSES = ("distance", "identity", "class")
 
@@ -142,8 +143,9 @@ class WalkResult:
             these are free.
         losses: ``"distance"``, ``"identity"``, ``"class"`` and each further term by its name: L_dist, L_id, L_class
             and Σ_t term, unweighted sums, [steps + 1] each: before every step and after the last. Of a pair that
-            stopped early the losses of its path are repeated to the end.
-        total: [steps + 1], L.
+            stopped early the losses of its path are repeated to the end. With ``coarse_points`` [steps + 2]: those of
+            the straight line come before.
+        total: [steps + 1] or [steps + 2], L.
     """
 
     path: Tensor
@@ -191,6 +193,10 @@ class LatentWalk:
         tolerance: at least 0. Every 50 steps a pair is looked at; where the mean of L over the last 25 steps differs
             from that over the 25 before by less than this fraction of it, the pair stops and the others go on. 0, as
             published, never stops. A pair may stop before the rate decays, and then misses what that gains.
+        coarse_points: T_c, at least 3 and less than T: first ``coarse_steps`` steps, at a rate that decays, with a path
+            of T_c points, whose λ and α are scaled so that the same curve is the best one; then T points on that curve
+            and ``steps`` steps at a tenth of ``lr``. Far fewer images are made for the same L. Not with ``free_ends``.
+        coarse_steps: at least 1; without ``coarse_points`` it has no part.
         lambda_id: λ_id, at least 0.
         lambda_class: λ_class, at least 0.
         terms: further terms by name; computed in float32. Their modules are moved and frozen like the networks.
@@ -221,6 +227,8 @@ class LatentWalk:
         schedule: str = "constant",
         smoothing: float = 0.0,
         tolerance: float = 0.0,
+        coarse_points: int | None = None,
+        coarse_steps: int = 40,
         lambda_id: float = 0.025,
         lambda_class: float = 0.25,
         terms: Mapping[str, WeightedTerm] | None = None,
@@ -239,6 +247,8 @@ class LatentWalk:
             ("schedule", schedule, schedule in ("constant", "decay")),
             ("smoothing", smoothing, 0 <= smoothing < math.inf),
             ("tolerance", tolerance, 0 <= tolerance < math.inf),
+            ("coarse_points", coarse_points, coarse_points is None or 3 <= coarse_points < num_points),
+            ("coarse_steps", coarse_steps, coarse_steps >= 1),
             ("lambda_id", lambda_id, 0 <= lambda_id < math.inf),
             ("lambda_class", lambda_class, 0 <= lambda_class < math.inf),
             ("clamp", clamp, clamp in ("hard", "straight_through")),
@@ -272,6 +282,37 @@ class LatentWalk:
         if points_per_batch is None:
             points_per_batch = self._num_moving if self.device.type == "cpu" else max(1024, self._num_moving)
         self._in_batches = BatchSplitter(points_per_batch)
+        self.coarse_points, self.coarse_steps = coarse_points, coarse_steps
+        self._coarse = None if coarse_points is None else self._of_fewer_points(coarse_points, coarse_steps)
+
+    def _of_fewer_points(self, num_points: int, steps: int) -> LatentWalk:
+        """The walk of a coarser path that is least on the same curve.
+
+        Two neighbours' pull on a point goes as the square of the step, 1/(T − 1)², so λ and α⁻¹ do; the relative
+        objective has the factor (T − 1)/(T − 2) of its means besides.
+        """
+        if self.free_ends:
+            raise ConfigError("coarse_points cannot be used with free_ends: leave one of them out.")
+        finer = (self.num_points - 1) / (num_points - 1)
+        scale = finer * (num_points - 2) / (self.num_points - 2) if self.normalize else finer**2
+        return LatentWalk(
+            self.generator,
+            self.identity_net,
+            self.class_net,
+            num_points=num_points,
+            steps=steps,
+            lr=self.lr,
+            schedule="decay",
+            smoothing=self.smoothing / finer**2,
+            lambda_id=self.lambda_id * scale,
+            lambda_class=self.lambda_class * scale,
+            terms={name: WeightedTerm(term.weight * scale, term.term) for name, term in self.terms.items()},
+            clamp=self.clamp,
+            normalize=self.normalize,
+            points_per_batch=self._in_batches.size,
+            amp=self.amp,
+            device=self.device,
+        )
 
     @property
     def pairs_per_batch(self) -> int:
@@ -282,7 +323,8 @@ class LatentWalk:
     def settings(self) -> dict[str, Any]:
         """The options that decide what a walk gives, as plain values for the header of a file; terms by weight."""
         names = ("num_points", "steps", "lr", "schedule", "smoothing", "tolerance", "amp", "lambda_id", "lambda_class")
-        options = {name: getattr(self, name) for name in (*names, "clamp", "free_ends", "normalize")}
+        further = ("coarse_points", "coarse_steps", "clamp", "free_ends", "normalize")
+        options = {name: getattr(self, name) for name in (*names, *further)}
         return {**options, "terms": {name: weighted.weight for name, weighted in self.terms.items()}}
 
     @property
@@ -325,8 +367,8 @@ class LatentWalk:
             w_a: the first points of P pairs, all [w_dim] or all [num_ws, w_dim].
             w_b: the last points.
             labels: y of each pair.
-            progress: called with (steps done, steps in all) after every step; when all pairs have stopped early, once
-                more with all steps.
+            progress: called with (steps done, steps in all) after every step, or (points, points in all) with
+                ``coarse_points``, whose steps are cheaper; when all pairs have stopped early, once more with all.
 
         Returns:
             P results.
@@ -341,11 +383,13 @@ class LatentWalk:
             )
         if not len(labels):
             return []
-        pairs = self._start([self._line(a, b) for a, b in zip(w_a, w_b, strict=True)], labels)
+        coarse = None if self._coarse is None else self._coarse_paths(self._coarse, w_a, w_b, labels, progress)
+        pairs = self._start([self._line(a, b) for a, b in zip(w_a, w_b, strict=True)], labels, coarse)
         lines, paths = pairs.lines, pairs.lines.clone()
         smoother = _smoother(self._num_moving, self.smoothing).to(self.device) if self.smoothing else None
         history = torch.zeros(self.steps + 1, 3 + len(self.terms), len(labels), device=self.device)
         with torch.enable_grad(), frozen(*self.networks):
+            straight = None if coarse is None else self._losses(lines, lines[:, self._moving], labels)
             for step in range(self.steps):
                 losses, gradient = self._losses_and_gradient(pairs.lines, pairs.points.requires_grad_(), pairs.labels)
                 history[step].index_copy_(1, pairs.rows, losses)
@@ -364,20 +408,56 @@ class LatentWalk:
                 gradient = gradient * _rows(pairs.unit, gradient)
                 pairs.variables.grad = gradient if smoother is None else _along_path(smoother, gradient)
                 pairs.adam.step()
-                if progress is not None:
-                    progress(step + 1, self.steps)
+                self._report(progress, step + 1)
             if len(pairs.rows):
                 history[-1].index_copy_(1, pairs.rows, self._losses(pairs.lines, pairs.points, pairs.labels))
                 paths[pairs.rows, self._moving] = pairs.points
-            elif progress is not None:
-                progress(self.steps, self.steps)
+            else:
+                self._report(progress, self.steps)
         self._check_finite(history)
+        if straight is not None:
+            history = torch.cat([straight[None], history])
 
         total = self._total(history, lines)
         return [
             WalkResult(path=path, losses=dict(zip(self._loss_names, losses.unbind(1), strict=True)), total=of_pair)
             for path, losses, of_pair in zip(paths.cpu(), history.cpu().unbind(2), total.cpu().unbind(1), strict=True)
         ]
+
+    def _coarse_paths(
+        self,
+        coarse: LatentWalk,
+        w_a: Sequence[Tensor] | Tensor,
+        w_b: Sequence[Tensor] | Tensor,
+        labels: Sequence[int],
+        progress: Callable[[int, int], None] | None,
+    ) -> Tensor:
+        """The paths of the coarser walk, with T points, [P, T, *latent]."""
+
+        def show(step: int, steps: int) -> None:
+            if progress is not None:
+                progress(step * coarse._num_moving, self._points_in_all)
+
+        paths = torch.stack([result.path for result in coarse.walk_pairs(w_a, w_b, labels, progress=show)])
+        place = torch.linspace(0, coarse.num_points - 1, self.num_points)
+        before = place.long().clamp(max=coarse.num_points - 2)
+        weight = _rows(place - before, paths[0])
+        return torch.lerp(paths[:, before], paths[:, before + 1], weight).to(self.device)
+
+    @property
+    def _points_in_all(self) -> int:
+        """Points that are synthesised for a pair in all steps."""
+        coarse = 0 if self._coarse is None else self._coarse.steps * self._coarse._num_moving
+        return coarse + self.steps * self._num_moving
+
+    def _report(self, progress: Callable[[int, int], None] | None, step: int) -> None:
+        if progress is None:
+            return
+        if self._coarse is None:
+            progress(step, self.steps)
+        else:
+            left = (self.steps - step) * self._num_moving
+            progress(self._points_in_all - left, self._points_in_all)
 
     @property
     def _loss_names(self) -> tuple[str, ...]:
@@ -407,8 +487,8 @@ class LatentWalk:
         w_a, w_b = (w.detach().as_subclass(Tensor).to(self.device, torch.float32) for w in (w_a, w_b))
         return linear_path(w_a, w_b, self.num_points)
 
-    def _start(self, lines: Sequence[Tensor], labels: Sequence[int]) -> _Pairs:
-        """All pairs on their straight lines."""
+    def _start(self, lines: Sequence[Tensor], labels: Sequence[int], paths: Tensor | None) -> _Pairs:
+        """All pairs on these paths [P, T, *latent], by default on their straight lines."""
         shapes = {line.shape[1:]: None for line in lines}
         if len(shapes) > 1:
             raise ConfigError(f"The end points have the shapes {[list(s) for s in shapes]}: walk each on its own.")
@@ -421,7 +501,8 @@ class LatentWalk:
         unit = torch.ones(len(stacked), device=self.device)
         if self.normalize:
             unit = (stacked[:, -1] - stacked[:, 0]).flatten(1).square().mean(1).sqrt()
-        return _Pairs.on(stacked, self._moving, labels, unit=unit, lr=self.lr)
+        points = (stacked if paths is None else paths)[:, self._moving]
+        return _Pairs.on(stacked, points, labels, unit=unit, lr=self._rate(0))
 
     def _reference(self, lines: Tensor) -> Tensor:
         """What L_dist of each pair is divided by, [P]: 1, or L_dist of its straight line ‖w_b − w_a‖² / (T − 1)."""
@@ -430,10 +511,11 @@ class LatentWalk:
         return (lines[:, -1] - lines[:, 0]).flatten(1).square().sum(1) / (self.num_points - 1)
 
     def _rate(self, step: int) -> float:
-        done = 2 * step / self.steps - 1  # of the second half
+        lr = self.lr if self._coarse is None else self.lr * _FINE_RATE
+        done = 2 * step / max(self.steps, 1) - 1  # of the second half
         if self.schedule == "constant" or done <= 0:
-            return self.lr
-        return self.lr * (0.5 + 0.5 * math.cos(math.pi * done))
+            return lr
+        return lr * (0.5 + 0.5 * math.cos(math.pi * done))
 
     def _total(self, losses: Tensor, lines: Tensor) -> Tensor:
         """L, [steps, P], of losses [steps, K, P] of pairs with these straight lines."""
@@ -533,9 +615,9 @@ class _Pairs:
     adam: torch.optim.Adam
 
     @classmethod
-    def on(cls, lines: Tensor, moving: slice, labels: Sequence[int], *, unit: Tensor, lr: float) -> _Pairs:
-        """All pairs at the start."""
-        variables = (lines[:, moving] / _rows(unit, lines)).requires_grad_()
+    def on(cls, lines: Tensor, points: Tensor, labels: Sequence[int], *, unit: Tensor, lr: float) -> _Pairs:
+        """All pairs at the start, their moving points at ``points``."""
+        variables = (points / _rows(unit, points)).requires_grad_()
         rows, adam = torch.arange(len(lines), device=lines.device), torch.optim.Adam([variables], lr, (0.9, 0.999))
         return cls(rows, lines, labels, unit, variables, adam)
 

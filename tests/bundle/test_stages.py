@@ -606,6 +606,7 @@ def test_walks(case):
     made_by = {"num_points": T, "steps": 3, "lr": 0.1, "lambda_id": 0.025, "lambda_class": 0.25, "seed": 0}
     made_by |= {"schedule": "constant", "smoothing": 0.0, "amp": False, "tolerance": 0.0, "clamp": "hard"}
     made_by |= {"free_ends": False, "normalize": False, "terms": {}, "min_distance_quantile": None}
+    made_by |= {"coarse_points": None, "coarse_steps": 40}
     assert paths["header"]["made_by"] == made_by
 
 

@@ -367,3 +367,64 @@ def test_pairs_of_one_space_are_walked_together():
 def test_bad_options_name_the_argument(option):
     with pytest.raises(ConfigError, match=next(iter(option))):
         LatentWalk(*networks(2), **option)
+
+
+# coarse to fine --------------------------------------------------------------------------------------------------
+
+
+@DIMS
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_coarse_path_lies_on_the_curve_of_the_fine_objective(spatial_dims, normalize):
+    """A linear term bends the line to a parabola, whatever T: every second of 13 points is one of the 7 coarse ones."""
+    w_a, w_b = end_points()
+    squared = (w_b - w_a).square().sum().item()
+    weight = 0.05 * (12 * 11 / squared if normalize else 1)
+    rate = {"lr": 0.05 / math.sqrt(squared / 6)} if normalize else {"lr": 0.05}
+    walk = LatentWalk(
+        *networks(spatial_dims), num_points=13, steps=0, coarse_points=7, coarse_steps=400, normalize=normalize,
+        terms={"first": WeightedTerm(weight, FirstNumber())}, **rate, **ONLY_DISTANCE,
+    )  # fmt: skip
+    path = walk(w_a, w_b, 0).path
+    t = torch.arange(13)
+    expected = linear_path(w_a, w_b, 13)
+    expected[:, 0] -= 0.05 / 4 * t * (12 - t)
+    torch.testing.assert_close(path[::2], expected[::2], rtol=0, atol=5e-3)
+    torch.testing.assert_close(path[1::2], (path[:-1:2] + path[2::2]) / 2, rtol=0, atol=1e-6)
+    assert (expected - linear_path(w_a, w_b, 13)).abs().max() > 0.4  # there is something to see
+
+
+@DIMS
+@pytest.mark.parametrize("shape", [(6,), (2, 6)])
+def test_a_coarse_walk_is_refined(spatial_dims, shape):
+    w_a, w_b = end_points(*shape)
+    options = {"num_points": 9, "lambda_id": 0.5, "lambda_class": 0.5, "lr": 0.05, "schedule": "decay"}
+    seen = []
+    nets = networks(spatial_dims)
+    walk = LatentWalk(*nets, steps=4, coarse_points=4, coarse_steps=30, **options)
+    result = walk(w_a, w_b, 1, progress=lambda done, total: seen.append((done, total)))
+    straight = LatentWalk(*nets, steps=0, **options)(w_a, w_b, 1)
+    coarse = LatentWalk(*nets, steps=0, coarse_points=4, coarse_steps=30, **options)(w_a, w_b, 1)
+    assert torch.equal(result.path[[0, -1]], torch.stack([w_a, w_b]))
+    assert result.total.shape == (6,)
+    for name, values in result.losses.items():
+        torch.testing.assert_close(values[0], straight.losses[name][0])
+        torch.testing.assert_close(values[1], coarse.losses[name][-1])
+    assert result.total[-1] < result.total[1] < result.total[0]
+    assert [done for done, _ in seen] == [*range(2, 61, 2), *range(67, 89, 7)]  # in points
+    assert {total for _, total in seen} == {88}
+    together = walk.walk_pairs([w_a, w_b], [w_b, w_a], [1, 0])
+    torch.testing.assert_close(together[0].path, result.path, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"coarse_points": 2}, "coarse_points of the walk is 2"),
+        ({"coarse_points": 9}, "coarse_points of the walk is 9"),
+        ({"coarse_points": 4, "coarse_steps": 0}, "coarse_steps of the walk is 0"),
+        ({"coarse_points": 4, "free_ends": True}, "cannot be used with free_ends"),
+    ],
+)
+def test_bad_options_of_the_coarse_walk(options, message):
+    with pytest.raises(ConfigError, match=message):
+        LatentWalk(*networks(2), num_points=9, **options)
