@@ -50,7 +50,7 @@ def insert_zeros(x: Tensor) -> Tensor:
     return x
 
 
-def plain_modulated_conv(self: ModulatedConv, x: Tensor, w: Tensor) -> Tensor:
+def plain_modulated_conv(self: ModulatedConv, x: Tensor, w: Tensor, *, gain: float = 1.0) -> Tensor:
     """One set of weights a sample: w'_ijk = s_i w_ijk / √(Σ (s_i w_ijk)² + ε) (arXiv 1912.04958, eq. 1 and 3)."""
     dims, batch = self.spatial_dims, len(x)
     weight = (self.weight * self.weight_gain)[None] * self.affine(w).view(batch, 1, -1, *(1,) * dims)
@@ -63,18 +63,19 @@ def plain_modulated_conv(self: ModulatedConv, x: Tensor, w: Tensor) -> Tensor:
     grouped = x.reshape(1, -1, *x.shape[2:])
     x = CONV[dims](grouped, weight.flatten(0, 1), padding=pad, groups=batch)
     x = x.view(batch, -1, *x.shape[2:])
-    return plain_filter(F.pad(x, [1, 1] * dims), gain=2.0**dims) if self.up else x
+    return (plain_filter(F.pad(x, [1, 1] * dims), gain=2.0**dims) if self.up else x) * gain
 
 
-def plain_conv(self: EqualizedConv, x: Tensor) -> Tensor:
-    """Filter over all pixels, convolve at all of them, keep every second one."""
+def plain_conv(self: EqualizedConv, x: Tensor, bias: Tensor | None = None, *, gain: float = 1.0) -> Tensor:
+    """Filter over all pixels, convolve at all of them, keep every second one; then bias and gain."""
     dims, weight = self.spatial_dims, self.weight * self.weight_gain
-    if not self.down:
-        return CONV[dims](x, weight, padding=self.kernel_size // 2)
-    x = CONV[dims](plain_filter(F.pad(x, [(self.kernel_size + 1) // 2] * 2 * dims)), weight)
-    for axis in range(2, x.ndim):
-        x = x.index_select(axis, torch.arange(0, x.shape[axis], 2, device=x.device))
-    return x
+    if self.down:
+        x = CONV[dims](plain_filter(F.pad(x, [(self.kernel_size + 1) // 2] * 2 * dims)), weight)
+        for axis in range(2, x.ndim):
+            x = x.index_select(axis, torch.arange(0, x.shape[axis], 2, device=x.device))
+    else:
+        x = CONV[dims](x, weight, padding=self.kernel_size // 2)
+    return (x if bias is None else x + bias) * gain
 
 
 def plain(network: nn.Module) -> nn.Module:

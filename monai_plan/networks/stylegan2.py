@@ -67,15 +67,33 @@ def channels_at(size: Sequence[int], channel_base: int, channel_max: int) -> int
     return max(min(channel_base // max(size), channel_max), 1)
 
 
-def smooth(x: Tensor, spatial_dims: int, padding: int, gain: float = 1.0) -> Tensor:
-    """Filter with the separable, normalised [1, 3, 3, 1] kernel, times ``gain``, after zero padding on every side."""
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=x.device, dtype=x.dtype) / 8
+def smoothing_kernel(spatial_dims: int) -> Tensor:
+    """The separable, normalised [1, 3, 3, 1] kernel, [4, 4] or [4, 4, 4]."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
     kernel = taps
     for _ in range(spatial_dims - 1):
         kernel = kernel.unsqueeze(-1) * taps
+    return kernel
+
+
+def smooth(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
+    """Filter every channel with one kernel after zero padding on every side."""
     channels = x.shape[1]
-    kernel = (kernel * gain).expand(channels, 1, *kernel.shape)
-    return _CONV[spatial_dims](x, kernel, padding=padding, groups=channels)
+    kernel = kernel.to(x.dtype).expand(channels, 1, *kernel.shape)
+    return _CONV[x.ndim - 2](x, kernel, padding=padding, groups=channels)
+
+
+# Where convolutions are faster with the channels of a pixel side by side: on CPUs by a factor of 1.5 to 2 at 32 to 128
+# pixels (docs/results.md, "Speed"). No GPU has been measured: benchmarks/gan_training.py --channels_last on.
+CHANNELS_LAST_DEVICES = {"cpu"}
+
+
+def fast_layout(x: Tensor) -> Tensor:
+    """The same values in the memory layout that suits the device; convolutions hand it on to their results."""
+    if x.device.type not in CHANNELS_LAST_DEVICES:
+        return x
+    # unlike contiguous(memory_format=...), this leaves no doubt of the layout if there is but one channel
+    return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
 
 
 def upsample(x: Tensor, spatial_dims: int) -> Tensor:
@@ -87,9 +105,13 @@ def upsample(x: Tensor, spatial_dims: int) -> Tensor:
     return x
 
 
-def activate(x: Tensor, gain: float = math.sqrt(2)) -> Tensor:
-    """Leaky ReLU with slope 0.2 and a gain that keeps the variance."""
-    return F.leaky_relu(x, 0.2) * gain
+GAIN = math.sqrt(2)  # of the activations: it keeps the variance
+
+
+def activate(x: Tensor, gain: float = GAIN) -> Tensor:
+    """Leaky ReLU with slope 0.2, times a gain; a gain of the input is the same, and often costs nothing."""
+    x = F.leaky_relu(x, 0.2)
+    return x if gain == 1.0 else x * gain
 
 
 def clamp(x: Tensor, limit: float | None) -> Tensor:
@@ -117,7 +139,10 @@ class EqualizedLinear(nn.Module):
 
 
 class EqualizedConv(nn.Module):
-    """Convolution with equalised learning rate and "same" padding, optionally halving the image after smoothing it."""
+    """Convolution with equalised learning rate and "same" padding, optionally halving the image after smoothing it.
+
+    ``gain`` times the result is what ``forward`` returns, a bias included, and it costs nothing on the pixels.
+    """
 
     def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int, *, down: bool = False):
         super().__init__()
@@ -125,21 +150,25 @@ class EqualizedConv(nn.Module):
         kernel = (kernel_size,) * spatial_dims
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *kernel))
         self.weight_gain = 1 / math.sqrt(in_channels * math.prod(kernel))
+        if down:  # a buffer, since a copy from the host at every step would make a GPU wait
+            self.register_buffer("filter", smoothing_kernel(spatial_dims), persistent=False)
+        self.filter: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight * self.weight_gain
+    def forward(self, x: Tensor, bias: Tensor | None = None, *, gain: float = 1.0) -> Tensor:
+        weight = self.weight * (self.weight_gain * gain)
+        bias = None if bias is None else bias.flatten() * gain
         conv = _CONV[self.spatial_dims]
         if not self.down:
-            return conv(x, weight, padding=self.kernel_size // 2)
+            return conv(x, weight, bias, padding=self.kernel_size // 2)
         # the filter pads so that the strided convolution, which does not, returns exactly half the size
-        return conv(smooth(x, self.spatial_dims, padding=(self.kernel_size + 1) // 2), weight, stride=2)
+        return conv(smooth(x, self.filter, padding=(self.kernel_size + 1) // 2), weight, bias, stride=2)
 
 
 class ModulatedConv(nn.Module):
     """Convolution whose input channels are scaled by a style, output demodulated: arXiv 1912.04958, eq. 1-3.
 
     Scaling the input by s and the output by 1/sqrt(Σ (w s)²) equals convolving with w' = w s / sqrt(Σ (w s)²), without
-    one set of weights a sample.
+    one set of weights a sample. ``forward`` returns ``gain`` times the result, which costs nothing on the pixels.
     """
 
     def __init__(
@@ -159,22 +188,25 @@ class ModulatedConv(nn.Module):
         kernel = (kernel_size,) * spatial_dims
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *kernel))
         self.weight_gain = 1 / math.sqrt(in_channels * math.prod(kernel))
+        if up:
+            self.register_buffer("filter", smoothing_kernel(spatial_dims) * 2.0**spatial_dims, persistent=False)
+        self.filter: Tensor
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, *, gain: float = 1.0) -> Tensor:
         ones = (1,) * self.spatial_dims
         style = self.affine(w)
-        weight = self.weight * self.weight_gain
+        weight = self.weight * (self.weight_gain if self.demodulate else self.weight_gain * gain)
         x = x * style.view(*style.shape, *ones).to(x.dtype)
         if self.up:
             x = _CONV_TRANSPOSE[self.spatial_dims](x, weight.transpose(0, 1), stride=2)
-            x = smooth(x, self.spatial_dims, padding=1, gain=2.0**self.spatial_dims)
+            x = smooth(x, self.filter, padding=1)
         else:
             x = _CONV[self.spatial_dims](x, weight, padding=self.kernel_size // 2)
         if self.demodulate:
             energy = weight.square().flatten(2).sum(2)  # Σ over the kernel, [out, in]
             epsilon = 1e-8 * self.weight_gain**2  # so that it does not depend on the gain, as published
             scale = torch.rsqrt(F.linear(_full_precision(style).square(), _full_precision(energy)) + epsilon)
-            x = x * scale.view(*scale.shape, *ones).to(x.dtype)
+            x = x * (scale * gain).view(*scale.shape, *ones).to(x.dtype)
         return x
 
 
@@ -201,13 +233,14 @@ class SynthesisLayer(nn.Module):
         self.noise_const: Tensor
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str) -> Tensor:
-        x = self.conv(x, w)
+        x = self.conv(x, w, gain=GAIN)
+        strength = self.noise_strength * GAIN
         if noise_mode == "const":
-            x = x + (self.noise_const * self.noise_strength).to(x.dtype)
+            x = x + (self.noise_const * strength).to(x.dtype)
         elif noise_mode == "random":
             noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
-            x = x + noise * self.noise_strength.to(x.dtype)
-        return clamp(activate(x + self.bias.to(x.dtype)), self.conv_clamp)
+            x = x + noise * strength.to(x.dtype)
+        return clamp(activate(x + (self.bias * GAIN).to(x.dtype), gain=1.0), self.conv_clamp)
 
 
 class ToImage(nn.Module):
@@ -261,7 +294,7 @@ class SynthesisBlock(nn.Module):
     def forward(self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise_mode: str) -> tuple[Tensor, Tensor]:
         styles = list(ws.unbind(1))
         if self.first or x is None:
-            x = self.const.unsqueeze(0).expand(ws.shape[0], *self.const.shape)
+            x = fast_layout(self.const.unsqueeze(0).expand(ws.shape[0], *self.const.shape))
         else:
             x = self.conv0(x, styles.pop(0), noise_mode)
         x = self.conv1(x, styles.pop(0), noise_mode)
@@ -492,10 +525,9 @@ class DiscriminatorBlock(nn.Module):
         self.skip = EqualizedConv(spatial_dims, in_channels, out_channels, 1, down=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        skip = self.skip(x)
-        x = activate(self.conv0(x) + self.bias0.to(x.dtype))
-        x = activate(self.conv1(x) + self.bias1.to(x.dtype), gain=1.0)  # √2 · √½: the sum below keeps its variance
-        return x + skip * math.sqrt(0.5)
+        skip = self.skip(x, gain=math.sqrt(0.5))
+        x = activate(self.conv0(x, self.bias0, gain=GAIN), gain=1.0)
+        return skip + activate(self.conv1(x, self.bias1), gain=1.0)  # √2 · √½ = 1: the sum keeps the variance
 
 
 def minibatch_stddev(x: Tensor, group_size: int) -> Tensor:
@@ -505,7 +537,9 @@ def minibatch_stddev(x: Tensor, group_size: int) -> Tensor:
     """
     batch = x.shape[0]
     group = next(g for g in range(min(group_size, batch), 0, -1) if batch % g == 0)
-    deviation = x.float().reshape(group, batch // group, -1).var(0, unbiased=False).add(1e-8).sqrt().mean(1)
+    groups = x.float().reshape(group, batch // group, -1)
+    variance = (groups - groups.mean(0)).square().mean(0)  # on a CPU several times as fast as var
+    deviation = (variance + 1e-8).sqrt().mean(1)
     channel = deviation.repeat(group).view(batch, 1, *(1,) * (x.ndim - 2)).expand(-1, 1, *x.shape[2:])
     return torch.cat([x, channel.to(x.dtype)], dim=1)
 
@@ -567,12 +601,12 @@ class StyleGAN2Discriminator(nn.Module):
         Raises:
             ValueError: if labels are missing or out of range.
         """
-        x = activate(self.from_image(images) + self.from_image_bias.to(images.dtype))
+        x = activate(self.from_image(fast_layout(images), self.from_image_bias, gain=GAIN), gain=1.0)
         for block in self.blocks:
             x = block(x)
         with torch.autocast(images.device.type, enabled=False):  # float32 in mixed precision too, as published
             x = minibatch_stddev(x.float(), self.group_size)
-            x = activate(self.conv(x) + self.bias)
+            x = activate(self.conv(x, self.bias, gain=GAIN), gain=1.0)
             x = self.out(activate(self.fc(x.flatten(1))))
             if self.embed is None:
                 return x.squeeze(1)

@@ -131,7 +131,7 @@ def test_lite0_equals_its_definition_before_and_after_folding(size, lite0_state,
         ]
         for ours, block in zip(maps, (2, 4, 10, 15), strict=True):
             scale = expected[block].abs().max()
-            torch.testing.assert_close(ours / scale, expected[block] / scale, rtol=0, atol=1e-5)
+            torch.testing.assert_close(ours / scale, expected[block] / scale, rtol=0, atol=2e-5)
         features.fold()
 
 

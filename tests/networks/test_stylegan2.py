@@ -23,6 +23,7 @@ from monai_plan.networks.stylegan2 import (
     channels_at,
     minibatch_stddev,
     smooth,
+    smoothing_kernel,
     start_shape,
     upsample,
 )
@@ -118,7 +119,7 @@ def modulated_by_sample(x, w, conv):
 def test_smooth_is_the_window_sum(spatial_dims, padding):
     x = torch.randn(2, 3, *SHAPE[spatial_dims])
     expected = smooth_by_loops(x, padding, gain=2.5)
-    torch.testing.assert_close(smooth(x, spatial_dims, padding, gain=2.5), expected)
+    torch.testing.assert_close(smooth(x, smoothing_kernel(spatial_dims) * 2.5, padding), expected)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -191,7 +192,7 @@ def test_first_and_second_derivative_of_the_modulated_convolution(spatial_dims, 
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-@pytest.mark.parametrize("function", [upsample, lambda x, dims: smooth(x, dims, padding=2, gain=4.0)])
+@pytest.mark.parametrize("function", [upsample, lambda x, dims: smooth(x, smoothing_kernel(dims) * 4.0, padding=2)])
 def test_first_and_second_derivative_of_the_filters(spatial_dims, function):
     x = torch.randn(1, 2, *(3, 2, 2)[:spatial_dims], dtype=torch.double, requires_grad=True)
     # the square makes the second derivative differ from zero
