@@ -6,15 +6,19 @@ DataLoader, Adam without fusion. Both train networks of the same weights by the 
 the script checks that both generators give the same image.
 
     python benchmarks/gan_training.py                                  # small, on the CPU
-    python benchmarks/gan_training.py --device cuda --img_size 64 128 256
+    python benchmarks/gan_training.py --device cuda --img_size 64 128 256 --batch_size 16 64
     python benchmarks/gan_training.py --device cuda --img_size 128 --channel_base 16384 --channel_max 512 \\
         --batch_size 32                                                # as wide as the published trainer's
+
+``--compile`` and ``--channels_last`` say how ours are run; with ``both`` each is timed without and with it. Memory is the
+peak of the GPU, or of the whole process on a CPU, where a form that comes later never shows less than an earlier one.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import resource
 import time
 import types
@@ -26,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from monai_plan.gan import AdaptiveStrength, DifferentiableAugment, ResidentLoader, StyleGAN2Trainer, gan_defaults
-from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
+from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator, stylegan2
 from monai_plan.networks.stylegan2 import EqualizedConv, ModulatedConv
 
 CONV = {2: F.conv2d, 3: F.conv3d}
@@ -111,8 +115,11 @@ def seconds_a_thousand(
     iterations: int,
     ours: bool,
     device: torch.device,
-) -> tuple[float, float]:
-    """Seconds a thousand images, and peak memory in GiB, after one round of warming up."""
+    compiled: bool = False,
+    channels_last: bool = False,
+) -> tuple[float, float, float]:
+    """Seconds a thousand images and peak memory in GiB, after one round of warming up, and the seconds of that."""
+    stylegan2.CHANNELS_LAST_DEVICES = {device.type} if channels_last else set()
     augment = DifferentiableAugment(p=0.3)
     loader = ResidentLoader(images, batch_size=batch_size, device=device) if ours else DataLoader(
         images, batch_size=batch_size, shuffle=True, drop_last=True
@@ -123,7 +130,7 @@ def seconds_a_thousand(
         generator=generator, ema=copy.deepcopy(generator), discriminator=discriminator,
         g_optimizer=torch.optim.Adam(generator.parameters(), lr=0.002, betas=(0.0, 0.99), **fused),
         d_optimizer=torch.optim.Adam(discriminator.parameters(), lr=0.002, betas=(0.0, 0.99), **fused),
-        augment=augment, adaptive=AdaptiveStrength(augment), amp=None if ours else False,
+        augment=augment, adaptive=AdaptiveStrength(augment), amp=None if ours else False, compile=compiled,
     )  # fmt: skip
     clock: list[float] = []
 
@@ -140,7 +147,12 @@ def seconds_a_thousand(
     peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     )  # fmt: skip
-    return (clock[3] - clock[2]) / (iterations * batch_size) * 1000, peak
+    return (clock[3] - clock[2]) / (iterations * batch_size) * 1000, peak, clock[1] - clock[0]
+
+
+def choices(argument: str) -> list[bool]:
+    """ "off", "on" or "both" → what to time."""
+    return {"off": [False], "on": [True], "both": [False, True]}[argument]
 
 
 def main() -> None:
@@ -149,18 +161,27 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--img_size", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--spatial_dims", type=int, choices=(2, 3), default=2)
-    parser.add_argument("--batch_size", type=int, help="default: that of gan_defaults")
+    parser.add_argument("--batch_size", type=int, nargs="+", help="default: that of gan_defaults")
     parser.add_argument("--channel_base", type=int, help="default: that of gan_defaults")
     parser.add_argument("--channel_max", type=int, help="default: that of gan_defaults")
     parser.add_argument("--iterations", type=int, default=16, help="timed, with one R1 term in every 16 (default: 16)")
+    parser.add_argument(
+        "--compile", choices=("off", "on", "both"), default="off", help="default: off, as the trainer's"
+    )
+    parser.add_argument(
+        "--channels_last", choices=("off", "on", "both"), help="default: on for a CPU, as the networks choose, else off"
+    )
+    parser.add_argument("--no_plain", action="store_true", help="ours alone")
     options = parser.parse_args()
     device = torch.device(options.device)
+    layouts = choices(options.channels_last or ("on" if device.type in stylegan2.CHANNELS_LAST_DEVICES else "off"))
 
-    print("| size | weights, million | plain, s/1000 images | ours, s/1000 images | ratio | plain, GiB | ours, GiB |")
-    print("|---:|---:|---:|---:|---:|---:|---:|")
+    print(
+        "| size | batch | weights, million | form | channels last | compiled | s/1000 images | ratio | GiB | warm-up, s |"
+    )
+    print("|---:|---:|---:|---|---|---|---:|---:|---:|---:|")
     for size in options.img_size:
         defaults = gan_defaults(size, options.spatial_dims)
-        batch_size = options.batch_size or defaults.batch_size
         widths = {
             "channel_base": options.channel_base or defaults.channel_base,
             "channel_max": options.channel_max or defaults.channel_max,
@@ -170,30 +191,40 @@ def main() -> None:
             options.spatial_dims, size, 1, defaults.z_dim, defaults.w_dim, 2, mapping_layers=4, **widths
         ).to(device)
         discriminator = StyleGAN2Discriminator(options.spatial_dims, size, 1, 2, **widths).to(device)
-        images = Images(4 * batch_size, (1, *generator.img_size))
-        w = torch.randn(2, defaults.w_dim, device=device)
-        with torch.no_grad():
-            torch.testing.assert_close(
-                plain(generator).synthesis(w, noise_mode="const"), generator.synthesis(w, noise_mode="const"),
-                rtol=1e-3, atol=1e-3,
-            )  # fmt: skip
-            torch.testing.assert_close(
-                plain(discriminator)(images.images[:4].to(device), images.labels[:4].to(device)),
-                discriminator(images.images[:4].to(device), images.labels[:4].to(device)),
-                rtol=1e-3, atol=1e-3,
-            )  # fmt: skip
-        common = {"batch_size": batch_size, "iterations": options.iterations, "device": device}
-        # ours first: the peak of a process never falls
-        fast, fast_peak = seconds_a_thousand(
-            copy.deepcopy(generator), copy.deepcopy(discriminator), images, ours=True, **common
-        )
-        slow, slow_peak = seconds_a_thousand(plain(generator), plain(discriminator), images, ours=False, **common)
         count = sum(p.numel() for network in (generator, discriminator) for p in network.parameters()) / 1e6
-        print(
-            f"| {size} | {count:.2f} | {slow:.2f} | {fast:.2f} | {slow / fast:.1f} "
-            f"| {slow_peak:.2f} | {fast_peak:.2f} |",
-            flush=True,
-        )
+        for batch_size in options.batch_size or [defaults.batch_size]:
+            images = Images(4 * batch_size, (1, *generator.img_size))
+            check(generator, discriminator, images, device)
+            forms = [(True, *form) for form in itertools.product(layouts, choices(options.compile))]
+            if not options.no_plain:
+                forms.append((False, False, False))  # the last, since the peak of a process never falls
+            rows = []
+            for ours, channels_last, compiled in forms:
+                networks = [copy.deepcopy(x) if ours else plain(x) for x in (generator, discriminator)]
+                result = seconds_a_thousand(
+                    *networks, images, batch_size=batch_size, iterations=options.iterations, ours=ours,
+                    device=device, compiled=compiled, channels_last=channels_last,
+                )  # fmt: skip
+                rows.append(("ours" if ours else "plain", channels_last, compiled, *result))
+            for form, channels_last, compiled, seconds, peak, warm_up in rows:
+                print(
+                    f"| {size} | {batch_size} | {count:.2f} | {form} | {'yes' if channels_last else 'no'} "
+                    f"| {'yes' if compiled else 'no'} | {seconds:.2f} | {rows[-1][3] / seconds:.1f} | {peak:.2f} "
+                    f"| {warm_up:.0f} |",
+                    flush=True,
+                )
+
+
+@torch.no_grad()
+def check(generator: nn.Module, discriminator: nn.Module, images: Images, device: torch.device) -> None:
+    """Raise if the plain forms do not compute what ours do."""
+    w = torch.randn(2, generator.w_dim, device=device)
+    first, labels = images.images[:4].to(device), images.labels[:4].to(device)
+    for expected, found in (
+        (plain(generator).synthesis(w, noise_mode="const"), generator.synthesis(w, noise_mode="const")),
+        (plain(discriminator)(first, labels), discriminator(first, labels)),
+    ):
+        torch.testing.assert_close(expected, found, rtol=1e-3, atol=1e-3)
 
 
 if __name__ == "__main__":

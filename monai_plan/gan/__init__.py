@@ -13,6 +13,7 @@ from monai_plan.gan.losses import (
     logistic_g_loss,
     path_lengths,
     r1_penalty,
+    r1_penalty_of,
     relativistic_d_loss,
     relativistic_g_loss,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "logistic_g_loss",
     "path_lengths",
     "r1_penalty",
+    "r1_penalty_of",
     "relativistic_d_loss",
     "relativistic_g_loss",
     "summary_writer",

@@ -50,7 +50,8 @@ class ResidentLoader:
             )
         self.images, self.labels = dataset.images, dataset.labels
         device = torch.device(device)
-        if device.type != "cuda" or self.images.nbytes < FREE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        self.for_gpu = device.type == "cuda"
+        if not self.for_gpu or self.images.nbytes < FREE_SHARE * torch.cuda.mem_get_info(device)[0]:
             self.images, self.labels = self.images.to(device), self.labels.to(device)
         self.position = 0
 
@@ -65,10 +66,15 @@ class ResidentLoader:
             for step in range(position % len(self), len(self)):
                 first = (step * self.world_size + self.rank) * self.batch_size
                 index = order[first : first + self.batch_size]
-                yield {"image": self.images[index], "label": self.labels[index]}
+                yield {"image": self._ready(self.images[index]), "label": self._ready(self.labels[index])}
                 position += 1
 
     def _order(self, number: int) -> Tensor:
         """The permutation of one pass, where the images are."""
         generator = seeded_generator(self.seed, "order", number)
-        return torch.randperm(len(self.dataset), generator=generator).to(self.images.device)
+        order = torch.randperm(len(self.dataset), generator=generator)
+        return self._ready(order).to(self.images.device, non_blocking=True)
+
+    def _ready(self, tensor: Tensor) -> Tensor:
+        """For a GPU, in memory from where it is copied without making the host wait."""
+        return tensor.pin_memory() if self.for_gpu and tensor.device.type == "cpu" else tensor

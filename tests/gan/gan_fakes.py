@@ -36,13 +36,14 @@ def make_trainer(
     lr=0.002,
     d_lr=None,
     resident=False,
+    discriminator=None,
     **options,
 ):
     """A trainer; with ``folder`` it keeps a checkpoint there, as the bundle's does."""
     torch.manual_seed(seed)
     size = {"channel_base": 64, "channel_max": channel_max}
     generator = StyleGAN2Generator(spatial_dims, 8, 1, 5, 6, num_classes, mapping_layers=2, **size)
-    discriminator = StyleGAN2Discriminator(spatial_dims, 8, 1, num_classes, **size)
+    discriminator = discriminator or StyleGAN2Discriminator(spatial_dims, 8, 1, num_classes, **size)
     ema = copy.deepcopy(generator)
     g_optimizer = torch.optim.Adam(generator.parameters(), lr=lr, betas=(0.0, 0.99))
     d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=lr if d_lr is None else d_lr, betas=(0.0, 0.99))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import copy
 
-from monai_plan.gan import gan_defaults
-from monai_plan.networks import StyleGAN2Generator
+import pytest
+import torch
+
+from monai_plan.gan import AdaptiveStrength, DifferentiableAugment, StyleGAN2Trainer, gan_defaults
+from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
 from monai_plan.utils import ConfigError
 
 SIZES = [(2, 8), (2, 32), (2, 64), (2, (96, 128)), (2, 256), (2, 512), (3, 32), (3, (32, 64, 64)), (3, 96)]
@@ -39,3 +42,36 @@ def test_r1_weighs_a_pixel_the_same_at_any_size():
 def test_a_size_that_no_network_takes_is_refused(spatial_dims, img_size):
     with pytest.raises(ConfigError):
         gan_defaults(img_size, spatial_dims)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("spatial_dims", "img_size"), [(2, 32), (2, 64), (2, 128), (2, 256), (3, 32), (3, 64)])
+def test_each_row_trains(spatial_dims, img_size):
+    """Two steps with the row's networks and batch, R1 in the first: every loss is finite and every weight moves."""
+    found = gan_defaults(img_size, spatial_dims)
+    widths = {"channel_base": found.channel_base, "channel_max": found.channel_max}
+    torch.manual_seed(0)
+    generator = StyleGAN2Generator(
+        spatial_dims, img_size, 1, found.z_dim, found.w_dim, 2, mapping_layers=4, **widths
+    )  # fmt: skip
+    discriminator = StyleGAN2Discriminator(spatial_dims, img_size, 1, 2, **widths)
+    before = [p.detach().clone() for network in (generator, discriminator) for p in network.parameters()]
+    batch = {
+        "image": torch.rand(found.batch_size, 1, *generator.img_size) * 2 - 1,
+        "label": torch.arange(found.batch_size) % 2,
+    }
+    augment = DifferentiableAugment()
+    trainer = StyleGAN2Trainer(
+        device="cpu", max_epochs=1, train_data_loader=[batch] * 2, generator=generator, ema=copy.deepcopy(generator),
+        discriminator=discriminator, augment=augment, adaptive=AdaptiveStrength(augment),
+        r1_weight=found.r1_weight, ema_half_life=found.ema_half_life,
+        **{
+            name: torch.optim.Adam(network.parameters(), lr=found.learning_rate, betas=(0.0, 0.99), fused=True)
+            for name, network in (("g_optimizer", generator), ("d_optimizer", discriminator))
+        },
+    )  # fmt: skip
+    trainer.run()  # ends with an error if a loss or weight is not finite
+    assert trainer.state.iteration == 2
+    assert trainer.state.images_seen == 2 * found.batch_size
+    after = [p for network in (generator, discriminator) for p in network.parameters()]
+    assert all(p.isfinite().all() and not torch.equal(p, first) for p, first in zip(after, before, strict=True))

@@ -94,3 +94,14 @@ def test_images_go_to_a_gpu_that_has_the_memory(monkeypatch, free, where):
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device: moved.append(device) or tensor)
     ResidentLoader(Images(10), batch_size=2, device="cuda")
     assert [device.type for device in moved] == (["cuda"] * 2 if where == "cuda" else [])
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_only_what_goes_to_a_gpu_is_pinned(monkeypatch, device):
+    """Images that do not fit on the GPU come from memory whose copy need not be waited for."""
+    pinned = []
+    monkeypatch.setattr(loader_module.torch.cuda, "mem_get_info", lambda device: (0, 0))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    batch = next(iter(ResidentLoader(Images(10), batch_size=2, device=device)))
+    found = [any(tensor is given for given in pinned) for tensor in batch.values()]
+    assert found == [device == "cuda"] * 2
