@@ -35,6 +35,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output_dir")
+    parser.add_argument("--dataset_dir", help="by default OUTPUT_DIR/data, where the quickstart has its phantoms")
     parser.add_argument("--bundle_root", default="bundles/chest_xray_plan")
     parser.add_argument("--overrides", help="JSON file of the ids that the run overrode")
     parser.add_argument("--pairs", type=int, default=10)
@@ -45,6 +46,7 @@ def main() -> None:
     config.read_config([str(Path(options.bundle_root) / "configs" / name) for name in ("train.json", "walk.json")])
     config.update(json.loads(Path(options.overrides).read_text()) if options.overrides else {})
     config["bundle_root"], config["output_dir"] = options.bundle_root, options.output_dir
+    config["dataset_dir"] = options.dataset_dir or str(Path(options.output_dir) / "data")
     trained: LatentWalk = config.get_parsed_content("walk")
     anchors = load_artifact(Path(options.output_dir) / "private" / "anchors.pt", kind="anchors")
     labels = sorted(set(anchors["labels"].tolist()))

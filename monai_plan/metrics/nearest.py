@@ -186,7 +186,8 @@ def nearest_other_images(
         images: [N, C, *spatial], values in [-1, 1].
         identities: [N] int, at least 0, for instance the number of the patient.
         embedding: is moved to ``device`` and stays there.
-        batch_size, device, memory: see ``nearest_real_images``.
+        batch_size, device: see ``nearest_real_images``.
+        memory: the same, and as much once more for all embeddings if they fit, so that each is made once.
 
     Returns:
         [N], on the CPU; infinite if all images are of one identity.
@@ -199,13 +200,21 @@ def nearest_other_images(
         raise DataError(f"identities must be [N] integers, N = {len(images)}: got {tuple(identities.shape)}.")
     numbers = identities.cpu().unique(return_inverse=True)[1]
     least = torch.full((len(images),), torch.inf)
+    width = embed(embedding, images[:1], device=device).shape[1]
+    # All embeddings at once and those of both sides beside them, where they fit: else every search makes them anew.
+    held = None
+    if 4 * width * 2 * len(images) <= memory:
+        held = embed(embedding, images, batch_size=batch_size, device=device)
     for digit in range(int(numbers.max()).bit_length()):
         one = (numbers >> digit) & 1 == 1
         for queries, reals in ((one, ~one), (~one, one)):
-            found = nearest_real_images(
-                images[queries], images[reals], embedding, batch_size=batch_size, device=device, memory=memory
-            )
-            least[queries] = least[queries].minimum(found.distances.float())
+            if held is not None:
+                found = nearest_real(held[queries.to(held.device)], held[reals.to(held.device)], memory=memory)
+            else:
+                found = nearest_real_images(
+                    images[queries], images[reals], embedding, batch_size=batch_size, device=device, memory=memory
+                )
+            least[queries] = least[queries].minimum(found.distances.float().cpu())
     return least
 
 

@@ -332,6 +332,19 @@ def test_nearest_image_of_another_identity(spatial_dims, subjects):
         torch.testing.assert_close(least[i], torch.stack(distances).min())
 
 
+def test_embeddings_that_do_not_fit_are_made_anew(monkeypatch):
+    """The same distances from embeddings that are held, and from those that would not fit."""
+    rng = torch.Generator().manual_seed(0)
+    images, identities = torch.rand(40, 1, 64, 64, generator=rng), torch.arange(40) // 6
+    streamed = []
+    search = module.nearest_real_images
+    monkeypatch.setattr(module, "nearest_real_images", lambda *a, **b: streamed.append(1) or search(*a, **b))
+    held = nearest_other_images(images, identities, torch.nn.Flatten())
+    assert not streamed
+    assert torch.equal(nearest_other_images(images, identities, torch.nn.Flatten(), memory=1_200_000), held)
+    assert len(streamed) == 6  # seven identities: three digits, both ways
+
+
 def test_one_identity_has_no_other():
     images = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     assert nearest_other_images(images, torch.ones(3).long(), torch.nn.Flatten()).tolist() == [torch.inf] * 3
