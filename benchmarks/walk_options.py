@@ -25,7 +25,7 @@ from monai_plan.audit import evaluate
 from monai_plan.bundle import select_points, synthesize_images, walk_anchors
 from monai_plan.data import contact_sheet
 from monai_plan.networks import load_classifier
-from monai_plan.utils import load_artifact
+from monai_plan.utils import load_artifact, save_artifact, seeded_generator
 
 SHOWN = 8  # images a class on a sheet
 
@@ -76,6 +76,17 @@ def train_identity(configs: Path, settings: Mapping[str, Any], file: Path, **cha
     return file
 
 
+def some_anchors(file: Path, output: Path, most: int) -> Path:
+    """A file of some anchors of each class, drawn at random, for k-same gives the outermost first."""
+    data = load_artifact(file, kind="anchors")
+    order = torch.randperm(len(data["labels"]), generator=seeded_generator(0, "anchors"))
+    chosen = torch.cat([order[data["labels"][order] == label][:most] for label in data["labels"].unique()])
+    members = [data["members"][index] for index in chosen.tolist()]
+    kept = {"latents": data["latents"][chosen], "labels": data["labels"][chosen], "members": members, "k": data["k"]}
+    save_artifact(output, kind="anchors", data=kept)
+    return output
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -84,6 +95,7 @@ def main() -> None:
     parser.add_argument("--bundle_root", default="bundles/chest_xray_plan")
     parser.add_argument("--overrides", required=True, help="JSON file of the ids that the run overrode")
     parser.add_argument("--num_images", type=int, default=400)
+    parser.add_argument("--anchors", type=int, default=20, help="at most, of each class")
     parser.add_argument("--rows", nargs="+", help="by default all")
     options = parser.parse_args()
 
@@ -96,7 +108,7 @@ def main() -> None:
     training, generator, embedding = (
         base.get_parsed_content(name) for name in ("training", "trained_generator", "embedding")
     )
-    anchors_file = base.get_parsed_content("anchors_file")
+    anchors_file = some_anchors(base.get_parsed_content("anchors_file"), work / "anchors.pt", options.anchors)
     second_file = train_identity(configs, settings, work / "second.pt", seed=base["seed"] + 1)
     rows, ratios = {}, {}
     known = {name: base.get_parsed_content(name) for name in ("num_points", "lambda_id", "lambda_class", "walk_lr")}
