@@ -207,9 +207,10 @@ def main() -> None:
                 )  # fmt: skip
                 rows.append(("ours" if ours else "plain", channels_last, compiled, *result))
             for form, channels_last, compiled, seconds, peak, warm_up in rows:
+                ratio = "" if options.no_plain else f"{rows[-1][3] / seconds:.1f}"
                 print(
                     f"| {size} | {batch_size} | {count:.2f} | {form} | {'yes' if channels_last else 'no'} "
-                    f"| {'yes' if compiled else 'no'} | {seconds:.2f} | {rows[-1][3] / seconds:.1f} | {peak:.2f} "
+                    f"| {'yes' if compiled else 'no'} | {seconds:.2f} | {ratio} | {peak:.2f} "
                     f"| {warm_up:.0f} |",
                     flush=True,
                 )
