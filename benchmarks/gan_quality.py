@@ -3,6 +3,10 @@
     python benchmarks/gan_quality.py --dataset_dir cxr_pneumonia --weights squeezenet1_0.pth --output_dir OUT \\
         --img_size 64 --seconds 600 --device cuda
 
+Each way's last generator is also judged by what a classifier learns from it: a ResNet-18 is trained on as many samples
+as there are training images, class by class, and tested on the real test images, with several seeds; the row "real"
+trains on the training images. The mean stands with half the width of the 95 % interval of the seeds (Student's t).
+
 Only the training counts as time, measuring does not. The distance is that of pooled SqueezeNet-1.0 features, a backbone
 that none of the three has seen; the discriminator on pretrained features has EfficientNet-lite0's. The floor is the
 distance of the real test images to the training images. Started again with more seconds, each way goes on where it was.
@@ -15,11 +19,16 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Events
 from matplotlib.figure import Figure
+from monai.networks.nets import ResNet
 from monai.transforms import Compose, LoadImaged, Resized, ScaleIntensityRanged
+from scipy import stats
+from torch import Tensor
 
+from monai_plan.audit import classification_scores, fit_classifier, predict_probabilities
 from monai_plan.bundle import ResumeHandler
 from monai_plan.data import CheckedDataset
 from monai_plan.gan import (
@@ -35,7 +44,7 @@ from monai_plan.gan import (
 )
 from monai_plan.metrics import embed, frechet_distance, perceptual_embedding
 from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
-from monai_plan.utils import write_json
+from monai_plan.utils import derive_seed, seeded_generator, write_json
 
 WAYS = ("logistic", "relativistic", "hinge")
 
@@ -67,8 +76,8 @@ class Clock:
 
 def train(
     way: str, data: CheckedDataset, embedding: Any, options: argparse.Namespace
-) -> list[tuple[float, int, float]]:
-    """Train one way; (seconds, images, distance) after each epoch."""
+) -> tuple[list[tuple[float, int, float]], StyleGAN2Generator]:
+    """Train one way; (seconds, images, distance) after each epoch, and the last moving average."""
     device, size = torch.device(options.device), [options.img_size] * 2
     defaults = gan_defaults(size)
     widths = {"channel_base": defaults.channel_base, "channel_max": defaults.channel_max}
@@ -113,7 +122,44 @@ def train(
         ],
     )  # fmt: skip
     trainer.run()
-    return [(seconds, seen, value) for seconds, (seen, value) in zip(clock.curve[1:], best.history, strict=True)]
+    curve = [(seconds, seen, value) for seconds, (seen, value) in zip(clock.curve[1:], best.history, strict=True)]
+    return curve, trainer.ema
+
+
+@torch.no_grad()
+def samples(generator: StyleGAN2Generator, labels: Tensor, device: str) -> Tensor:
+    """One image a label, [N, 1, H, W] in [-1, 1], on the CPU."""
+    z = torch.randn(len(labels), generator.z_dim, generator=seeded_generator(0, "utility"))
+    batches = zip(z.split(64), labels.split(64), strict=True)
+    return torch.cat([generator(x.to(device), y.to(device)).clamp(-1, 1).cpu() for x, y in batches])
+
+
+def utility(
+    images: Tensor, labels: Tensor, test: CheckedDataset, options: argparse.Namespace
+) -> dict[str, list[float]]:
+    """Accuracy and AUC on the real test images of classifiers trained on some images, one a seed."""
+    found = []
+    for seed in range(options.classifier_seeds):
+        torch.manual_seed(derive_seed(seed, "weights"))
+        network = ResNet(
+            block="basic", layers=[2, 2, 2, 2], block_inplanes=options.classifier_channels, spatial_dims=2,
+            n_input_channels=1, num_classes=2,
+        )  # fmt: skip
+        fit_classifier(
+            network, images, labels, epochs=options.classifier_epochs, batch_size=64, seed=seed, device=options.device
+        )
+        probabilities = predict_probabilities(network, test.images, device=options.device)
+        found.append(classification_scores(probabilities, test.labels))
+    return {name: [scores[name] for scores in found] for name in ("accuracy", "auc")}
+
+
+def interval(values: list[float]) -> str:
+    """Mean, and half the width of the 95 % interval where there are two values or more, in percent."""
+    text = f"{100 * np.mean(values):.1f}"
+    if len(values) < 2:
+        return text
+    width = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return f"{text} ± {100 * width:.1f}"
 
 
 def load(options: argparse.Namespace, section: str) -> CheckedDataset:
@@ -130,7 +176,7 @@ def load(options: argparse.Namespace, section: str) -> CheckedDataset:
 
 
 def main() -> None:
-    """Print the table and write ``curve.json``, ``curve.png`` and a sheet a way."""
+    """Print the tables and write ``curve.json``, ``curve.png``, ``utility.json`` and a sheet a way."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset_dir", required=True)
     parser.add_argument("--weights", required=True, help="SqueezeNet 1.0's file")
@@ -143,27 +189,47 @@ def main() -> None:
     parser.add_argument("--p", type=float, default=0.5, help="probability of augmentation, at the start if adaptive")
     parser.add_argument("--adaptive", action="store_true", help="adapt it (not with hinge)")
     parser.add_argument("--feature_size", type=int, help="of the projected discriminator (default: its own)")
+    parser.add_argument("--classifier_seeds", type=int, default=5, help="classifiers a way; 0 leaves them out")
+    parser.add_argument("--classifier_epochs", type=int, default=20)
+    parser.add_argument("--classifier_channels", type=int, nargs=4, default=[64, 128, 256, 512])
     options = parser.parse_args()
 
     data, test = load(options, "training"), load(options, "test")
     embedding = perceptual_embedding("squeezenet1_0", spatial_dims=2, img_channels=1, weights=options.weights)
     features = [embed(embedding, part.images, device=options.device, pooled=True) for part in (data, test)]
     floor = frechet_distance(*features)
-    curves = {way: train(way, data, embedding, options) for way in options.ways}
+    curves, sets = {}, {"real": data.images}
+    for way in options.ways:
+        curves[way], generator = train(way, data, embedding, options)
+        sets[way] = samples(generator, data.labels, options.device)
     write_json(Path(options.output_dir) / "curve.json", {"floor": floor, **curves})
 
     print(f"floor, {len(test)} real test images against {len(data)} training images: {floor / 1000:.1f} thousand")
     print("| way | seconds | images | images/s | Fréchet, last, thousand | best |\n|---|---:|---:|---:|---:|---:|")
-    axes = (figure := Figure(figsize=(6, 4))).add_subplot()
     for way, curve in curves.items():
         seconds, seen, value = curve[-1]
         least = min(distance for *_, distance in curve)
         print(f"| {way} | {seconds:.0f} | {seen} | {seen / seconds:.0f} | {value / 1000:.1f} | {least / 1000:.1f} |")
+    draw(floor, curves, Path(options.output_dir) / "curve.png")
+
+    if options.classifier_seeds > 0:
+        print(f"\n| trained on | accuracy, {options.classifier_seeds} seeds | AUC |\n|---|---:|---:|")
+        scores = {}
+        for name, images in sets.items():
+            scores[name] = utility(images, data.labels, test, options)
+            print(f"| {name} | {interval(scores[name]['accuracy'])} | {interval(scores[name]['auc'])} |", flush=True)
+        write_json(Path(options.output_dir) / "utility.json", scores)
+
+
+def draw(floor: float, curves: dict[str, list[tuple[float, int, float]]], path: Path) -> None:
+    """The distance of each way over its seconds of training."""
+    axes = (figure := Figure(figsize=(6, 4))).add_subplot()
+    for way, curve in curves.items():
         axes.plot([point[0] for point in curve], [point[2] / 1000 for point in curve], label=way)
     axes.axhline(floor / 1000, color="black", linestyle=":", label="real test images")
     axes.set(xlabel="seconds of training", ylabel="Fréchet distance, thousand", yscale="log")
     axes.legend()
-    figure.savefig(Path(options.output_dir) / "curve.png", dpi=150, bbox_inches="tight")
+    figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -83,8 +83,8 @@ def smooth(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
     return _CONV[x.ndim - 2](x, kernel, padding=padding, groups=channels)
 
 
-# Where convolutions are faster with the channels of a pixel side by side: on CPUs by a factor of 1.5 to 2 at 32 to 128
-# pixels (docs/results.md, "Speed"). No GPU has been measured: benchmarks/gan_training.py --channels_last on.
+# Where networks are faster with the channels of a pixel side by side: on CPUs, measured at 32 to 128 pixels
+# (docs/results.md, "Speed"). No GPU has been measured: benchmarks/gan_training.py --channels_last both.
 CHANNELS_LAST_DEVICES = {"cpu"}
 
 
