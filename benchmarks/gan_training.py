@@ -45,7 +45,7 @@ def plain_filter(x: Tensor, gain: float = 1.0) -> Tensor:
     for _ in range(x.ndim - 3):
         kernel = kernel[..., None] * taps
     images = x.reshape(-1, 1, *x.shape[2:])
-    return CONV[x.ndim - 2](images, kernel[None, None] * gain).view(*x.shape[:2], *(s - 3 for s in x.shape[2:]))
+    return CONV[x.ndim - 2](images, kernel[None, None].to(x.dtype) * gain).view(*x.shape[:2], *(s - 3 for s in x.shape[2:]))
 
 
 def insert_zeros(x: Tensor) -> Tensor:
