@@ -291,18 +291,20 @@ def test_what_counts_as_reproduced(spatial_dims, tmp_path):
     assert to_image[0] < 1e-3
 
 
-def test_flags_and_warning_of_images_out_of_reach(case, tmp_path, caplog):
-    """The generator of noise weights knows none of the noise images: all are flagged, and the log says so."""
+def test_flags_and_warning_of_images_out_of_reach(case, tmp_path, caplog, monkeypatch):
+    distances = torch.arange(20.0), torch.full((20,), 15.0)  # the last five, the one at the same distance among them
+    monkeypatch.setattr(stages, "reproduction_distances", lambda *_, **__: distances)
     with caplog.at_level(logging.INFO):
         invert(inverter=make_inverter(case.generator, steps=1), dataset=case.dataset, **out_files(tmp_path))
     data = load_artifact(tmp_path / "latents.pt", kind="latents")
-    missed = int((~data["reproduced"]).sum())
+    assert data["reproduced"].tolist() == [True] * 15 + [False] * 5
     report = json.loads((tmp_path / "inversion.json").read_text())
-    assert len(report["not_reproduced"]) == missed
-    for entry in report["not_reproduced"]:
-        assert entry["distance"] >= entry["nearest_other_subject"]
+    assert report["not_reproduced"] == [
+        {"image": key, "distance": 15.0 + i, "nearest_other_subject": 15.0}
+        for i, key in enumerate(case.dataset.keys[15:])
+    ]
     assert "distance of 20 images to their reconstructions, 0 % / 5 %" in caplog.text
-    assert (f"{missed} of 20 images are not reproduced" in caplog.text) == (missed > 0)
+    assert "5 of 20 images are not reproduced" in caplog.text
 
 
 def test_w_plus_passes_through_the_stages(case, tmp_path):
@@ -341,7 +343,7 @@ def invert_on_rank(rank, folder):
 def test_ranks_share_the_parts_and_the_result_is_the_same(tmp_path):
     dataset = make_dataset(tmp_path / "data", 2)
     mp.start_processes(invert_on_rank, (tmp_path,), nprocs=2, start_method="spawn")
-    done = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
+    done = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert done == [[dataset.keys[:8], dataset.keys[16:]], [dataset.keys[8:16]]]
     (tmp_path / "alone").mkdir()
     invert(inverter=make_inverter(make_generator(2)), dataset=dataset, **out_files(tmp_path / "alone"))
