@@ -40,12 +40,12 @@ CONV = {2: F.conv2d, 3: F.conv3d}
 
 def plain_filter(x: Tensor, gain: float = 1.0) -> Tensor:
     """The 4-tap filter [1, 3, 3, 1] along every axis as one dense kernel over each channel."""
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=x.device) / 8
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=x.device, dtype=x.dtype) / 8
     kernel = taps
     for _ in range(x.ndim - 3):
         kernel = kernel[..., None] * taps
     images = x.reshape(-1, 1, *x.shape[2:])
-    return CONV[x.ndim - 2](images, kernel[None, None].to(x.dtype) * gain).view(*x.shape[:2], *(s - 3 for s in x.shape[2:]))
+    return CONV[x.ndim - 2](images, kernel[None, None] * gain).view(*x.shape[:2], *(s - 3 for s in x.shape[2:]))
 
 
 def insert_zeros(x: Tensor) -> Tensor:
