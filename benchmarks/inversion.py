@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import resource
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from finished_run import add_arguments, parse, settings_of
 from gan_training import plain
-from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 from monai_plan.latent import LatentInverter
@@ -101,10 +99,7 @@ def timed(function: Callable[[], object], device: torch.device) -> tuple[float, 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("output_dir")
-    parser.add_argument("--bundle_root", default="bundles/chest_xray_plan")
-    parser.add_argument("--dataset_dir", help="default: OUTPUT_DIR/data, as the quickstart has it")
-    parser.add_argument("--overrides", help="JSON file of the ids that the run overrode")
+    add_arguments(parser)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, default=32, help="inverted by ours")
     parser.add_argument("--reference_images", type=int, default=4, help="inverted by the published form")
@@ -113,11 +108,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
 
-    config = ConfigParser()
-    config.read_config([str(Path(options.bundle_root) / "configs" / name) for name in ("train.json", "invert.json")])
-    config.update(json.loads(Path(options.overrides).read_text()) if options.overrides else {})
-    config["bundle_root"], config["output_dir"] = options.bundle_root, options.output_dir
-    config["dataset_dir"] = options.dataset_dir or f"{options.output_dir}/data"
+    config = parse(settings_of(options), "train", "invert")
     config["device"], config["inversion_starts"] = device, 1
     config["inversion_batch_size"] = options.images
     if options.steps:

@@ -13,13 +13,13 @@ shows images of each option.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from finished_run import add_arguments, configs_of, parse, settings_of
+from monai.bundle import ConfigWorkflow
 
 from monai_plan.audit import evaluate
 from monai_plan.bundle import select_points, synthesize_images, walk_anchors
@@ -56,19 +56,11 @@ def options_of(base: Mapping[str, Any], anchors: Mapping[str, Any]) -> dict[str,
     }  # fmt: skip
 
 
-def parse(configs: Path, names: tuple[str, ...], settings: Mapping[str, Any]) -> ConfigParser:
-    """The configs with all settings that they know."""
-    parser = ConfigParser()
-    parser.read_config([str(configs / name) for name in names])
-    parser.update({name: value for name, value in settings.items() if name in parser})
-    return parser
-
-
-def train_identity(configs: Path, settings: Mapping[str, Any], file: Path, **changes: Any) -> Path:
+def train_identity(settings: Mapping[str, Any], file: Path, **changes: Any) -> Path:
     """Another φ_id, by the stage's own config."""
     if not file.exists():
-        names = ("train.json", "classifier.json", "train_identity.json")
-        workflow = ConfigWorkflow(config_file=[str(configs / name) for name in names], logging_file=False)
+        names = configs_of(settings, "train", "classifier", "train_identity")
+        workflow = ConfigWorkflow(config_file=names, logging_file=False)
         known = {name: value for name, value in settings.items() if name in workflow.parser}
         workflow.parser.update({**known, "identity_file": str(file), "work_dir": str(file.with_suffix("")), **changes})
         workflow.initialize()
@@ -90,26 +82,21 @@ def some_anchors(file: Path, output: Path, most: int) -> Path:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("output_dir")
+    add_arguments(parser)
     parser.add_argument("--work_dir", required=True, type=Path)
-    parser.add_argument("--bundle_root", default="bundles/chest_xray_plan")
-    parser.add_argument("--overrides", required=True, help="JSON file of the ids that the run overrode")
     parser.add_argument("--num_images", type=int, default=400)
     parser.add_argument("--anchors", type=int, default=20, help="at most, of each class")
     parser.add_argument("--rows", nargs="+", help="by default all")
     options = parser.parse_args()
 
-    configs = Path(options.bundle_root) / "configs"
-    settings = json.loads(Path(options.overrides).read_text())
-    settings |= {"bundle_root": options.bundle_root, "output_dir": options.output_dir}
-    walk_names, evaluate_names = ("train.json", "walk.json"), ("train.json", "evaluate.json")
-    base = parse(configs, walk_names, settings)
+    settings = settings_of(options)
+    base = parse(settings, "train", "walk")
     work: Path = options.work_dir
     training, generator, embedding = (
         base.get_parsed_content(name) for name in ("training", "trained_generator", "embedding")
     )
     anchors_file = some_anchors(base.get_parsed_content("anchors_file"), work / "anchors.pt", options.anchors)
-    second_file = train_identity(configs, settings, work / "second.pt", seed=base["seed"] + 1)
+    second_file = train_identity(settings, work / "second.pt", seed=base["seed"] + 1)
     rows, ratios = {}, {}
     known = {name: base.get_parsed_content(name) for name in ("num_points", "lambda_id", "lambda_class", "walk_lr")}
     for name, changes in options_of(known, load_artifact(anchors_file, kind="anchors")).items():
@@ -117,9 +104,9 @@ def main() -> None:
             continue
         changes = dict(changes)
         if epsilon := changes.pop("identity_epsilon", None):
-            file = train_identity(configs, settings, work / "robust.pt", identity_epsilon=epsilon)
+            file = train_identity(settings, work / "robust.pt", identity_epsilon=epsilon)
             changes["identity_file"] = str(file)
-        here = parse(configs, walk_names, {**settings, **changes})
+        here = parse({**settings, **changes}, "train", "walk")
         folder = work / name.replace(" ", "_")
         walk_anchors(
             walk=here.get_parsed_content("walk"), anchors_file=anchors_file, dataset=training,
@@ -138,7 +125,7 @@ def main() -> None:
         straight, walked = paths["losses"]["identity"].mean(0)[[0, -1]].tolist()
         rows[name], ratios[name] = (images, labels), walked / straight
 
-    last = parse(configs, evaluate_names, settings)
+    last = parse(settings, "train", "evaluate")
     second = load_classifier(
         last.get_parsed_content("identity_network")(), second_file, kind="identity_net"
     ).to(last.get_parsed_content("device"))  # fmt: skip

@@ -9,12 +9,11 @@ at a constant rate, 500 steps, T = 50, reference scale) and by others, and print
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import torch
-from monai.bundle import ConfigParser
+from finished_run import add_arguments, parse, settings_of
 
 from monai_plan.latent import LatentWalk, choose_pairs
 from monai_plan.utils import load_artifact
@@ -34,20 +33,12 @@ RECIPES = {
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("output_dir")
-    parser.add_argument("--dataset_dir", help="by default OUTPUT_DIR/data, where the quickstart has its phantoms")
-    parser.add_argument("--bundle_root", default="bundles/chest_xray_plan")
-    parser.add_argument("--overrides", help="JSON file of the ids that the run overrode")
+    add_arguments(parser)
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    config = ConfigParser()
-    config.read_config([str(Path(options.bundle_root) / "configs" / name) for name in ("train.json", "walk.json")])
-    config.update(json.loads(Path(options.overrides).read_text()) if options.overrides else {})
-    config["bundle_root"], config["output_dir"] = options.bundle_root, options.output_dir
-    config["dataset_dir"] = options.dataset_dir or str(Path(options.output_dir) / "data")
-    trained: LatentWalk = config.get_parsed_content("walk")
+    trained: LatentWalk = parse(settings_of(options), "train", "walk").get_parsed_content("walk")
     anchors = load_artifact(Path(options.output_dir) / "private" / "anchors.pt", kind="anchors")
     labels = sorted(set(anchors["labels"].tolist()))
     wanted = {label: -(-options.pairs // len(labels)) for label in labels}

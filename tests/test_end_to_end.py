@@ -288,6 +288,7 @@ def test_a_second_run_skips_every_stage(copied: Path, patients: Path) -> None:
 def test_a_changed_walk_redoes_the_walk_and_what_follows(copied: Path, patients: Path) -> None:
     outcomes = _run(patients, copied, {"walk_steps": 3})
     assert _reasons(outcomes) == {
+        "check": "config walk_steps changed from 2 to 3",
         "walk": "config walk_steps changed from 2 to 3",
         "synthesize": "stage walk was redone",
         "evaluate": "stage walk was redone",
@@ -510,6 +511,11 @@ def _both_sides(bad: _Bad) -> None:
     bad.save()
 
 
+def _no_test_of_a_class(bad: _Bad) -> None:
+    bad.content["test"] = [item for item in bad.content["test"] if item["label"] == 0]
+    bad.save()
+
+
 def _no_test(bad: _Bad) -> None:
     del bad.content["test"]
     bad.save()
@@ -550,6 +556,17 @@ BAD_SETS: dict[str, tuple[Callable[[_Bad], None], list[str], list[str]]] = {
     "text for a number": (_nothing, ["--k", "five"], ["config id k", "'five'", "give a number"]),
     "k too large": (_nothing, ["--k", "4"], ["k = 4", "6 subjects", "use k <= 3"]),
     "k that hides nobody": (_nothing, ["--k", "1"], ["k is 1", "use 5 or more"]),
+    "points without an inner one": (_nothing, ["--num_points", "2"], ["num_points must be at least 3", "got 2"]),
+    "coarse path as fine as the fine": (
+        _nothing,
+        ["--walk_coarse_points", "50"],
+        ["coarse_points of the walk is 50", "outside its range"],
+    ),
+    "clamp of no kind": (_nothing, ["--walk_clamp", "soft"], ["clamp of the walk is soft", "outside its range"]),
+    "share above one": (_nothing, ["--min_distance_quantile", "2"], ["min_distance_quantile is 2", "[0, 1]"]),
+    "space of no kind": (_nothing, ["--inversion_space", "z"], ["space of the inversion is", "z"]),
+    "no evaluation": (_nothing, ["--evaluation_seeds", "0"], ["evaluation_seeds is 0", "at least 1"]),
+    "class without test images": (_no_test_of_a_class, [], ["class 1 (lesion)", '"test"']),
     "size that cannot be doubled": (_nothing, ["--img_size", "[15,15]"], ["img_size (15, 15)", "power of two"]),
 }
 CASES = {name: (spoil, [], words) for name, (spoil, words) in BAD_IMAGES.items()} | BAD_SETS

@@ -20,14 +20,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_plan.data import CheckedDataset, split_by_subject, write_synthetic
-from monai_plan.latent import (
-    SPACES,
-    LatentGenerator,
-    LatentInverter,
-    LatentWalk,
-    choose_pairs,
-    k_same,
-)
+from monai_plan.latent import LatentGenerator, LatentInverter, LatentWalk, choose_pairs, k_same
+from monai_plan.latent.generator import frozen
 from monai_plan.metrics import PerceptualEmbedding, embed, nearest_other_images, nearest_real_images
 from monai_plan.utils import ConfigError, DataError, TrainingError, load_artifact, save_artifact, write_json, write_text
 
@@ -56,14 +50,17 @@ def check_data(
     *,
     training: CheckedDataset,
     test: CheckedDataset,
-    embedding: nn.Module,
+    inverter: LatentInverter,
+    walk: LatentWalk,
     batch_size: int,
     k: int,
-    num_points: int,
     num_images: int | None,
     balance: str,
     inversion_init: str,
-    inversion_space: str,
+    min_distance_quantile: float | None,
+    evaluation_epochs: int,
+    evaluation_seeds: int,
+    evaluation_batch_size: int,
     report_file: str | os.PathLike[str],
 ) -> None:
     """Check what no single image shows and what only late stages need, before hours of training.
@@ -71,34 +68,37 @@ def check_data(
     Args:
         training: real images of the training section, each one checked already.
         test: real images of the test section.
-        embedding: of the perceptual distance; tried on one image.
+        inverter, walk: as the later stages will build them, of networks that are not trained yet: what is wrong with
+            their options shows when they are built. One image is put through each of their networks.
         batch_size: of the GAN's training.
         k: of k-same.
-        num_points: T of the walk.
         num_images, balance: see ``class_counts``.
         inversion_init: where the inversion begins, "encoder" or "mean".
-        inversion_space: of the latents, "w" or "w_plus".
+        min_distance_quantile: see ``walk_anchors``.
+        evaluation_epochs, evaluation_seeds, evaluation_batch_size: of the classifiers of the evaluation.
         report_file: private JSON with the counts and the images left out.
 
     Raises:
         DataError: if a class has too few subjects for two anchors, or there are fewer images than ``batch_size``.
         ConfigError: if an option cannot work.
     """
-    if k < 2:
-        raise ConfigError(f"k is {k}, but a centroid of fewer than 2 patients hides nobody: use 5 or more.")
-    if num_points < 3:
-        raise ConfigError(f"num_points is {num_points}, but a path has two ends and a point between: use 50.")
-    for name, value, known in (
-        ("inversion_init", inversion_init, ("encoder", "mean")), ("inversion_space", inversion_space, SPACES)
-    ):  # fmt: skip
-        if value not in known:
-            raise ConfigError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, known))}.")
+    for name, value, valid, remedy in (
+        ("k", k, k >= 2, "a centroid of fewer than 2 patients hides nobody: use 5 or more"),
+        ("inversion_init", inversion_init, inversion_init in ("encoder", "mean"), "it must be 'encoder' or 'mean'"),
+        ("evaluation_epochs", evaluation_epochs, evaluation_epochs >= 1, "it must be at least 1"),
+        ("evaluation_seeds", evaluation_seeds, evaluation_seeds >= 1, "it must be at least 1, and 3 show a spread"),
+        ("evaluation_batch_size", evaluation_batch_size, evaluation_batch_size >= 2, "it must be at least 2"),
+    ):
+        if not valid:
+            raise ConfigError(f"{name} is {value!r}, but {remedy}.")
+    if min_distance_quantile is not None:
+        _check_quantile(min_distance_quantile, training)
     if len(training) < batch_size:
         raise DataError(
             f"the training section has {len(training)} images, fewer than batch_size = {batch_size}: lower batch_size."
         )
     class_counts(training.labels, num_images=num_images, balance=balance)
-    embedding(training.images[:1])
+    _try_networks(inverter, walk, training)
     for label, name in training.label_names.items():
         subjects = {s for s, y in zip(training.subjects, training.labels.tolist(), strict=True) if y == label}
         if len(subjects) < 2 * k:
@@ -130,6 +130,22 @@ def check_data(
         )
     for name, data in sections.items():
         logger.info("%s: %d images of %d subjects, %d left out", name, len(data), data.num_subjects, len(data.skipped))
+
+
+@torch.no_grad()
+def _try_networks(inverter: LatentInverter, walk: LatentWalk, dataset: CheckedDataset) -> None:
+    """One image through each network that a later stage will use."""
+    image = dataset.images[:1].to(walk.device)
+    with frozen(*inverter.networks, *walk.networks):
+        for network in (inverter.embedding, inverter.encoder, walk.identity_net):
+            if network is not None:
+                network(image)
+        logits = walk.class_net(image)
+    if logits.shape[1] <= max(dataset.label_names):
+        raise ConfigError(
+            f"class_network returns {logits.shape[1]} logits, but there is a class {max(dataset.label_names)}: give it "
+            "num_classes outputs."
+        )
 
 
 def invert(
@@ -549,6 +565,16 @@ def _walk_pairs(
     return [load_artifact(file, kind="path") for file in files]
 
 
+def _check_quantile(quantile: float, dataset: CheckedDataset) -> None:
+    if not 0 <= quantile <= 1:
+        raise ConfigError(f"min_distance_quantile is {quantile}, but must lie in [0, 1]; None checks nothing.")
+    if len(dataset.identities.unique()) < 2:
+        raise DataError(
+            "min_distance_quantile measures how far patients are from each other, but all images are of one subject: "
+            "name the subjects in the data list, or leave it out."
+        )
+
+
 def _check_of_distances(
     dataset: CheckedDataset, embedding: PerceptualEmbedding | None, quantile: float | None, walk: LatentWalk
 ) -> Callable[[Sequence[Tensor]], list[Tensor]]:
@@ -557,14 +583,10 @@ def _check_of_distances(
     inner[[0, -1]] = False
     if quantile is None:
         return lambda paths: [inner] * len(paths)
-    if not 0 <= quantile <= 1 or embedding is None:
-        raise ConfigError(f"min_distance_quantile is {quantile}, but must lie in [0, 1], and needs an embedding.")
+    _check_quantile(quantile, dataset)
+    if embedding is None:
+        raise ConfigError(f"min_distance_quantile is {quantile}, but there is no embedding to measure a distance by.")
     between = nearest_other_images(dataset.images, dataset.identities, embedding, device=walk.device)
-    if not between.isfinite().all():
-        raise DataError(
-            "min_distance_quantile measures how far patients are from each other, but all images are of one subject: "
-            "name the subjects in the data list, or leave it out."
-        )
     least = between.quantile(quantile)
 
     def check(paths: Sequence[Tensor]) -> list[Tensor]:

@@ -142,8 +142,10 @@ def case(request, tmp_path_factory):
 
 
 def check(folder, *, training, test=None, **options):
-    defaults = {"embedding": nn.Flatten(), "batch_size": 16, "k": K, "num_points": T, "num_images": None}
-    defaults |= {"inversion_init": "encoder", "inversion_space": "w_plus"}
+    generator = make_generator(training.images.ndim - 2)
+    defaults = {"inverter": make_inverter(generator), "walk": make_walk(generator), "batch_size": 16, "k": K}
+    defaults |= {"num_images": None, "inversion_init": "encoder", "min_distance_quantile": 0.1}
+    defaults |= {"evaluation_epochs": 1, "evaluation_seeds": 1, "evaluation_batch_size": 2}
     arguments = {**defaults, "balance": "real", "report_file": folder / "private" / "data.json", **options}
     check_data(training=training, test=test or training, **arguments)
 
@@ -165,19 +167,29 @@ def test_check_data_writes_counts(case, tmp_path):
         ({"k": 1}, ConfigError, "k is 1, but a centroid of fewer than 2"),
         # ten images a class, but of five patients
         ({"k": 3}, DataError, r"class 0 \(normal\) has 5 subjects .* k = 3 subjects each: .*, or use k <= 2\.$"),
-        ({"num_points": 2}, ConfigError, "num_points is 2, but"),
         ({"batch_size": 21}, DataError, "20 images, fewer than batch_size = 21"),
         ({"num_images": 1}, ConfigError, "num_images is 1, but there are 2 classes"),
         ({"balance": "even"}, ConfigError, "balance is 'even'"),
-        ({"inversion_init": "zero"}, ConfigError, "inversion_init is 'zero', but must be one of 'encoder', 'mean'"),
-        ({"inversion_space": "z"}, ConfigError, "inversion_space is 'z', but must be one of 'w', 'w_plus'"),
-        ({"embedding": nn.Linear(3, 3)}, RuntimeError, "shapes cannot be multiplied"),
+        ({"inversion_init": "zero"}, ConfigError, "inversion_init is 'zero', but it must be 'encoder' or 'mean'"),
+        ({"min_distance_quantile": 1.5}, ConfigError, r"min_distance_quantile is 1.5, but must lie in \[0, 1\]"),
+        ({"evaluation_epochs": 0}, ConfigError, "evaluation_epochs is 0, but it must be at least 1"),
+        ({"evaluation_seeds": 0}, ConfigError, "evaluation_seeds is 0, but it must be at least 1"),
+        ({"evaluation_batch_size": 1}, ConfigError, "evaluation_batch_size is 1, but it must be at least 2"),
     ],
 )
 def test_check_data_finds_what_cannot_work(case, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         check(tmp_path, training=case.dataset, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_check_data_tries_the_networks(case, tmp_path):
+    three = make_dataset(tmp_path / "data", case.dims, names={0: "normal", 1: "lesion", 2: "scar"})
+    with pytest.raises(ConfigError, match="class_network returns 2 logits, but there is a class 2"):
+        check(tmp_path, training=three)
+    wrong_embedding = LatentInverter(make_generator(case.dims), nn.Linear(3, 3))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        check(tmp_path, training=case.dataset, inverter=wrong_embedding)
 
 
 def test_check_data_advises_what_works(tmp_path):
@@ -776,7 +788,7 @@ def test_points_near_a_real_image_are_dropped_and_further_pairs_walked(case, tmp
     ("changes", "error", "message"),
     [
         ({"min_distance_quantile": 1.5}, ConfigError, "min_distance_quantile is 1.5"),
-        ({"embedding": None}, ConfigError, "needs an embedding"),
+        ({"embedding": None}, ConfigError, "there is no embedding to measure a distance by"),
         # Between images of noise lies more than between noise and smooth pictures.
         ({}, TrainingError, "No point of class 0 is as far from every real image as min_distance_quantile = 0.5"),
     ],
