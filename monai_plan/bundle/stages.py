@@ -506,7 +506,7 @@ def walk_anchors(
         if not found[label]:
             raise TrainingError(
                 f"No point of class {label} is as far from every real image as min_distance_quantile = "
-                f"{min_distance_quantile} asks for: lower it, or raise lambda_id and walk_steps."
+                f"{min_distance_quantile} asks for: lower it, or raise lambda_id and walk_steps; None checks nothing."
             )
         if found[label] < number:
             logger.warning(
@@ -759,8 +759,8 @@ _CARD = """# {name}
 - Made from {num_real} real images of {patients}, by a generative network trained on them. The images are points on
   {num_paths} walks between {num_anchors} anchors; an anchor is the average of at least {k} {persons} in the
   latent space.
-- Walk: {num_points} points, {steps} steps, learning rate {lr} ({schedule}), smoothing {smoothing}, λ_id {lambda_id},
-  λ_class {lambda_class}, seed {seed}.{beyond}
+- Walk: {num_points} points, {steps} steps, learning rate {lr} ({schedule}), β2 {beta2}, smoothing {smoothing},
+  λ_id {lambda_id}, λ_class {lambda_class}, seed {seed}.{beyond}
 
 What is not promised: that nothing about a patient can be inferred. The attacks in the report beside this card found
 what they found; empirical attacks are no proof. The images are not fit for diagnosis.

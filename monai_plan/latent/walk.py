@@ -156,7 +156,7 @@ class WalkResult:
 class LatentWalk:
     """Bend the straight line between two latents of a class away from the identities of the training set.
 
-    Minimises L (see the module) over the inner points with Adam (0.9, 0.999), started from ``linear_path``; the end
+    Minimises L (see the module) over the inner points with Adam, started from ``linear_path``; the end
     points stay fixed. During a call the networks are frozen and in eval mode, and after it as they were before;
     no gradient is left in them. No call depends on an earlier one, and no pair on those it is walked with.
 
@@ -187,6 +187,9 @@ class LatentWalk:
         lr: learning rate of the first step, above 0.
         schedule: "constant", as published, or "decay", which lowers the rate to 0 by a cosine over the second half of
             the steps: Adam at a constant rate circles the minimum.
+        beta2: decay of Adam's second moment, in [0, 1); its first is 0.9. Where the straight line has lost the class,
+            the first gradients are many times the later ones, and at 0.999, as published, they hold the points back
+            for hundreds of steps; at 0.95 they are soon forgotten.
         smoothing: α ≥ 0. The gradient is multiplied by (I + α Δ)⁻¹ along the path before Adam sees it, Δ the second
             difference between fixed ends, half of L_dist's Hessian. L stays as it is, but stiff zigzags no longer
             hold the steps back: with α = 10 fewer steps reach the same L (docs/results.md). 0, as published, is off.
@@ -225,6 +228,7 @@ class LatentWalk:
         steps: int = 500,
         lr: float = 0.1,
         schedule: str = "constant",
+        beta2: float = 0.999,
         smoothing: float = 0.0,
         tolerance: float = 0.0,
         coarse_points: int | None = None,
@@ -245,6 +249,7 @@ class LatentWalk:
             ("steps", steps, steps >= 0),
             ("lr", lr, 0 < lr < math.inf),
             ("schedule", schedule, schedule in ("constant", "decay")),
+            ("beta2", beta2, 0 <= beta2 < 1),
             ("smoothing", smoothing, 0 <= smoothing < math.inf),
             ("tolerance", tolerance, 0 <= tolerance < math.inf),
             ("coarse_points", coarse_points, coarse_points is None or 3 <= coarse_points < num_points),
@@ -269,6 +274,7 @@ class LatentWalk:
         self.steps = steps
         self.lr = lr
         self.schedule = schedule
+        self.beta2 = beta2
         self.smoothing = smoothing
         self.tolerance = tolerance
         self.lambda_id = lambda_id
@@ -303,6 +309,7 @@ class LatentWalk:
             steps=steps,
             lr=self.lr,
             schedule="decay",
+            beta2=self.beta2,
             smoothing=self.smoothing / finer**2,
             lambda_id=self.lambda_id * scale,
             lambda_class=self.lambda_class * scale,
@@ -322,8 +329,8 @@ class LatentWalk:
     @property
     def settings(self) -> dict[str, Any]:
         """The options that decide what a walk gives, as plain values for the header of a file; terms by weight."""
-        names = ("num_points", "steps", "lr", "schedule", "smoothing", "tolerance", "amp", "lambda_id", "lambda_class")
-        further = ("coarse_points", "coarse_steps", "clamp", "free_ends", "normalize")
+        names = ("num_points", "steps", "lr", "schedule", "beta2", "smoothing", "tolerance", "amp", "lambda_id")
+        further = ("lambda_class", "coarse_points", "coarse_steps", "clamp", "free_ends", "normalize")
         options = {name: getattr(self, name) for name in (*names, *further)}
         return {**options, "terms": {name: weighted.weight for name, weighted in self.terms.items()}}
 
@@ -502,7 +509,7 @@ class LatentWalk:
         if self.normalize:
             unit = (stacked[:, -1] - stacked[:, 0]).flatten(1).square().mean(1).sqrt()
         points = (stacked if paths is None else paths)[:, self._moving]
-        return _Pairs.on(stacked, points, labels, unit=unit, lr=self._rate(0))
+        return _Pairs.on(stacked, points, labels, unit=unit, lr=self._rate(0), beta2=self.beta2)
 
     def _reference(self, lines: Tensor) -> Tensor:
         """What L_dist of each pair is divided by, [P]: 1, or L_dist of its straight line ‖w_b − w_a‖² / (T − 1)."""
@@ -615,10 +622,12 @@ class _Pairs:
     adam: torch.optim.Adam
 
     @classmethod
-    def on(cls, lines: Tensor, points: Tensor, labels: Sequence[int], *, unit: Tensor, lr: float) -> _Pairs:
+    def on(
+        cls, lines: Tensor, points: Tensor, labels: Sequence[int], *, unit: Tensor, lr: float, beta2: float
+    ) -> _Pairs:
         """All pairs at the start, their moving points at ``points``."""
         variables = (points / _rows(unit, points)).requires_grad_()
-        rows, adam = torch.arange(len(lines), device=lines.device), torch.optim.Adam([variables], lr, (0.9, 0.999))
+        rows, adam = torch.arange(len(lines), device=lines.device), torch.optim.Adam([variables], lr, (0.9, beta2))
         return cls(rows, lines, labels, unit, variables, adam)
 
     @property
@@ -629,7 +638,8 @@ class _Pairs:
     def select(self, kept: Tensor) -> _Pairs:
         """The pairs where ``kept`` [P] is True, and Adam with their moments."""
         variables = self.variables.detach()[kept].requires_grad_()
-        adam = torch.optim.Adam([variables], self.adam.param_groups[0]["lr"], (0.9, 0.999))
+        group = self.adam.param_groups[0]
+        adam = torch.optim.Adam([variables], group["lr"], group["betas"])
         adam.state[variables] = {
             name: value[kept] if value.shape == self.variables.shape else value
             for name, value in self.adam.state[self.variables].items()

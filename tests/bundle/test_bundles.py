@@ -291,7 +291,21 @@ def _walk(finished: Path, patients: Path, **overrides: Any) -> Any:
     return parser.get_parsed_content("walk")
 
 
-def test_the_walk_is_the_published_one_unless_asked(
+def test_the_walk_goes_from_coarse_to_fine(finished: Path, patients: Path) -> None:
+    """Where the path is long enough and its ends are fixed; otherwise all steps are taken with all points."""
+    ours = {"schedule": "decay", "beta2": 0.95, "smoothing": 10.0, "coarse_steps": 200}
+    default = {"walk_steps": "$30 if @walk_coarse_points else 200"}  # which TINY overrides
+    for points, free, expected in (
+        (50, False, {"coarse_points": 25, "steps": 30}),
+        (32, False, {"coarse_points": None, "steps": 200}),
+        (50, True, {"coarse_points": None, "steps": 200}),
+    ):
+        walk = _walk(finished, patients, num_points=points, walk_free_ends=free, **default)
+        changed = LatentWalk(*walk.networks, num_points=points, free_ends=free, **ours, **expected)
+        assert walk.settings == changed.settings
+
+
+def test_the_walk_is_the_published_one_if_asked(
     finished: Path, patients: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Terms of weight 0 are not built: no discriminator is loaded, no image is embedded, no w is drawn."""
@@ -303,8 +317,11 @@ def test_the_walk_is_the_published_one_unless_asked(
         "networks.load_discriminator", "latent.LikelihoodTerm", "latent.RealismTerm", "latent.MarginTerm",
     ):  # fmt: skip
         monkeypatch.setattr(f"monai_plan.{target}", refuse)
-    walk = _walk(finished, patients)
-    published = LatentWalk(*walk.networks, num_points=TINY["num_points"], steps=TINY["walk_steps"])
+    walk = _walk(
+        finished, patients, walk_steps=500, num_points=50, walk_schedule="constant", walk_beta2=0.999,
+        walk_smoothing=0.0, walk_coarse_points=None, walk_coarse_steps=40,
+    )  # fmt: skip
+    published = LatentWalk(*walk.networks)
     assert walk.settings == published.settings
 
 

@@ -306,6 +306,28 @@ def test_no_tolerance_never_stops():
     assert nets[1].seen == 111 * 2
 
 
+# Adam's second moment ---------------------------------------------------------------------------------------------
+
+
+def test_large_first_gradients_are_forgotten():
+    """A cliff at the start, a gentle slope beyond it: with 0.999 the points are slow long after it."""
+
+    class Cliff(nn.Module):
+        def forward(self, w, images, labels):
+            first = w[:, 0]
+            return torch.where(first < 0.05, 50 * (0.05 - first), 0 * first) - 0.5 * first
+
+    ends = torch.zeros(6), torch.tensor([0.0, 4.0, 0.0, 0.0, 0.0, 0.0])
+    terms = {"cliff": WeightedTerm(1.0, Cliff())}
+    options = {"num_points": 4, "steps": 200, "lr": 0.01, "terms": terms, **ONLY_DISTANCE}
+    gone = {
+        beta2: LatentWalk(*networks(2), beta2=beta2, **options)(*ends, 0).path[1:-1, 0].mean().item()
+        for beta2 in (0.95, 0.999)
+    }
+    assert gone[0.95] == pytest.approx(0.25, abs=0.02)  # the least point: 2 · w = 0.5 for two points between zeros
+    assert gone[0.999] < 0.18
+
+
 # W+ --------------------------------------------------------------------------------------------------------------
 
 
@@ -363,7 +385,9 @@ def test_pairs_of_one_space_are_walked_together():
         LatentWalk(*networks(2)).walk_pairs(*[[torch.zeros(6), torch.zeros(2, 6)]] * 2, [0, 0])
 
 
-@pytest.mark.parametrize("option", [{"tolerance": -1.0}, {"tolerance": math.nan}, {"clamp": "soft"}])
+@pytest.mark.parametrize(
+    "option", [{"tolerance": -1.0}, {"tolerance": math.nan}, {"clamp": "soft"}, {"beta2": 1.0}, {"beta2": -0.1}]
+)
 def test_bad_options_name_the_argument(option):
     with pytest.raises(ConfigError, match=next(iter(option))):
         LatentWalk(*networks(2), **option)
