@@ -171,7 +171,9 @@ class MarginTerm(nn.Module):
         DataError: if there are no images, or no margin can be taken from them.
     """
 
+    centre: Tensor
     reals: Tensor
+    squares: Tensor
     margin: Tensor
 
     def __init__(
@@ -207,18 +209,14 @@ class MarginTerm(nn.Module):
                     f"The median distance to the nearest image of another identity is {margin:g}, which is no margin: "
                     "name the patients in the data list, leave copies out, or set the margin."
                 )
-        self.register_buffer("reals", reals)
+        self.register_buffer("centre", reals.mean(0))  # about it the rows are short and lose few digits in the product
+        self.register_buffer("reals", reals.sub_(self.centre))
+        self.register_buffer("squares", self.reals.square().sum(1))
         self.register_buffer("margin", torch.tensor(margin, device=here))
 
     def forward(self, w: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """L_m [N] of the images; w and the labels are not used."""
-        embedded = self.embedding(images).float()
-        distances = (embedded - self.reals[_nearest(embedded.detach(), self.reals)]).square().sum(1)
+        embedded = self.embedding(images).float() - self.centre
+        nearest = (self.squares - 2 * embedded.detach() @ self.reals.T).argmin(1)
+        distances = (embedded - self.reals[nearest]).square().sum(1)
         return functional.relu(self.margin - distances) / self.margin
-
-
-def _nearest(queries: Tensor, reals: Tensor) -> Tensor:
-    """The row of ``reals`` [M, E] nearest to each of ``queries`` [N, E]."""
-    centre = reals.mean(0)  # shorter rows lose fewer digits in the product
-    rows = reals - centre
-    return (rows.square().sum(1) - 2 * (queries - centre) @ rows.T).argmin(1)
