@@ -104,7 +104,11 @@ def main() -> None:
     second_file = train_identity(settings, work / "second.pt", seed=base["seed"] + 1)
     rows, ratios = {}, {}
     known = {name: base.get_parsed_content(name) for name in ("num_points", "lambda_id", "lambda_class", "walk_lr")}
-    for name, changes in options_of(known, load_artifact(anchors_file, kind="anchors")).items():
+    possible = options_of(known, load_artifact(anchors_file, kind="anchors"))
+    unknown = sorted(set(options.rows or ()) - possible.keys())
+    if unknown:
+        parser.error(f"there is no row {unknown[0]!r}, only {', '.join(possible)}")
+    for name, changes in possible.items():
         if options.rows and name not in options.rows:
             continue
         changes = dict(changes)

@@ -293,8 +293,9 @@ def test_a_changed_walk_redoes_the_walk_and_what_follows(copied: Path, patients:
         "synthesize": "stage walk was redone",
         "evaluate": "stage walk was redone",
     }
-    losses = load_artifact(copied / "private" / "paths.pt", kind="paths")["losses"]
-    assert losses["identity"].shape[1] == 3 + 1
+    paths = load_artifact(copied / "private" / "paths.pt", kind="paths")
+    assert paths["losses"]["identity"].shape[1] == 3 + 1
+    assert paths["header"]["made_by"]["min_distance_quantile"] == 0.1  # checked unless one says no
 
 
 def test_the_same_seed_gives_the_same_release(finished: Path, patients: Path, tmp_path: Path) -> None:
@@ -593,6 +594,13 @@ def test_bad_input_ends_before_any_training(
         assert word in errors[0]
     for path in ("private/train", "private/model.pt", "release"):
         assert not (tmp_path / "out" / path).exists(), path
+
+
+def test_the_check_builds_what_the_walk_will_have(bad: _Bad, tmp_path: Path) -> None:
+    terms = [f"--lambda_{name}" for name in ("likelihood", "realism", "margin")]
+    options = [word for term in terms for word in (term, "0.1")] + ["--walk_free_ends", "True", "--only", "check"]
+    assert main(_command(bad, tmp_path / "out", *options)) == 0
+    assert main(_command(bad, tmp_path / "out", *options, "--walk_margin", "-1.0")) == 2
 
 
 @pytest.mark.parametrize("case", BAD_IMAGES)

@@ -40,6 +40,7 @@ class PathFigure:
         linear_images: [T, C, *spatial] in [-1, 1]; may be near copies of patients, so never released.
         private_images: [T, C, *spatial] in [-1, 1].
         nearest_real_images: [T, C, *spatial], the real training image nearest to every private image.
+        kept: [T] bool, the points of the private path that may leave; at least one.
         held_out_distance: mean distance of held-out real images to the training images, the scale.
         label: name of the class of both anchors.
     """
@@ -49,16 +50,19 @@ class PathFigure:
     linear_images: Tensor
     private_images: Tensor
     nearest_real_images: Tensor
+    kept: Tensor
     held_out_distance: float
     label: str
 
     def __post_init__(self) -> None:
         num_points = len(self.private_distances)
-        for name in ("linear_distances", "linear_images", "private_images", "nearest_real_images"):
+        for name in ("linear_distances", "linear_images", "private_images", "nearest_real_images", "kept"):
             if len(getattr(self, name)) != num_points:
                 raise DataError(f"{name} has {len(getattr(self, name))} points, private_distances {num_points}.")
         if num_points < 2:
             raise DataError(f"a path has two points or more, got {num_points}.")
+        if not self.kept.any():
+            raise DataError("kept is False for every point of the path: show one of which something is released.")
 
 
 def write_report(
@@ -76,9 +80,9 @@ def write_report(
     """Write the page and the figures.
 
     To ``release_dir`` go ``report.html`` (one file, works offline), ``evaluation.json``, ``evaluation.md`` and
-    ``figures/path.png`` and ``figures/samples.png``: the table, synthetic images and the private path, but no real
-    image, no image of the linear path and no name of a patient. To ``private_dir`` go ``figures/path.png``, the whole
-    figure as in the paper, and ``figures/real_and_synthetic.png``.
+    ``figures/path.png`` and ``figures/samples.png``: the table, synthetic images and the kept points of the private
+    path, but no real image, no image of the linear path, no anchor and no name of a patient. To ``private_dir`` go
+    ``figures/path.png``, the whole figure as in the paper, and ``figures/real_and_synthetic.png``.
 
     Args:
         evaluation: the table.
@@ -239,10 +243,11 @@ def _new_figure(width: float, height: float) -> Figure:
 def _path_figure(data: PathFigure, title: str, slice_axis: int, *, released: bool) -> Figure:
     """The distance to the nearest real image along both paths, with images under it (Fig. of the paper).
 
-    If ``released``, the private path's images alone.
+    If ``released``, images of the private path alone, and of its kept points only.
     """
     num_points = len(data.private_distances)
-    points = torch.linspace(0, num_points - 1, min(POINTS_SHOWN, num_points)).round().long().tolist()
+    able = data.kept.nonzero().flatten() if released else torch.arange(num_points)
+    points = able[torch.linspace(0, len(able) - 1, min(POINTS_SHOWN, len(able))).round().long()].tolist()
     strips = {"private path": (data.private_images, PRIVATE_COLOUR)}
     if not released:
         strips = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_plan.audit import PathFigure, evaluate, predict_probabilities, write_report
-from monai_plan.bundle.stages import select_points, synthesize_images
+from monai_plan.bundle.stages import describe_walk, select_points, synthesize_images
 from monai_plan.data import CheckedDataset
 from monai_plan.latent import LatentGenerator, linear_path
 from monai_plan.metrics import PerceptualEmbedding, embed, nearest_real
@@ -19,6 +19,10 @@ from monai_plan.utils import load_artifact
 __all__ = ["evaluate_release"]
 
 SAMPLES_SHOWN = 16
+_CHECKED = (
+    "no image nearer to a training image than the {quantile} quantile of the distances between patients; so the least "
+    "distance of PLAN is no independent finding"
+)
 
 
 def evaluate_release(
@@ -95,6 +99,8 @@ def evaluate_release(
     probabilities = predict_probabilities(class_net, released.images, batch_size=batch_size, device=device)
     kept = (probabilities.argmax(1) == released.labels).double().mean().item()
     names = training.label_names
+    made_by = paths["header"]["made_by"]
+    quantile = made_by["min_distance_quantile"]
     write_report(
         evaluation,
         release_dir=release_dir,
@@ -108,13 +114,10 @@ def evaluate_release(
             "k": anchors["k"],
             "anchors": len(anchors["labels"]),
             "paths": len(paths["labels"]),
-            "points a path (T)": paths["header"]["made_by"]["num_points"],
-            "steps": paths["header"]["made_by"]["steps"],
-            "learning rate": paths["header"]["made_by"]["lr"],
-            "schedule": paths["header"]["made_by"]["schedule"],
-            "smoothing": paths["header"]["made_by"]["smoothing"],
-            "λ_id": paths["header"]["made_by"]["lambda_id"],
-            "λ_class": paths["header"]["made_by"]["lambda_class"],
+            "walk": describe_walk(made_by),
+            "λ_id": made_by["lambda_id"],
+            "λ_class": made_by["lambda_class"],
+            "final check": "none" if quantile is None else _CHECKED.format(quantile=quantile),
             "L_id a path, straight line": round(paths["losses"]["identity"][:, 0].mean().item(), 2),
             "L_id a path, after the walk": round(paths["losses"]["identity"][:, -1].mean().item(), 2),
             "released images that φ_class assigns to their class": f"{100 * kept:.1f} %",
@@ -143,14 +146,17 @@ def _path_figure(
     held_out_distance: float,
     device: torch.device | str,
 ) -> PathFigure:
-    """The pair whose straight path comes nearest to a real image: where a walk has most to do."""
+    """Of the pairs of which a point is kept the one whose straight path comes nearest to a real image.
+
+    There a walk has most to do.
+    """
     reals = embed(embedding, training.images, device=device)
 
     def distances(images: Tensor) -> Tensor:
         return nearest_real(embed(embedding, images, device=device), reals).distances
 
     least = torch.stack([distances(synthesize_images(generator, path)).min() for path in straight])
-    pair = int(least.argmin())
+    pair = int(least.where(paths["kept"].any(1), torch.inf).argmin())
     linear_images = synthesize_images(generator, straight[pair])
     private_images = synthesize_images(generator, paths["paths"][pair])
     nearest = nearest_real(embed(embedding, private_images, device=device), reals)
@@ -160,6 +166,7 @@ def _path_figure(
         linear_images=linear_images,
         private_images=private_images,
         nearest_real_images=training.images[nearest.indices],
+        kept=paths["kept"][pair],
         held_out_distance=held_out_distance,
         label=training.label_names[int(paths["labels"][pair])],
     )

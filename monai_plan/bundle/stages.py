@@ -30,6 +30,7 @@ __all__ = [
     "check_data",
     "class_counts",
     "class_items",
+    "describe_walk",
     "identity_items",
     "invert",
     "reproduction_distances",
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 _INVERT_BAR = "{l_bar}{bar}| {n:.1f}/{total_fmt} images [{elapsed}<{remaining}{postfix}]"  # counted by their steps
 _WALK_BAR = "{l_bar}{bar}| {n:.1f}/{total_fmt} paths [{elapsed}<{remaining}{postfix}]"  # a path counts by its steps
+_HOPELESS = 16  # pairs
 MOST_WHITE = 0.3  # a larger share of pixels at the upper end of the range is suspicious
 
 
@@ -91,8 +93,6 @@ def check_data(
     ):
         if not valid:
             raise ConfigError(f"{name} is {value!r}, but {remedy}.")
-    if min_distance_quantile is not None:
-        _check_quantile(min_distance_quantile, training)
     if len(training) < batch_size:
         raise DataError(
             f"the training section has {len(training)} images, fewer than batch_size = {batch_size}: lower batch_size."
@@ -107,6 +107,8 @@ def check_data(
                 f"anchors of k = {k} subjects each: add patients"
                 + (f", or use k <= {len(subjects) // 2}." if len(subjects) >= 4 else " or leave the class out.")
             )
+    if min_distance_quantile is not None:
+        _check_quantile(min_distance_quantile, training)
     sections = {"training": training, "test": test}
     write_json(
         report_file,
@@ -135,17 +137,27 @@ def check_data(
 @torch.no_grad()
 def _try_networks(inverter: LatentInverter, walk: LatentWalk, dataset: CheckedDataset) -> None:
     """One image through each network that a later stage will use."""
-    image = dataset.images[:1].to(walk.device)
+    generator, label = walk.generator, dataset.labels[:1].to(walk.device)
     with frozen(*inverter.networks, *walk.networks):
-        for network in (inverter.embedding, inverter.encoder, walk.identity_net):
-            if network is not None:
-                network(image)
-        logits = walk.class_net(image)
-    if logits.shape[1] <= max(dataset.label_names):
-        raise ConfigError(
-            f"class_network returns {logits.shape[1]} logits, but there is a class {max(dataset.label_names)}: give it "
-            "num_classes outputs."
-        )
+        z = torch.zeros(1, generator.z_dim, device=walk.device)
+        w = generator.mapping(z, label if generator.num_classes else None)
+        image = generator.synthesis(w)
+        if image.shape[1:] != dataset.images.shape[1:]:
+            raise ConfigError(
+                f"the generator makes images {list(image.shape[1:])}, but the real ones are "
+                f"{list(dataset.images.shape[1:])}: let network_def have the bundle's img_size and img_channels."
+            )
+        for network in (inverter.embedding, *([] if inverter.encoder is None else [inverter.encoder])):
+            network(image)
+        for weighted in walk.terms.values():
+            weighted.term(w, image, label)
+        outputs = {
+            "identity_network": (walk.identity_net(image).shape[1], dataset.num_subjects, "num_identities"),
+            "class_network": (walk.class_net(image).shape[1], max(dataset.label_names) + 1, "num_classes"),
+        }
+    for name, (found, needed, id) in outputs.items():
+        if found < needed:
+            raise ConfigError(f"{name} returns {found} logits, but {needed} are needed: give it {id} outputs.")
 
 
 def invert(
@@ -496,9 +508,12 @@ def walk_anchors(
         labels = anchors["labels"][pairs[:, 0]]
         all_kept = torch.stack([kept[name] for name in names])
         found = {label: int(all_kept[labels == label].sum()) for label in wanted}
-        more = _more_pairs(wanted, found, labels, inner, most_pairs)
+        more = _more_pairs(wanted, found, labels, most_pairs)
+        if min_distance_quantile is not None:
+            logger.info("%d of %d points are far enough from every real image", all_kept.sum(), len(names) * inner)
         if not more:
             break
+        logger.info("%d more pairs are walked for what is dropped", sum(more.values()))
         num_pairs = {label: int((labels == label).sum()) + more.get(label, 0) for label in wanted}
     if idist.get_rank() > 0:
         return
@@ -506,7 +521,7 @@ def walk_anchors(
         if not found[label]:
             raise TrainingError(
                 f"No point of class {label} is as far from every real image as min_distance_quantile = "
-                f"{min_distance_quantile} asks for: lower it, or raise lambda_id and walk_steps; None checks nothing."
+                f"{min_distance_quantile} asks for: lower it, or raise lambda_id; None checks nothing."
             )
         if found[label] < number:
             logger.warning(
@@ -514,8 +529,6 @@ def walk_anchors(
                 label, number, found[label],
             )  # fmt: skip
             wanted[label] = found[label]
-    if min_distance_quantile is not None:
-        logger.info("%d of %d points are far enough from every real image", all_kept.sum(), len(names) * inner)
     losses = {name: torch.stack([part["losses"][name] for part in parts]) for name in parts[0]["losses"]}
     _log_losses(losses)
     save_artifact(
@@ -571,7 +584,7 @@ def _check_quantile(quantile: float, dataset: CheckedDataset) -> None:
     if len(dataset.identities.unique()) < 2:
         raise DataError(
             "min_distance_quantile measures how far patients are from each other, but all images are of one subject: "
-            "name the subjects in the data list, or leave it out."
+            "name the subjects in the data list, or set it to None."
         )
 
 
@@ -605,15 +618,19 @@ def _check_of_distances(
 
 
 def _more_pairs(
-    wanted: Mapping[int, int], found: Mapping[int, int], labels: Tensor, inner: int, most_pairs: Mapping[int, int]
+    wanted: Mapping[int, int], found: Mapping[int, int], labels: Tensor, most_pairs: Mapping[int, int]
 ) -> dict[int, int]:
-    """How many further pairs each class needs, if those give as many points as the pairs so far, and has."""
+    """How many further pairs each class needs, if those give as many points as the pairs so far, and has.
+
+    At most as many again, for the first few say little; none for a class of whose first ``_HOPELESS`` no point is kept.
+    """
     more = {}
     for label, number in wanted.items():
         pairs = int((labels == label).sum())
-        rate = max(found[label] / pairs, 1.0)  # points a pair; at least one, or nobody would ever stop
-        needed = math.ceil((number - found[label]) / rate)
-        more[label] = min(max(needed, 0), most_pairs[label] - pairs)
+        if number <= found[label] or (not found[label] and pairs >= _HOPELESS):
+            continue
+        needed = math.ceil((number - found[label]) * pairs / max(found[label], 1))
+        more[label] = min(needed, pairs, most_pairs[label] - pairs)
     return {label: count for label, count in more.items() if count > 0}
 
 
@@ -705,9 +722,21 @@ def synthesize(
         num_anchors=len(anchors["labels"]),
         k=anchors["k"],
         beyond=_beyond_the_published(made_by),
-        **made_by,
+        walk=describe_walk(made_by),
+        **{name: made_by[name] for name in ("lambda_id", "lambda_class", "seed")},
     )
     write_text(Path(release_dir) / "dataset_card.md", card)
+
+
+def describe_walk(made_by: Mapping[str, Any]) -> str:
+    """The recipe of a walk in words, from the header of its file: points, steps, rate, β2, smoothing."""
+    steps = f"{made_by['steps']} steps of {made_by['num_points']} points"
+    if made_by["coarse_points"]:
+        steps = (
+            f"{made_by['coarse_steps']} steps of {made_by['coarse_points']} points, then {steps} at a tenth of the rate"
+        )
+    rate = f"rate {made_by['lr']} ({made_by['schedule']}), β2 {made_by['beta2']}, smoothing {made_by['smoothing']}"
+    return f"{steps}; {rate}"
 
 
 def _beyond_the_published(made_by: Mapping[str, Any]) -> str:
@@ -717,8 +746,6 @@ def _beyond_the_published(made_by: Mapping[str, Any]) -> str:
     used += ["relative objective"] if made_by["normalize"] else []
     used += ["straight-through clamp"] if made_by["clamp"] == "straight_through" else []
     used += [f"stops at tolerance {made_by['tolerance']}"] if made_by["tolerance"] else []
-    coarse = f"{made_by['coarse_steps']} coarse steps of {made_by['coarse_points']} points first"
-    used += [coarse] if made_by["coarse_points"] else []
     quantile = made_by["min_distance_quantile"]
     used += [f"final check of the distance at quantile {quantile}"] if quantile is not None else []
     return f"\n  Beyond the published walk: {', '.join(used)}." if used else ""
@@ -759,8 +786,7 @@ _CARD = """# {name}
 - Made from {num_real} real images of {patients}, by a generative network trained on them. The images are points on
   {num_paths} walks between {num_anchors} anchors; an anchor is the average of at least {k} {persons} in the
   latent space.
-- Walk: {num_points} points, {steps} steps, learning rate {lr} ({schedule}), β2 {beta2}, smoothing {smoothing},
-  λ_id {lambda_id}, λ_class {lambda_class}, seed {seed}.{beyond}
+- Walk: {walk}; λ_id {lambda_id}, λ_class {lambda_class}, seed {seed}.{beyond}
 
 What is not promised: that nothing about a patient can be inferred. The attacks in the report beside this card found
 what they found; empirical attacks are no proof. The images are not fit for diagnosis.

@@ -155,7 +155,7 @@ class MarginTerm(nn.Module):
     """L_m = max(0, m − min_j ‖e(x̄) − e(x_j)‖²) / m: how far an image intrudes into the margin of the nearest real one.
 
     It is 1 on a real image and 0 from the margin on. The nearest x_j is found by a matrix product, its distance is
-    then taken as a difference, exact where the two are close.
+    then taken as a difference, which keeps its digits where the two are close.
 
     Args:
         embedding: e, images [B, C, *spatial] in [−1, 1] → [B, E], of a perceptual distance.

@@ -246,13 +246,17 @@ class LatentWalk:
         if num_points < 3:
             raise ConfigError(f"num_points must be at least 3, two end points and one between: got {num_points}.")
         for name, value, valid in (
-            ("steps", steps, steps >= 0),
+            ("steps", steps, isinstance(steps, int) and steps >= 0),
             ("lr", lr, 0 < lr < math.inf),
             ("schedule", schedule, schedule in ("constant", "decay")),
             ("beta2", beta2, 0 <= beta2 < 1),
             ("smoothing", smoothing, 0 <= smoothing < math.inf),
             ("tolerance", tolerance, 0 <= tolerance < math.inf),
-            ("coarse_points", coarse_points, coarse_points is None or 3 <= coarse_points < num_points),
+            (
+                "coarse_points",
+                coarse_points,
+                coarse_points is None or (isinstance(coarse_points, int) and 3 <= coarse_points < num_points),
+            ),
             ("coarse_steps", coarse_steps, coarse_steps >= 1),
             ("lambda_id", lambda_id, 0 <= lambda_id < math.inf),
             ("lambda_class", lambda_class, 0 <= lambda_class < math.inf),
@@ -311,6 +315,7 @@ class LatentWalk:
             schedule="decay",
             beta2=self.beta2,
             smoothing=self.smoothing / finer**2,
+            tolerance=self.tolerance,
             lambda_id=self.lambda_id * scale,
             lambda_class=self.lambda_class * scale,
             terms={name: WeightedTerm(term.weight * scale, term.term) for name, term in self.terms.items()},

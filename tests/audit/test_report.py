@@ -18,7 +18,7 @@ from monai_plan.metrics import RandomFeatureEmbedding
 from monai_plan.utils import ConfigError, DataError
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
-LINEAR, REAL = 0.61, -0.37  # grey levels that belong to forbidden images alone
+LINEAR, REAL, DROPPED = 0.61, -0.37, 0.27  # grey levels that belong to forbidden images alone
 
 
 class Page(HTMLParser):
@@ -70,6 +70,7 @@ def path_figure(spatial_dims, channels=1, num_points=6):
         linear_images=flat(num_points, spatial_dims, channels, LINEAR),
         private_images=flat(num_points, spatial_dims, channels, 0.0),
         nearest_real_images=flat(num_points, spatial_dims, channels, REAL),
+        kept=torch.ones(num_points, dtype=torch.bool),
         held_out_distance=1.1,
         label="lesion <1>",
     )
@@ -143,6 +144,21 @@ def test_no_real_and_no_linear_image_is_released(tmp_path, spatial_dims):
     sheet = levels((tmp_path / "private" / "figures" / "real_and_synthetic.png").read_bytes())
     assert near(REAL, sheet)
     assert near(0.0, sheet)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_no_end_and_no_dropped_point_is_released(tmp_path, spatial_dims):
+    figure = path_figure(spatial_dims, num_points=30)
+    kept = torch.zeros(30, dtype=torch.bool)
+    kept[[4, 5, 20]] = True
+    figure.private_images[~kept] = DROPPED
+    write_report(table(), **(options(tmp_path, spatial_dims) | {"path_figure": replace(figure, kept=kept)}))
+    released = levels((tmp_path / "release" / "figures" / "path.png").read_bytes())
+    assert near(0.0, released)
+    assert not near(DROPPED, released)
+    assert near(DROPPED, levels((tmp_path / "private" / "figures" / "path.png").read_bytes()))
+    with pytest.raises(DataError, match="kept is False for every point"):
+        replace(figure, kept=torch.zeros(30, dtype=torch.bool))
 
 
 def test_no_name_of_a_patient_and_no_path_is_released(tmp_path):

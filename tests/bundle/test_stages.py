@@ -184,9 +184,21 @@ def test_check_data_finds_what_cannot_work(case, tmp_path, options, error, messa
 
 
 def test_check_data_tries_the_networks(case, tmp_path):
-    three = make_dataset(tmp_path / "data", case.dims, names={0: "normal", 1: "lesion", 2: "scar"})
-    with pytest.raises(ConfigError, match="class_network returns 2 logits, but there is a class 2"):
-        check(tmp_path, training=three)
+    pixels = 8**case.dims
+    for identities, classes, message in (
+        (9, 2, "identity_network returns 9 logits, but 10 are needed: give it num_identities outputs"),
+        (10, 1, "class_network returns 1 logits, but 2 are needed: give it num_classes outputs"),
+    ):
+        nets = [nn.Sequential(nn.Flatten(), nn.Linear(pixels, n)) for n in (identities, classes)]
+        with pytest.raises(ConfigError, match=message):
+            check(tmp_path, training=case.dataset, walk=LatentWalk(case.generator, *nets))
+    torch.manual_seed(0)
+    larger = StyleGAN2Generator(case.dims, 16, 1, 5, 6, 2, channel_base=64, channel_max=4, mapping_layers=2)
+    with pytest.raises(ConfigError, match=r"makes images \[1, 16.*\], but the real ones are \[1, 8"):
+        check(tmp_path, training=case.dataset, walk=make_walk(larger))
+    term = {"wrong": WeightedTerm(0.0, nn.Bilinear(3, 3, 3))}
+    with pytest.raises((RuntimeError, TypeError)):
+        check(tmp_path, training=case.dataset, walk=make_walk(case.generator, terms=term))
     wrong_embedding = LatentInverter(make_generator(case.dims), nn.Linear(3, 3))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         check(tmp_path, training=case.dataset, inverter=wrong_embedding)
@@ -785,6 +797,25 @@ def test_points_near_a_real_image_are_dropped_and_further_pairs_walked(case, tmp
 
 
 @pytest.mark.parametrize(
+    ("wanted", "found", "walked", "most", "expected"),
+    [
+        (40, 40, 4, 99, {}),
+        (40, 30, 4, 99, {0: 2}),  # 7.5 points a pair: the ten that lack are two pairs
+        (40, 30, 4, 5, {0: 1}),  # there are no more
+        (40, 2, 4, 99, {0: 4}),  # nobody knows yet: as many again
+        (40, 0, 4, 99, {0: 4}),
+        (40, 0, 16, 99, {}),  # hopeless
+        (40, 1, 16, 99, {0: 16}),
+        (40, 30, 4, 4, {}),
+    ],
+)
+def test_how_many_more_pairs(wanted, found, walked, most, expected):
+    labels = torch.tensor([0] * walked + [1] * 3)
+    more = stages._more_pairs({0: wanted, 1: 5}, {0: found, 1: 5}, labels, {0: most, 1: 9})
+    assert more == expected
+
+
+@pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
         ({"min_distance_quantile": 1.5}, ConfigError, "min_distance_quantile is 1.5"),
@@ -867,8 +898,8 @@ def test_card(case):
     assert "| 0 | normal | 4 |\n| 1 | lesion | 3 |\n" in card
     assert "Made from 20 real images of 10 patients" in card
     assert "2 walks between 4 anchors; an anchor is the average of at least 2 patients" in card.replace("\n  ", " ")
-    rates = "learning rate 0.1 (constant), β2 0.999, smoothing 0.0"
-    assert f"Walk: 6 points, 3 steps, {rates}, λ_id 0.025, λ_class 0.25, seed 0." in " ".join(card.split())
+    rates = "rate 0.1 (constant), β2 0.999, smoothing 0.0"
+    assert f"Walk: 3 steps of 6 points; {rates}; λ_id 0.025, λ_class 0.25, seed 0." in " ".join(card.split())
     assert "anonymous" not in card
     assert "Beyond the published walk" not in card
 

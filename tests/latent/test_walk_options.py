@@ -275,6 +275,20 @@ def test_a_pair_on_the_plateau_stops_and_leaves_the_batch():
         assert len(other.total) == 161
 
 
+def test_who_goes_on_keeps_the_memory_of_adam():
+    """With a short one, for which 0.999 would be far off."""
+    nets = networks(2)
+    options = {"num_points": 6, "steps": 160, "lr": 0.05, "beta2": 0.5, "tolerance": 0.01}
+    options |= {"lambda_id": 0.0, "lambda_class": 0.0, "terms": {"first": WeightedTerm(0.5, FirstNumber())}}
+    zero, near, far = torch.zeros(6), torch.ones(6), torch.full((6,), 8.0)
+    alone = LatentWalk(*nets, **options)(zero, near, 0)
+    together = LatentWalk(*nets, **options).walk_pairs([zero, zero], [far, near], [0, 0])
+    assert stop_of(together[0]) < stop_of(together[1])
+    torch.testing.assert_close(together[1].path, alone.path, rtol=0, atol=1e-4)
+    other = LatentWalk(*nets, **options | {"beta2": 0.999})(zero, near, 0)
+    assert (other.path - alone.path).abs().max() > 1e-3
+
+
 def test_a_stopped_pair_is_where_it_would_have_ended():
     """And its last losses are those of its path."""
     w_a, w_b = end_points()
@@ -418,6 +432,25 @@ def test_the_coarse_path_lies_on_the_curve_of_the_fine_objective(spatial_dims, n
 
 
 @DIMS
+@pytest.mark.parametrize(
+    "options", [{"beta2": 0.5}, {"smoothing": 8.0}, {"tolerance": 0.1}, {"clamp": "straight_through"}]
+)
+def test_the_coarse_walk_is_that_of_fewer_points(spatial_dims, options):
+    """With every option, λ times (6 / 3)² and α divided by it."""
+    w_a, w_b = end_points()
+    nets, shared = networks(spatial_dims), {"lr": 0.05, "schedule": "decay", **options}
+    walk = LatentWalk(
+        *nets, num_points=7, steps=0, coarse_points=4, coarse_steps=120, lambda_id=0.2, lambda_class=0.3, **shared
+    )
+    few = shared | ({"smoothing": 2.0} if "smoothing" in options else {})
+    expected = LatentWalk(*nets, num_points=4, steps=120, lambda_id=0.8, lambda_class=1.2, **few)(w_a, w_b, 1)
+    torch.testing.assert_close(walk(w_a, w_b, 1).path[::2], expected.path)
+    assert (expected.path - linear_path(w_a, w_b, 4)).abs().max() > 0.01
+    if "tolerance" in options:
+        assert stop_of(expected) == 50
+
+
+@DIMS
 @pytest.mark.parametrize("shape", [(6,), (2, 6)])
 def test_a_coarse_walk_is_refined(spatial_dims, shape):
     w_a, w_b = end_points(*shape)
@@ -446,6 +479,8 @@ def test_a_coarse_walk_is_refined(spatial_dims, shape):
         ({"coarse_points": 2}, "coarse_points of the walk is 2"),
         ({"coarse_points": 9}, "coarse_points of the walk is 9"),
         ({"coarse_points": 4, "coarse_steps": 0}, "coarse_steps of the walk is 0"),
+        ({"coarse_points": "four"}, "coarse_points of the walk is four"),
+        ({"steps": "many"}, "steps of the walk is many"),
         ({"coarse_points": 4, "free_ends": True}, "cannot be used with free_ends"),
     ],
 )
