@@ -57,13 +57,18 @@ class Clock:
 
     def attach(self, engine: StyleGAN2Trainer) -> None:
         """Register with the trainer, before the handlers that measure."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.stop_if_up)  # when started again with no more seconds
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def stop_if_up(self, engine: StyleGAN2Trainer) -> None:
+        """End the training."""
+        if self.curve[-1] >= self.seconds:
+            engine.terminate()
 
     def __call__(self, engine: StyleGAN2Trainer) -> None:
         """Take in one epoch."""
         self.curve.append(self.curve[-1] + engine.state.times[Events.EPOCH_COMPLETED.name])
-        if self.curve[-1] >= self.seconds:
-            engine.terminate()
+        self.stop_if_up(engine)
 
     def state_dict(self) -> dict[str, Any]:
         """The seconds after each epoch."""
@@ -143,7 +148,7 @@ def utility(
         torch.manual_seed(derive_seed(seed, "weights"))
         network = ResNet(
             block="basic", layers=[2, 2, 2, 2], block_inplanes=options.classifier_channels, spatial_dims=2,
-            n_input_channels=1, num_classes=2,
+            n_input_channels=1, num_classes=2, conv1_t_stride=2,
         )  # fmt: skip
         fit_classifier(
             network, images, labels, epochs=options.classifier_epochs, batch_size=64, seed=seed, device=options.device
