@@ -1,4 +1,4 @@
-"""The Fréchet distance of the three ways to train over wall-clock time, and a sheet of samples of each.
+"""The Fréchet distance of the ways to train over wall-clock time, and a sheet of samples of each.
 
     python benchmarks/gan_quality.py --dataset_dir cxr_pneumonia --weights squeezenet1_0.pth --output_dir OUT \\
         --img_size 64 --seconds 600 --device cuda
@@ -8,7 +8,7 @@ as there are training images, class by class, and tested on the real test images
 trains on the training images. The mean stands with half the width of the 95 % interval of the seeds (Student's t).
 
 Only the training counts as time, measuring does not. The distance is that of pooled SqueezeNet-1.0 features, a backbone
-that none of the three has seen; the discriminator on pretrained features has EfficientNet-lite0's. The floor is the
+that none of them has seen; the discriminators on pretrained features have EfficientNet-lite0's. The floor is the
 distance of the real test images to the training images. Started again with more seconds, each way goes on where it was.
 """
 
@@ -36,17 +36,17 @@ from monai_plan.gan import (
     BestGenerator,
     DifferentiableAugment,
     GANProgressBar,
-    ProjectedDiscriminator,
     ResidentLoader,
     SampleSheetHandler,
     StyleGAN2Trainer,
     gan_defaults,
+    gan_discriminator,
 )
 from monai_plan.metrics import embed, frechet_distance, perceptual_embedding
-from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
+from monai_plan.networks import StyleGAN2Generator
 from monai_plan.utils import derive_seed, seeded_generator, write_json
 
-WAYS = ("logistic", "relativistic", "hinge")
+WAYS = ("aided", "logistic", "relativistic", "hinge")
 
 
 class Clock:
@@ -90,10 +90,7 @@ def train(
     generator = StyleGAN2Generator(
         2, size, 1, defaults.z_dim, defaults.w_dim, 2, mapping_layers=4, **widths
     ).to(device)  # fmt: skip
-    if way == "hinge":
-        discriminator = ProjectedDiscriminator(2, size, 1, 2, feature_size=options.feature_size).to(device)
-    else:
-        discriminator = StyleGAN2Discriminator(2, size, 1, 2, **widths).to(device)
+    discriminator = gan_discriminator(way, 2, size, 1, 2, feature_size=options.feature_size, **widths).to(device)
     rate = 0.002 if way == "hinge" else defaults.learning_rate
     saved = {
         "generator": generator,
@@ -103,6 +100,7 @@ def train(
         "d_optimizer": torch.optim.Adam(discriminator.parameters(), lr=rate, betas=(0.0, 0.99), fused=True),
     }
     regularisers = {
+        "aided": {"r1_weight": defaults.r1_weight},
         "logistic": {"r1_weight": defaults.r1_weight},
         "relativistic": {"r1_weight": defaults.r1_weight, "r2_weight": defaults.r1_weight, "r1_interval": 4},
         "hinge": {"r1_weight": 0.0},
@@ -193,7 +191,7 @@ def main() -> None:
     parser.add_argument("--epoch_images", type=int, default=4000, help="between two measurements")
     parser.add_argument("--p", type=float, default=0.5, help="probability of augmentation, at the start if adaptive")
     parser.add_argument("--adaptive", action="store_true", help="adapt it (not with hinge)")
-    parser.add_argument("--feature_size", type=int, help="of the projected discriminator (default: its own)")
+    parser.add_argument("--feature_size", type=int, help="of the pretrained network (default: its own)")
     parser.add_argument("--classifier_seeds", type=int, default=5, help="classifiers a way; 0 leaves them out")
     parser.add_argument("--classifier_epochs", type=int, default=20)
     parser.add_argument("--classifier_channels", type=int, nargs=4, default=[64, 128, 256, 512])

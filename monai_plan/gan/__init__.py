@@ -1,11 +1,14 @@
 """The GAN: losses, adaptive augmentation, the Ignite trainer, and what shows how it goes."""
 
+from monai_plan.gan.aided import AidedDiscriminator, gan_discriminator
 from monai_plan.gan.augment import AdaptiveStrength, DifferentiableAugment
 from monai_plan.gan.defaults import GANDefaults, gan_defaults
 from monai_plan.gan.loader import ResidentLoader
 from monai_plan.gan.losses import (
     OBJECTIVES,
     GANObjective,
+    aided_d_loss,
+    aided_g_loss,
     gan_objective,
     hinge_d_loss,
     hinge_g_loss,
@@ -24,6 +27,7 @@ from monai_plan.gan.watch import BestGenerator, GANProgressBar, SampleSheetHandl
 __all__ = [
     "OBJECTIVES",
     "AdaptiveStrength",
+    "AidedDiscriminator",
     "BestGenerator",
     "DifferentiableAugment",
     "GANDefaults",
@@ -33,8 +37,11 @@ __all__ = [
     "ResidentLoader",
     "SampleSheetHandler",
     "StyleGAN2Trainer",
+    "aided_d_loss",
+    "aided_g_loss",
     "bf16_is_fast",
     "gan_defaults",
+    "gan_discriminator",
     "gan_objective",
     "hinge_d_loss",
     "hinge_g_loss",

@@ -16,6 +16,7 @@ class GANDefaults:
     """Settings for one image size.
 
     Attributes:
+        objective: "aided" in 2D above 32 pixels, "logistic" where pretrained features do not exist or see too little.
         batch_size: images of one rank in a batch.
         channel_base: see ``StyleGAN2Generator``.
         channel_max: see ``StyleGAN2Generator``.
@@ -26,6 +27,7 @@ class GANDefaults:
         ema_half_life: half-life of the moving average, in images.
     """
 
+    objective: str
     batch_size: int
     channel_base: int
     channel_max: int
@@ -67,6 +69,7 @@ def gan_defaults(img_size: int | Sequence[int], spatial_dims: int = 2) -> GANDef
     fitting = ((limit, row) for (dims, limit), row in _TABLE.items() if dims == spatial_dims and max(size) <= limit)
     _, (batch_size, channel_base, channel_max, w_dim) = min(fitting)
     return GANDefaults(
+        objective="aided" if spatial_dims == 2 and max(size) > 32 else "logistic",
         batch_size=batch_size,
         channel_base=channel_base,
         channel_max=channel_max,

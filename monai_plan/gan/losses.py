@@ -1,7 +1,8 @@
-"""The losses of the three ways to train, and their regularisers.
+"""The losses of the ways to train, and their regularisers.
 
 Logistic, R1 and path length: StyleGAN2 (arXiv 1912.04958). Relativistic pairing with R1 and R2: R3GAN (arXiv
-2501.05441). Hinge: Projected GAN (arXiv 2111.01007).
+2501.05441). Hinge: Projected GAN (arXiv 2111.01007). Aided: the logistic loss of one discriminator and the hinge loss
+of another on pretrained features, as in vision-aided GAN training (arXiv 2112.09130).
 
 Logits are [B], or [B, L] from a discriminator that scores an image at L places; all losses are means over all of them.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,8 @@ from monai_plan.utils import ConfigError
 __all__ = [
     "OBJECTIVES",
     "GANObjective",
+    "aided_d_loss",
+    "aided_g_loss",
     "gan_objective",
     "hinge_d_loss",
     "hinge_g_loss",
@@ -89,6 +93,21 @@ def hinge_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
 
 
+def aided_d_loss(real_logits: Tensor, fake_logits: Tensor, *, aid_weight: float) -> Tensor:
+    """Discriminator loss of an ``AidedDiscriminator``: logistic for its own logit + aid_weight · hinge for the others.
+
+    Vision-aided GAN training (arXiv 2112.09130, section 3) adds up the losses of a discriminator that learns from the
+    images alone and of others on pretrained features. Logits [B, 1 + L], the own one first → scalar.
+    """
+    own = logistic_d_loss(real_logits[:, 0], fake_logits[:, 0])
+    return own + aid_weight * hinge_d_loss(real_logits[:, 1:], fake_logits[:, 1:])
+
+
+def aided_g_loss(fake_logits: Tensor, *, aid_weight: float) -> Tensor:
+    """Generator loss against an ``AidedDiscriminator``, see ``aided_d_loss``. Logits [B, 1 + L] → scalar."""
+    return logistic_g_loss(fake_logits[:, 0]) + aid_weight * hinge_g_loss(fake_logits[:, 1:])
+
+
 @dataclass(frozen=True)
 class GANObjective:
     """The losses of the two players.
@@ -98,33 +117,52 @@ class GANObjective:
         generator_loss: (fake logits) or, in pairs, (real logits, fake logits) → the generator's loss.
         in_pairs: whether the generator's loss compares the i-th fake with the i-th real, of the same class: then the
             generator's step has to score real images too.
+        aided: whether the losses take the logits of an ``AidedDiscriminator``.
     """
 
     d_loss: Callable[[Tensor, Tensor], Tensor]
     generator_loss: Callable[..., Tensor]
     in_pairs: bool = False
+    aided: bool = False
 
     def g_loss(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         """The generator's loss; ``real_logits`` are needed, and used, only in pairs."""
         return self.generator_loss(real_logits, fake_logits) if self.in_pairs else self.generator_loss(fake_logits)
 
 
+def _aided(aid_weight: float) -> GANObjective:
+    return GANObjective(
+        partial(aided_d_loss, aid_weight=aid_weight), partial(aided_g_loss, aid_weight=aid_weight), aided=True
+    )
+
+
+AID_WEIGHT = 0.3  # at 1 the first minutes are better and the later ones worse (docs/results.md)
 OBJECTIVES: Mapping[str, GANObjective] = {
+    "aided": _aided(AID_WEIGHT),
     "logistic": GANObjective(logistic_d_loss, logistic_g_loss),
     "relativistic": GANObjective(relativistic_d_loss, relativistic_g_loss, in_pairs=True),
     "hinge": GANObjective(hinge_d_loss, hinge_g_loss),
 }
 
 
-def gan_objective(name: str) -> GANObjective:
-    """The objective of that name: "logistic" (StyleGAN2), "relativistic" (R3GAN) or "hinge" (Projected GAN).
+def gan_objective(name: str, *, aid_weight: float = AID_WEIGHT) -> GANObjective:
+    """The objective of that name.
+
+    Args:
+        name: "aided" (vision-aided), "logistic" (StyleGAN2), "relativistic" (R3GAN) or "hinge" (Projected GAN).
+        aid_weight: weight of the loss on pretrained features in "aided"; the others have none.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if there is no such objective, or the weight is not above 0 and finite.
     """
     if name not in OBJECTIVES:
         raise ConfigError(f"there is no GAN objective {name!r}: use one of {', '.join(OBJECTIVES)}.")
-    return OBJECTIVES[name]
+    if not 0 < aid_weight < math.inf:
+        raise ConfigError(
+            f"aid_weight is {aid_weight}, but must be above 0 and finite: to train without the pretrained features, "
+            "use the objective logistic."
+        )
+    return _aided(aid_weight) if name == "aided" else OBJECTIVES[name]
 
 
 def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:

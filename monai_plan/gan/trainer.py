@@ -14,9 +14,10 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from monai_plan.gan.aided import AidedDiscriminator
 from monai_plan.gan.augment import AdaptiveStrength
 from monai_plan.gan.loader import ResidentLoader
-from monai_plan.gan.losses import gan_objective, path_lengths, r1_penalty, r1_penalty_of
+from monai_plan.gan.losses import AID_WEIGHT, gan_objective, path_lengths, r1_penalty, r1_penalty_of
 from monai_plan.networks import StyleGAN2Generator
 from monai_plan.utils import ConfigError, TrainingError, derive_seed
 
@@ -38,7 +39,9 @@ class StyleGAN2Trainer(Trainer):
 
     The objective is one of ``OBJECTIVES``: "logistic" with lazy R1 and, if its weight is not 0, path length
     regularisation is StyleGAN2-ADA (arXiv 1912.04958, appendix B; 2006.06676); "relativistic" with R1 and R2 is R3GAN
-    (arXiv 2501.05441), the i-th fake being of the i-th real's class; "hinge" is Projected GAN's (arXiv 2111.01007).
+    (arXiv 2501.05441), the i-th fake being of the i-th real's class; "hinge" is Projected GAN's (arXiv 2111.01007);
+    "aided" is the logistic one with a second discriminator on pretrained features (arXiv 2112.09130): R1, R2 and the
+    strength of augmentation then follow the first one alone.
     A lazy term is added every so many iterations, its weight times the interval.
 
     Every draw of an iteration comes from (seed, iteration, rank): a training that is continued equals one that never
@@ -58,12 +61,14 @@ class StyleGAN2Trainer(Trainer):
             an epoch needs.
         generator: see ``StyleGAN2Generator``; unconditional if its ``num_classes`` is 0.
         ema: a copy of the generator that takes its exponential moving average; what is used afterwards.
-        discriminator: images, labels → logits, [B] or [B, L].
+        discriminator: images, labels → logits, [B] or [B, L]; an ``AidedDiscriminator`` for "aided", see
+            ``gan_discriminator``.
         g_optimizer: of the generator.
         d_optimizer: of the discriminator.
         epoch_length: iterations an epoch; by default one pass over the loader.
         inferer: how the generator is called, (z, generator, labels) → images.
         objective: a name in ``OBJECTIVES``.
+        aid_weight: weight of the loss on pretrained features, in "aided".
         augment: applied to all images that the discriminator sees.
         adaptive: raises and lowers the probability of ``augment`` by the sign of D on real images.
         r1_weight: γ on real images; the objective holds γ/2 · E‖∇D‖². 0 switches it off.
@@ -82,8 +87,8 @@ class StyleGAN2Trainer(Trainer):
         train_handlers: MONAI or Ignite handlers.
 
     Raises:
-        ConfigError: if the loader yields no batch, the objective is not known, or ``compile`` is set where torch finds
-            no compiler.
+        ConfigError: if the loader yields no batch, the objective is not known or not one for the discriminator, or
+            ``compile`` is set where torch finds no compiler.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class StyleGAN2Trainer(Trainer):
         epoch_length: int | None = None,
         inferer: Inferer | None = None,
         objective: str = "logistic",
+        aid_weight: float = AID_WEIGHT,
         augment: Callable[[Tensor], Tensor] | None = None,
         adaptive: AdaptiveStrength | None = None,
         r1_weight: float = 1.0,
@@ -122,7 +128,14 @@ class StyleGAN2Trainer(Trainer):
         self.generator, self.discriminator = generator, discriminator
         self.g_optimizer, self.d_optimizer = g_optimizer, d_optimizer
         self.inferer = inferer or SimpleInferer()
-        self.objective = gan_objective(objective)
+        self.objective = gan_objective(objective, aid_weight=aid_weight)
+        if self.objective.aided != isinstance(discriminator, AidedDiscriminator):
+            raise ConfigError(
+                f"the objective {objective} does not go with a {type(discriminator).__name__}: aided needs an "
+                "AidedDiscriminator, the others do without; gan_discriminator makes the one that fits."
+            )
+        # what learns from the images alone: R1 is for it, and its opinion shows whether it knows them by heart
+        self._own = discriminator.own if isinstance(discriminator, AidedDiscriminator) else discriminator
         self.augment, self.adaptive = augment or nn.Identity(), adaptive
         for module in (augment, adaptive):
             if isinstance(module, nn.Module):
@@ -141,7 +154,7 @@ class StyleGAN2Trainer(Trainer):
             _require_compiler(device)
             self._generate = _compiled(generator, device)
             self._discriminate = _compiled(discriminator, device)
-            self._penalty = _compiled(partial(r1_penalty_of, discriminator), device)
+            self._penalty = _compiled(partial(r1_penalty_of, self._own), device)
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -225,7 +238,8 @@ class StyleGAN2Trainer(Trainer):
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         self.d_optimizer.zero_grad(set_to_none=True)
         total.backward()
-        d_loss, real_sign = d_loss.detach(), real_logits.detach().float().sign().mean()
+        own_logits = real_logits[:, 0] if self.objective.aided else real_logits
+        d_loss, real_sign = d_loss.detach(), own_logits.detach().float().sign().mean()
         _average_over_ranks(self.discriminator, d_loss, real_sign, self.generator.mapping.w_avg)
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         self.d_optimizer.step()
@@ -233,7 +247,7 @@ class StyleGAN2Trainer(Trainer):
 
     def _eager_penalty(self, images: Tensor, labels: Tensor | None) -> Tensor:
         images = images.detach().requires_grad_(True)
-        return r1_penalty(self.discriminator(images, labels), images)
+        return r1_penalty(self._own(images, labels), images)
 
     @torch.no_grad()
     def _update_ema(self, batch_size: int) -> None:

@@ -134,8 +134,8 @@ class RealismTerm(nn.Module):
     differences between images mean something.
 
     Args:
-        discriminator: D(images [N, C, *spatial], labels [N] or None) → logits [N], positive for "real"; copied. Labels
-            are given where its ``num_classes`` is not 0.
+        discriminator: D(images [N, C, *spatial], labels [N] or None) → logits [N] or, of L places, [N, L], over
+            which L_D is the mean; positive for "real"; copied. Labels are given where its ``num_classes`` is not 0.
     """
 
     def __init__(self, discriminator: nn.Module) -> None:
@@ -148,7 +148,8 @@ class RealismTerm(nn.Module):
 
     def forward(self, w: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """L_D [N] of the images with labels [N]; w is not used."""
-        return functional.softplus(-self.discriminator(images, labels if self.conditional else None).float())
+        logits = self.discriminator(images, labels if self.conditional else None)
+        return functional.softplus(-logits.float()).view(len(images), -1).mean(1)
 
 
 class MarginTerm(nn.Module):

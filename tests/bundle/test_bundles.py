@@ -21,6 +21,8 @@ from conftest import TINY
 from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow, ReferenceResolver
 
 import monai_plan
+import monai_plan.gan
+import monai_plan.networks
 from monai_plan.bundle.quickstart import bundle_path
 from monai_plan.latent import LatentWalk
 
@@ -344,6 +346,37 @@ def test_every_option_of_the_walk_reaches_it(finished: Path, patients: Path) -> 
     w_a, w_b = torch.randn(2, TINY["w_dim"], generator=torch.Generator().manual_seed(0))
     losses = walk(w_a, w_b, 1).losses
     assert all(losses[name].isfinite().all() for name in ("likelihood", "realism", "margin"))
+
+
+@pytest.mark.parametrize(
+    ("objective", "of", "weights"),
+    [
+        ("aided", monai_plan.gan.AidedDiscriminator, (0.0032, 0.0, 16)),
+        ("logistic", monai_plan.networks.StyleGAN2Discriminator, (0.0032, 0.0, 16)),
+        ("relativistic", monai_plan.networks.StyleGAN2Discriminator, (0.0032, 0.0032, 4)),
+        ("hinge", monai_plan.gan.ProjectedDiscriminator, (0.0, 0.0, 16)),
+    ],
+)
+def test_an_objective_brings_its_discriminator_and_regularisers(
+    objective: str, of: type, weights: tuple[float, float, int], patients: Path, tmp_path: Path
+) -> None:
+    """Its name is all that has to be said; and it trains, and the walk finds the discriminator."""
+    bundle = ROOT / "chest_xray_plan"
+    overrides = TINY | {"objective": objective, "backbone": "random", "aid_weight": 0.7, "total_images": 32}
+    workflow = ConfigWorkflow(
+        config_file=[str(bundle / "configs" / name) for name in ("train.json", "walk.json")],
+        workflow_type="train", bundle_root=str(bundle), dataset_dir=str(patients), output_dir=str(tmp_path),
+        run=_json(bundle, "train.json")["run"], lambda_realism=0.1, **overrides,
+    )  # fmt: skip
+    workflow.initialize()
+    trainer = workflow.parser.get_parsed_content("train#trainer")
+    assert type(trainer.discriminator) is of
+    assert (trainer.r1_weight, trainer.r2_weight, trainer.r1_interval) == pytest.approx(weights)
+    workflow.run()
+    loaded = workflow.parser.get_parsed_content("trained_discriminator").state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in trainer.discriminator.state_dict().items())
+    if objective == "aided":
+        assert trainer.objective.d_loss.keywords == {"aid_weight": 0.7}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("stage", "epsilon"), [("train_identity", 0.1), ("train_class", 0.0)])

@@ -8,8 +8,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from monai_plan.bundle import ResumeHandler
-from monai_plan.gan import ResidentLoader, StyleGAN2Trainer
+from monai_plan.gan import OBJECTIVES, AidedDiscriminator, ProjectedDiscriminator, ResidentLoader, StyleGAN2Trainer
 from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
+
+# (spatial_dims, objective): features are of 2D images only
+PLAYED = [(dims, objective) for dims in (2, 3) for objective in OBJECTIVES if (dims, objective) != (3, "aided")]
 
 
 class Images:
@@ -20,6 +23,15 @@ class Images:
 
     def __len__(self):
         return len(self.images)
+
+
+def make_discriminator(spatial_dims=2, num_classes=2, *, objective="logistic", channel_max=4):
+    """The smallest that goes with an objective."""
+    own = StyleGAN2Discriminator(spatial_dims, 8, 1, num_classes, channel_base=64, channel_max=channel_max)
+    if objective != "aided":
+        return own
+    aid = ProjectedDiscriminator(2, 8, 1, num_classes, backbone="random", width=4, embed_dim=4, feature_size=32)
+    return AidedDiscriminator(own, aid)
 
 
 def make_trainer(
@@ -43,7 +55,9 @@ def make_trainer(
     torch.manual_seed(seed)
     size = {"channel_base": 64, "channel_max": channel_max}
     generator = StyleGAN2Generator(spatial_dims, 8, 1, 5, 6, num_classes, mapping_layers=2, **size)
-    discriminator = discriminator or StyleGAN2Discriminator(spatial_dims, 8, 1, num_classes, **size)
+    if discriminator is None:
+        objective = options.get("objective", "logistic")
+        discriminator = make_discriminator(spatial_dims, num_classes, objective=objective, channel_max=channel_max)
     ema = copy.deepcopy(generator)
     g_optimizer = torch.optim.Adam(generator.parameters(), lr=lr, betas=(0.0, 0.99))
     d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=lr if d_lr is None else d_lr, betas=(0.0, 0.99))

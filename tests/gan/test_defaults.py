@@ -7,8 +7,14 @@ import copy
 import pytest
 import torch
 
-from monai_plan.gan import AdaptiveStrength, DifferentiableAugment, StyleGAN2Trainer, gan_defaults
-from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
+from monai_plan.gan import (
+    AdaptiveStrength,
+    DifferentiableAugment,
+    StyleGAN2Trainer,
+    gan_defaults,
+    gan_discriminator,
+)
+from monai_plan.networks import StyleGAN2Generator
 from monai_plan.utils import ConfigError
 
 SIZES = [(2, 8), (2, 32), (2, 64), (2, (96, 128)), (2, 256), (2, 512), (3, 32), (3, (32, 64, 64)), (3, 96)]
@@ -38,6 +44,11 @@ def test_r1_weighs_a_pixel_the_same_at_any_size():
     assert gan_defaults(32, 3).r1_weight == pytest.approx(0.0002 * 32**3 / 8)
 
 
+def test_pretrained_features_help_where_they_can():
+    found = {(dims, size): gan_defaults(size, dims).objective for dims in (2, 3) for size in (32, 64)}
+    assert found == {(2, 32): "logistic", (2, 64): "aided", (3, 32): "logistic", (3, 64): "logistic"}
+
+
 @pytest.mark.parametrize(("spatial_dims", "img_size"), [(4, 64), (2, (64, 64, 64)), (2, 7), (3, (32, 32, 9))])
 def test_a_size_that_no_network_takes_is_refused(spatial_dims, img_size):
     with pytest.raises(ConfigError):
@@ -54,7 +65,7 @@ def test_each_row_trains(spatial_dims, img_size):
     generator = StyleGAN2Generator(
         spatial_dims, img_size, 1, found.z_dim, found.w_dim, 2, mapping_layers=4, **widths
     )  # fmt: skip
-    discriminator = StyleGAN2Discriminator(spatial_dims, img_size, 1, 2, **widths)
+    discriminator = gan_discriminator(found.objective, spatial_dims, img_size, 1, 2, backbone="random", **widths)
     before = [p.detach().clone() for network in (generator, discriminator) for p in network.parameters()]
     batch = {
         "image": torch.rand(found.batch_size, 1, *generator.img_size) * 2 - 1,
@@ -63,7 +74,7 @@ def test_each_row_trains(spatial_dims, img_size):
     augment = DifferentiableAugment()
     trainer = StyleGAN2Trainer(
         device="cpu", max_epochs=1, train_data_loader=[batch] * 2, generator=generator, ema=copy.deepcopy(generator),
-        discriminator=discriminator, augment=augment, adaptive=AdaptiveStrength(augment),
+        discriminator=discriminator, objective=found.objective, augment=augment, adaptive=AdaptiveStrength(augment),
         r1_weight=found.r1_weight, ema_half_life=found.ema_half_life,
         **{
             name: torch.optim.Adam(network.parameters(), lr=found.learning_rate, betas=(0.0, 0.99), fused=True)

@@ -12,6 +12,8 @@ from torch import nn
 
 from monai_plan.gan import (
     OBJECTIVES,
+    aided_d_loss,
+    aided_g_loss,
     gan_objective,
     hinge_d_loss,
     hinge_g_loss,
@@ -137,6 +139,27 @@ def test_hinge_losses_by_hand():
     assert hinge_g_loss(fake).item() == pytest.approx(7.5 / 4)
 
 
+def test_aided_losses_by_hand():
+    """log 2 twice for the own logits, which are 0; hinge for the two others of each image."""
+    real, fake = torch.tensor([[0.0, -1.0, 7.0]]), torch.tensor([[0.0, 1.0, -0.5]])
+    assert aided_d_loss(real, fake, aid_weight=0.3).item() == pytest.approx(2 * math.log(2) + 0.3 * (1 + 1.25))
+    assert aided_g_loss(fake, aid_weight=0.3).item() == pytest.approx(math.log(2) - 0.3 * 0.25)
+
+
+@pytest.mark.parametrize("aid_weight", [0.0, -1.0, math.inf, math.nan])
+def test_a_weight_of_the_aid_that_is_none_is_refused(aid_weight):
+    with pytest.raises(ConfigError, match=f"aid_weight is {aid_weight}.*logistic"):
+        gan_objective("aided", aid_weight=aid_weight)
+
+
+def test_the_weight_of_the_aid_arrives():
+    real, fake = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    for weight in (0.1, 2.0):
+        objective = gan_objective("aided", aid_weight=weight)
+        assert objective.d_loss(real, fake) == aided_d_loss(real, fake, aid_weight=weight)
+        assert objective.g_loss(fake) == aided_g_loss(fake, aid_weight=weight)
+
+
 def test_hinge_leaves_scores_beyond_the_margin_alone():
     real = torch.tensor([0.9, 1.1], requires_grad=True)
     fake = torch.tensor([-0.9, -1.1], requires_grad=True)
@@ -145,7 +168,7 @@ def test_hinge_leaves_scores_beyond_the_margin_alone():
     assert fake.grad.tolist() == [0.5, 0.0]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", WRITTEN_OUT)
 @pytest.mark.parametrize("shape", [(5,), (3, 4)])
 def test_objectives_and_their_gradients_equal_the_papers_formulas(name, shape):
     rng = torch.Generator().manual_seed(1)
@@ -175,7 +198,7 @@ def test_objectives_say_whether_the_generator_needs_the_reals():
     assert gan_objective("hinge").g_loss(fake) == hinge_g_loss(fake)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", WRITTEN_OUT)
 def test_objectives_are_finite_at_extreme_logits(name):
     real, fake = torch.tensor([[-1e4, 1e4], [1e4, -1e4]])
     objective = gan_objective(name)
@@ -184,7 +207,7 @@ def test_objectives_are_finite_at_extreme_logits(name):
 
 
 def test_unknown_objective_names_the_choices():
-    with pytest.raises(ConfigError, match="'wasserstein': use one of logistic, relativistic, hinge"):
+    with pytest.raises(ConfigError, match="'wasserstein': use one of aided, logistic, relativistic, hinge"):
         gan_objective("wasserstein")
 
 

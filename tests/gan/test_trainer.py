@@ -8,14 +8,13 @@ import math
 
 import pytest
 import torch
-from gan_fakes import On, make_trainer
+from gan_fakes import PLAYED, On, make_trainer
 from ignite.engine import Events
 from monai.engines import IterationEvents
 from torch.utils.data import DataLoader
 
 import monai_plan.gan.trainer as trainer_module
 from monai_plan.gan import (
-    OBJECTIVES,
     AdaptiveStrength,
     DifferentiableAugment,
     bf16_is_fast,
@@ -374,8 +373,7 @@ def test_checkpoint_of_another_architecture(tmp_path, other):
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-@pytest.mark.parametrize("objective", list(OBJECTIVES))
+@pytest.mark.parametrize(("spatial_dims", "objective"), PLAYED)
 @pytest.mark.parametrize("stopped_at", [6, 9])
 def test_interrupted_and_continued_equals_uninterrupted(tmp_path, spatial_dims, objective, stopped_at):
     """Bit for bit, with every part that has a state; three iterations an epoch do not fill a pass over the images."""

@@ -1,0 +1,101 @@
+"""Two discriminators as one, and the discriminator that goes with an objective.
+
+Source: Kumari et al., "Ensembling Off-the-shelf Models for GAN Training", CVPR 2022, arXiv 2112.09130. A discriminator
+on pretrained features shows the generator within minutes what an image is made of, but alone it lets the samples of
+different latents grow alike; one that learns from the images alone keeps them apart, but needs long to begin. Here
+both judge each image, and the generator answers to the sum of their losses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from monai_plan.gan.losses import gan_objective
+from monai_plan.gan.projected import ProjectedDiscriminator
+from monai_plan.networks import StyleGAN2Discriminator
+
+__all__ = ["AidedDiscriminator", "gan_discriminator"]
+
+
+class AidedDiscriminator(nn.Module):
+    """A discriminator that learns from the images alone, and one on pretrained features beside it (arXiv 2112.09130).
+
+    For the objective "aided".
+
+    Args:
+        own: images, labels → logits [B]; what R1 regularises.
+        aid: images, labels → logits [B, L]; for as many classes as ``own``.
+    """
+
+    def __init__(self, own: StyleGAN2Discriminator, aid: ProjectedDiscriminator):
+        super().__init__()
+        self.own, self.aid = own, aid
+        self.num_classes = own.num_classes
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Score images.
+
+        Args:
+            images: [B, C, *img_size] in [-1, 1].
+            labels: [B] integers, needed if and only if there are classes.
+
+        Returns:
+            Logits [B, 1 + L], float32, positive for "real": that of ``own`` first, then those of ``aid``.
+
+        Raises:
+            ValueError: as the two of them do.
+        """
+        return torch.cat([self.own(images, labels)[:, None].float(), self.aid(images, labels)], dim=1)
+
+
+def gan_discriminator(
+    objective: str,
+    spatial_dims: int,
+    img_size: int | Sequence[int],
+    img_channels: int,
+    num_classes: int = 0,
+    *,
+    channel_base: int = 16384,
+    channel_max: int = 512,
+    backbone: str = "efficientnet_lite0",
+    weights: str | os.PathLike[str] | None = None,
+    feature_size: int | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """The discriminator that an objective is played with.
+
+    Args:
+        objective: "logistic" and "relativistic" take a ``StyleGAN2Discriminator``, "hinge" a
+            ``ProjectedDiscriminator``, "aided" both in an ``AidedDiscriminator``.
+        spatial_dims: 2 or 3; 2 alone where there are pretrained features.
+        img_size: as in ``StyleGAN2Generator``.
+        img_channels: image channels; 1 or 3 where there are pretrained features.
+        num_classes: number of classes; 0 for none.
+        channel_base: of the ``StyleGAN2Discriminator``.
+        channel_max: of the ``StyleGAN2Discriminator``.
+        backbone: of the ``ProjectedDiscriminator``.
+        weights: of the ``ProjectedDiscriminator``.
+        feature_size: of the ``ProjectedDiscriminator``.
+        seed: of the ``ProjectedDiscriminator``.
+
+    Raises:
+        ConfigError: if the objective is not known or the arguments do not fit the networks.
+        ArtifactError: if the file of the backbone's weights is missing, damaged or of another network.
+
+    Example:
+        >>> discriminator = gan_discriminator("aided", 2, 32, 1, num_classes=2, backbone="random")
+        >>> discriminator(torch.zeros(4, 1, 32, 32), torch.tensor([0, 1, 0, 1])).shape
+        torch.Size([4, 17])
+    """
+    gan_objective(objective)  # refuses what is none
+    shape = (spatial_dims, img_size, img_channels, num_classes)
+    if objective in ("logistic", "relativistic"):
+        return StyleGAN2Discriminator(*shape, channel_base=channel_base, channel_max=channel_max)
+    aid = ProjectedDiscriminator(*shape, backbone=backbone, weights=weights, feature_size=feature_size, seed=seed)
+    if objective == "hinge":
+        return aid
+    return AidedDiscriminator(StyleGAN2Discriminator(*shape, channel_base=channel_base, channel_max=channel_max), aid)
