@@ -13,7 +13,8 @@ the script checks that both generators give the same image.
 ``--compile`` and ``--channels_last`` say how ours are run; with ``both`` each is timed without and with it. On a GPU
 the time is that of the clock and the memory the GPU's peak. On a CPU the time is the processor's, that of all threads,
 so that what else computes there counts little; the memory is the peak of the whole process, so a later row never shows
-less. "first" is the time of as many iterations before the timed ones, compilation included.
+less. ``--objectives`` says what ours train by; the plain form is logistic. "first" is the time of as many iterations
+before the timed ones, compilation included.
 """
 
 from __future__ import annotations
@@ -31,7 +32,16 @@ from ignite.engine import Events
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from monai_plan.gan import AdaptiveStrength, DifferentiableAugment, ResidentLoader, StyleGAN2Trainer, gan_defaults
+from monai_plan.gan import (
+    OBJECTIVES,
+    AdaptiveStrength,
+    AidedDiscriminator,
+    DifferentiableAugment,
+    ProjectedDiscriminator,
+    ResidentLoader,
+    StyleGAN2Trainer,
+    gan_defaults,
+)
 from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator, stylegan2
 from monai_plan.networks.stylegan2 import EqualizedConv, ModulatedConv
 
@@ -116,6 +126,7 @@ def seconds_a_thousand(
     batch_size: int,
     iterations: int,
     ours: bool,
+    objective: str,
     device: torch.device,
     compiled: bool = False,
     channels_last: bool = False,
@@ -133,6 +144,7 @@ def seconds_a_thousand(
         g_optimizer=torch.optim.Adam(generator.parameters(), lr=0.002, betas=(0.0, 0.99), **fused),
         d_optimizer=torch.optim.Adam(discriminator.parameters(), lr=0.002, betas=(0.0, 0.99), **fused),
         augment=augment, adaptive=AdaptiveStrength(augment), amp=None if ours else False, compile=compiled,
+        objective=objective,
     )  # fmt: skip
     clock: list[float] = []
 
@@ -171,6 +183,12 @@ def main() -> None:
     parser.add_argument(
         "--channels_last", choices=("off", "on", "both"), help="default: as the networks choose: on for a CPU"
     )
+    parser.add_argument(
+        "--objectives",
+        nargs="+",
+        choices=tuple(OBJECTIVES),
+        help="of ours (default: logistic, gan_defaults')",
+    )
     parser.add_argument("--no_plain", action="store_true", help="ours alone")
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -195,17 +213,19 @@ def main() -> None:
         for batch_size in options.batch_size or [defaults.batch_size]:
             images = Images(4 * batch_size, (1, *generator.img_size))
             check(generator, discriminator, images, device)
-            forms = [(True, *form) for form in itertools.product(layouts, choices(options.compile))]
+            objectives = options.objectives or sorted({"logistic", defaults.objective}, reverse=True)
+            forms = list(itertools.product(objectives, layouts, choices(options.compile)))
             if not options.no_plain:
-                forms.append((False, False, False))  # the last, since the peak of a process never falls
+                forms.append(("plain", False, False))  # the last, since the peak of a process never falls
             rows = []
-            for ours, channels_last, compiled in forms:
-                networks = [copy.deepcopy(x) if ours else plain(x) for x in (generator, discriminator)]
+            for form, channels_last, compiled in forms:
+                ours = form != "plain"
                 result = seconds_a_thousand(
-                    *networks, images, batch_size=batch_size, iterations=options.iterations, ours=ours,
-                    device=device, compiled=compiled, channels_last=channels_last,
+                    *rivals(form, generator, discriminator), images, batch_size=batch_size, device=device,
+                    iterations=options.iterations, ours=ours, objective=form if ours else "logistic",
+                    compiled=compiled, channels_last=channels_last,
                 )  # fmt: skip
-                rows.append(("ours" if ours else "plain", channels_last, compiled, *result))
+                rows.append((f"ours, {form}" if ours else form, channels_last, compiled, *result))
             for form, channels_last, compiled, seconds, peak, warm_up in rows:
                 ratio = "" if options.no_plain else f"{rows[-1][3] / seconds:.1f}"
                 print(
@@ -214,6 +234,19 @@ def main() -> None:
                     f"| {warm_up:.0f} |",
                     flush=True,
                 )
+
+
+def rivals(
+    form: str, generator: StyleGAN2Generator, discriminator: StyleGAN2Discriminator
+) -> tuple[nn.Module, nn.Module]:
+    """Fresh copies of both for a form, an objective or "plain"; of the discriminator as far as the objective has it."""
+    if form == "plain":
+        return plain(generator), plain(discriminator)
+    generator, own = copy.deepcopy(generator), copy.deepcopy(discriminator)
+    if form in ("logistic", "relativistic"):
+        return generator, own
+    aid = ProjectedDiscriminator(generator.spatial_dims, generator.img_size, 1, 2).to(own.out.weight.device)
+    return generator, aid if form == "hinge" else AidedDiscriminator(own, aid)
 
 
 @torch.no_grad()
