@@ -114,8 +114,8 @@ def train(
     trainer = StyleGAN2Trainer(
         device=device, max_epochs=1_000_000, epoch_length=-(-options.epoch_images // defaults.batch_size),
         train_data_loader=ResidentLoader(data, batch_size=defaults.batch_size, device=device),
-        objective=way, augment=augment, adaptive=adaptive, ema_half_life=defaults.ema_half_life,
-        **regularisers, **saved,
+        objective=way, aid_weight=options.aid_weight, augment=augment, adaptive=adaptive,
+        ema_half_life=defaults.ema_half_life, **regularisers, **saved,
         train_handlers=[
             clock,
             SampleSheetHandler(path=folder / "samples.png", columns=12),
@@ -191,6 +191,7 @@ def main() -> None:
     parser.add_argument("--epoch_images", type=int, default=4000, help="between two measurements")
     parser.add_argument("--p", type=float, default=0.5, help="probability of augmentation, at the start if adaptive")
     parser.add_argument("--adaptive", action="store_true", help="adapt it (not with hinge)")
+    parser.add_argument("--aid_weight", type=float, default=0.3, help="of aided")
     parser.add_argument("--feature_size", type=int, help="of the pretrained network (default: its own)")
     parser.add_argument("--classifier_seeds", type=int, default=5, help="classifiers a way; 0 leaves them out")
     parser.add_argument("--classifier_epochs", type=int, default=20)

@@ -25,6 +25,7 @@ import itertools
 import resource
 import time
 import types
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,11 @@ from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator, styl
 from monai_plan.networks.stylegan2 import EqualizedConv, ModulatedConv
 
 CONV = {2: F.conv2d, 3: F.conv3d}
+# where they differ from R1 every 16 steps; the weights do not matter for the time
+REGULARISERS: dict[str, dict[str, Any]] = {
+    "hinge": {"r1_weight": 0.0},
+    "relativistic": {"r2_weight": 1.0, "r1_interval": 4},
+}
 
 
 def plain_filter(x: Tensor, gain: float = 1.0) -> Tensor:
@@ -144,7 +150,7 @@ def seconds_a_thousand(
         g_optimizer=torch.optim.Adam(generator.parameters(), lr=0.002, betas=(0.0, 0.99), **fused),
         d_optimizer=torch.optim.Adam(discriminator.parameters(), lr=0.002, betas=(0.0, 0.99), **fused),
         augment=augment, adaptive=AdaptiveStrength(augment), amp=None if ours else False, compile=compiled,
-        objective=objective,
+        objective=objective, **REGULARISERS.get(objective, {}),
     )  # fmt: skip
     clock: list[float] = []
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from monai_plan.gan.losses import gan_objective
 from monai_plan.gan.projected import ProjectedDiscriminator
 from monai_plan.networks import StyleGAN2Discriminator
+from monai_plan.utils import ConfigError
 
 __all__ = ["AidedDiscriminator", "gan_discriminator"]
 
@@ -28,11 +29,16 @@ class AidedDiscriminator(nn.Module):
 
     Args:
         own: images, labels → logits [B]; what R1 regularises.
-        aid: images, labels → logits [B, L]; for as many classes as ``own``.
+        aid: images, labels → logits [B, L].
+
+    Raises:
+        ConfigError: if the two are for different numbers of classes.
     """
 
     def __init__(self, own: StyleGAN2Discriminator, aid: ProjectedDiscriminator):
         super().__init__()
+        if own.num_classes != aid.num_classes:
+            raise ConfigError(f"own knows {own.num_classes} classes, aid {aid.num_classes}: make both for as many.")
         self.own, self.aid = own, aid
         self.num_classes = own.num_classes
 

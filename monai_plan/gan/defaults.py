@@ -16,7 +16,8 @@ class GANDefaults:
     """Settings for one image size.
 
     Attributes:
-        objective: "aided" in 2D above 32 pixels, "logistic" where pretrained features do not exist or see too little.
+        objective: "aided" in 2D if the longest axis is above 32 pixels; else "logistic", since pretrained features do
+            not exist or see too little.
         batch_size: images of one rank in a batch.
         channel_base: see ``StyleGAN2Generator``.
         channel_max: see ``StyleGAN2Generator``.

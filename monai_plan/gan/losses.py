@@ -4,7 +4,8 @@ Logistic, R1 and path length: StyleGAN2 (arXiv 1912.04958). Relativistic pairing
 2501.05441). Hinge: Projected GAN (arXiv 2111.01007). Aided: the logistic loss of one discriminator and the hinge loss
 of another on pretrained features, as in vision-aided GAN training (arXiv 2112.09130).
 
-Logits are [B], or [B, L] from a discriminator that scores an image at L places; all losses are means over all of them.
+Logits are [B], or [B, L] from a discriminator that scores an image at L places; losses are means over all of them, in
+"aided" over those of either discriminator.
 """
 
 from __future__ import annotations
@@ -157,12 +158,14 @@ def gan_objective(name: str, *, aid_weight: float = AID_WEIGHT) -> GANObjective:
     """
     if name not in OBJECTIVES:
         raise ConfigError(f"there is no GAN objective {name!r}: use one of {', '.join(OBJECTIVES)}.")
+    if name != "aided":
+        return OBJECTIVES[name]
     if not 0 < aid_weight < math.inf:
         raise ConfigError(
             f"aid_weight is {aid_weight}, but must be above 0 and finite: to train without the pretrained features, "
             "use the objective logistic."
         )
-    return _aided(aid_weight) if name == "aided" else OBJECTIVES[name]
+    return _aided(aid_weight)
 
 
 def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:

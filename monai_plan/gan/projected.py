@@ -301,7 +301,7 @@ class ProjectedDiscriminator(nn.Module):
     Example:
         >>> discriminator = ProjectedDiscriminator(2, 64, 1, num_classes=2, backbone="random")
         >>> discriminator(torch.zeros(4, 1, 64, 64), torch.tensor([0, 1, 0, 1])).shape
-        torch.Size([4, 64])
+        torch.Size([4, 16])
     """
 
     def __init__(

@@ -127,7 +127,7 @@ def _mean_and_whitening(w: Tensor, min_shrinkage: float) -> tuple[Tensor, Tensor
 
 
 class RealismTerm(nn.Module):
-    """L_D = softplus(−D(x̄, y)), the loss by which the generator was trained (arXiv 1406.2661): is the image real?
+    """L_D = softplus(−D(x̄, y)), the logistic loss of a generator (arXiv 1406.2661): is the image real?
 
     D compares the images of a batch (minibatch standard deviation). Here every image is a group of its own, so that no
     point depends on those beside it: D sees a deviation of 0 everywhere, its logits are shifted, and only their
@@ -135,12 +135,14 @@ class RealismTerm(nn.Module):
 
     Args:
         discriminator: D(images [N, C, *spatial], labels [N] or None) → logits [N] or, of L places, [N, L], over
-            which L_D is the mean; positive for "real"; copied. Labels are given where its ``num_classes`` is not 0.
+            which L_D is the mean; positive for "real"; copied. Labels are given where its ``num_classes`` is not 0. Of
+            an ``AidedDiscriminator`` its ``own`` is asked alone, as the pretrained features' many logits would
+            drown it.
     """
 
     def __init__(self, discriminator: nn.Module) -> None:
         super().__init__()
-        self.discriminator = copy.deepcopy(discriminator)
+        self.discriminator = copy.deepcopy(getattr(discriminator, "own", discriminator))
         self.conditional = bool(getattr(discriminator, "num_classes", 0))
         for module in self.discriminator.modules():
             if hasattr(module, "group_size"):

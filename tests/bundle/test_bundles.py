@@ -285,12 +285,12 @@ def test_monai_finds_its_properties(stage: str, finished: Path, patients: Path) 
     assert workflow.network_def is not None
 
 
-def _walk(finished: Path, patients: Path, **overrides: Any) -> Any:
+def _walk(finished: Path, patients: Path, parse: str = "walk", **overrides: Any) -> Any:
     bundle = ROOT / "chest_xray_plan"
     parser = ConfigParser()
     parser.read_config([str(bundle / "configs" / name) for name in ("train.json", "walk.json")])
     parser.update({**TINY, "dataset_dir": str(patients), "output_dir": str(finished), **overrides})
-    return parser.get_parsed_content("walk")
+    return parser.get_parsed_content(parse)
 
 
 def test_the_walk_goes_from_coarse_to_fine(finished: Path, patients: Path) -> None:
@@ -364,19 +364,40 @@ def test_an_objective_brings_its_discriminator_and_regularisers(
     bundle = ROOT / "chest_xray_plan"
     overrides = TINY | {"objective": objective, "backbone": "random", "aid_weight": 0.7, "total_images": 32}
     workflow = ConfigWorkflow(
-        config_file=[str(bundle / "configs" / name) for name in ("train.json", "walk.json")],
-        workflow_type="train", bundle_root=str(bundle), dataset_dir=str(patients), output_dir=str(tmp_path),
-        run=_json(bundle, "train.json")["run"], lambda_realism=0.1, **overrides,
+        config_file=str(bundle / "configs" / "train.json"), workflow_type="train", bundle_root=str(bundle),
+        dataset_dir=str(patients), output_dir=str(tmp_path), **overrides,
     )  # fmt: skip
     workflow.initialize()
     trainer = workflow.parser.get_parsed_content("train#trainer")
     assert type(trainer.discriminator) is of
     assert (trainer.r1_weight, trainer.r2_weight, trainer.r1_interval) == pytest.approx(weights)
     workflow.run()
-    loaded = workflow.parser.get_parsed_content("trained_discriminator").state_dict()
-    assert all(torch.equal(loaded[name], value) for name, value in trainer.discriminator.state_dict().items())
+    walk = _walk(tmp_path, patients, **overrides, lambda_realism=0.1, seed=1, parse="trained_discriminator")
+    saved = torch.load(tmp_path / "private" / "train" / "checkpoint.pt", weights_only=True)["discriminator"]
+    assert walk.state_dict().keys() == saved.keys()
+    assert all(torch.equal(walk.state_dict()[name], value) for name, value in saved.items())
+    assert (trainer.adaptive is None) == (objective == "hinge")
     if objective == "aided":
         assert trainer.objective.d_loss.keywords == {"aid_weight": 0.7}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("img_channels", "img_size", "objective"),
+    [(1, [64, 64], "aided"), (2, [64, 64], "logistic"), (1, [32, 32], "logistic")],
+)
+def test_the_default_objective(img_channels: int, img_size: list[int], objective: str, patients: Path) -> None:
+    """With the weights that come with the installation, where pretrained features can help."""
+    parser = ConfigParser()
+    parser.read_config(str(ROOT / "chest_xray_plan" / "configs" / "train.json"))
+    parser.update({"img_channels": img_channels, "img_size": img_size, "device": "cpu"})
+    assert parser.get_parsed_content("objective") == objective
+    found = parser.get_parsed_content("discriminator")
+    assert isinstance(found, monai_plan.gan.AidedDiscriminator) == (objective == "aided")
+
+
+def test_a_walk_without_realism_makes_no_discriminator(finished: Path, patients: Path) -> None:
+    """An imported generator has none, and its user may lack the weights of the pretrained features."""
+    assert _walk(finished, patients, objective="aided", backbone_weights="nowhere.pth").settings["terms"] == {}
 
 
 @pytest.mark.parametrize(("stage", "epsilon"), [("train_identity", 0.1), ("train_class", 0.0)])

@@ -115,6 +115,8 @@ def test_augmentation_follows_the_own_discriminator():
     """The aid is sure of every image; the strength of augmentation does not listen to it."""
 
     class Sure(torch.nn.Module):
+        num_classes = 2
+
         def forward(self, images, labels):
             return torch.full((len(images), 9), 5.0) + 0 * images.sum()
 
@@ -148,12 +150,18 @@ def test_the_generator_follows_and_every_weight_moves():
 
 
 def test_the_walk_takes_its_opinion():
-    """Softplus(−D), mean over the own logit and the others."""
+    """That of the discriminator that learnt from the images alone, each image by itself."""
     torch.manual_seed(0)
     both = make_discriminator(objective="aided").eval()
     term = RealismTerm(both)
     w = torch.zeros(4, 6)
-    alone = copy.deepcopy(both)
-    alone.own.group_size = 1
-    wanted = softplus(-alone(images(), LABELS)).mean(1)
-    torch.testing.assert_close(term(w, images(), LABELS), wanted)
+    own = copy.deepcopy(both.own)
+    own.group_size = 1
+    torch.testing.assert_close(term(w, images(), LABELS), softplus(-own(images(), LABELS)))
+    places = RealismTerm(both.aid)(w, images(), LABELS)  # of a discriminator of places, their mean
+    torch.testing.assert_close(places, softplus(-both.aid(images(), LABELS)).mean(1))
+
+
+def test_both_must_know_the_same_classes():
+    with pytest.raises(ConfigError, match=r"own knows 2 classes, aid 0"):
+        AidedDiscriminator(make_discriminator(), make_discriminator(num_classes=0, objective="aided").aid)

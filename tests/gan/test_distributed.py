@@ -8,12 +8,13 @@ import ignite.distributed as idist
 import pytest
 import torch
 import torch.multiprocessing as mp
+from gan_fakes import make_discriminator
 from torch import nn
 
 from monai_plan.bundle import ResumeHandler
 from monai_plan.gan import AdaptiveStrength, DifferentiableAugment, ResidentLoader, StyleGAN2Trainer
 from monai_plan.gan.trainer import _average_over_ranks
-from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
+from monai_plan.networks import StyleGAN2Generator
 
 
 class Images:
@@ -28,12 +29,12 @@ class Images:
         return 8
 
 
-def train(spatial_dims, folder, *, seed, max_epochs):
+def train(spatial_dims, objective, folder, *, seed, max_epochs):
     """Two iterations an epoch, on whatever ranks there are; returns the trainer."""
     torch.manual_seed(seed)  # the ranks begin with different networks
     size = {"channel_base": 32, "channel_max": 4}
     generator = StyleGAN2Generator(spatial_dims, 8, 1, 5, 6, 2, mapping_layers=2, **size)
-    discriminator = StyleGAN2Discriminator(spatial_dims, 8, 1, 2, **size)
+    discriminator = make_discriminator(spatial_dims, objective=objective)
     augment = DifferentiableAugment(p=0.2)
     saved = {
         "generator": generator,
@@ -46,7 +47,7 @@ def train(spatial_dims, folder, *, seed, max_epochs):
     batch_size = 4 // idist.get_world_size()
     trainer = StyleGAN2Trainer(
         device="cpu", max_epochs=max_epochs, epoch_length=2, amp=False, augment=augment, adaptive=adaptive,
-        path_length_weight=2.0, path_length_interval=1, r1_interval=1,
+        path_length_weight=2.0, path_length_interval=1, r1_interval=1, objective=objective,
         train_data_loader=ResidentLoader(Images(spatial_dims), batch_size=batch_size),
         train_handlers=[ResumeHandler(path=folder / "checkpoint.pt", save_dict={**saved, "adaptive": adaptive})],
         **saved,
@@ -63,7 +64,7 @@ def summary(trainer):
     return found | {"path_length_mean": trainer.state.path_length_mean, "images": trainer.state.images_seen}
 
 
-def on_rank(rank, spatial_dims, folder):
+def on_rank(rank, spatial_dims, objective, folder):
     """What one of the two processes does."""
     torch.set_num_threads(1)
     idist.initialize("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -72,17 +73,18 @@ def on_rank(rank, spatial_dims, folder):
     number = torch.tensor(float(10 * rank))
     _average_over_ranks(network, number)
     found = {"mean": [network.weight.grad.tolist(), network.bias.grad.tolist(), number.item()]}
-    trainer = train(spatial_dims, folder, seed=rank, max_epochs=2)
+    trainer = train(spatial_dims, objective, folder, seed=rank, max_epochs=2)
     found["first"] = summary(trainer)
     idist.barrier()  # the first rank has saved
-    found["second"] = summary(train(spatial_dims, folder, seed=9 + rank, max_epochs=3))  # goes on from the checkpoint
+    # goes on from the checkpoint
+    found["second"] = summary(train(spatial_dims, objective, folder, seed=9 + rank, max_epochs=3))
     torch.save(found, folder / f"rank{rank}.pt")
     idist.finalize()
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_two_ranks_train_one_network(tmp_path, spatial_dims):
-    mp.spawn(on_rank, args=(spatial_dims, tmp_path), nprocs=2)
+@pytest.mark.parametrize(("spatial_dims", "objective"), [(2, "logistic"), (2, "aided"), (3, "logistic")])
+def test_two_ranks_train_one_network(tmp_path, spatial_dims, objective):
+    mp.spawn(on_rank, args=(spatial_dims, objective, tmp_path), nprocs=2)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["mean"] == second["mean"] == [[[0.5, 0.5]], [1.0], 5.0]
     for run in ("first", "second"):
@@ -96,6 +98,6 @@ def test_two_ranks_train_one_network(tmp_path, spatial_dims):
     for name, value in checkpoint["ema"].items():
         assert torch.equal(value, first["second"][f"ema.{name}"]), name
     # the same number of images and steps on one rank: other draws, the same course
-    alone = summary(train(spatial_dims, tmp_path / "alone", seed=0, max_epochs=2))
+    alone = summary(train(spatial_dims, objective, tmp_path / "alone", seed=0, max_epochs=2))
     assert alone["images"] == 16
     assert all(torch.as_tensor(value).isfinite().all() for value in alone.values())
