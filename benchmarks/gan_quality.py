@@ -42,6 +42,7 @@ from monai_plan.gan import (
     gan_defaults,
     gan_discriminator,
 )
+from monai_plan.gan.losses import AID_WEIGHT
 from monai_plan.metrics import embed, frechet_distance, perceptual_embedding
 from monai_plan.networks import StyleGAN2Generator
 from monai_plan.utils import derive_seed, seeded_generator, write_json
@@ -84,27 +85,21 @@ def train(
 ) -> tuple[list[tuple[float, int, float]], StyleGAN2Generator]:
     """Train one way; (seconds, images, distance) after each epoch, and the last moving average."""
     device, size = torch.device(options.device), [options.img_size] * 2
-    defaults = gan_defaults(size)
+    defaults = gan_defaults(size, objective=way)
     widths = {"channel_base": defaults.channel_base, "channel_max": defaults.channel_max}
     torch.manual_seed(0)
     generator = StyleGAN2Generator(
         2, size, 1, defaults.z_dim, defaults.w_dim, 2, mapping_layers=4, **widths
     ).to(device)  # fmt: skip
     discriminator = gan_discriminator(way, 2, size, 1, 2, feature_size=options.feature_size, **widths).to(device)
-    rate = 0.002 if way == "hinge" else defaults.learning_rate
+    adam = {"lr": defaults.learning_rate, "betas": (0.0, 0.99), "fused": True}
     saved = {
         "generator": generator,
         "ema": copy.deepcopy(generator),
         "discriminator": discriminator,
-        "g_optimizer": torch.optim.Adam(generator.parameters(), lr=rate, betas=(0.0, 0.99), fused=True),
-        "d_optimizer": torch.optim.Adam(discriminator.parameters(), lr=rate, betas=(0.0, 0.99), fused=True),
+        "g_optimizer": torch.optim.Adam(generator.parameters(), **adam),
+        "d_optimizer": torch.optim.Adam(discriminator.parameters(), **adam),
     }
-    regularisers = {
-        "aided": {"r1_weight": defaults.r1_weight},
-        "logistic": {"r1_weight": defaults.r1_weight},
-        "relativistic": {"r1_weight": defaults.r1_weight, "r2_weight": defaults.r1_weight, "r1_interval": 4},
-        "hinge": {"r1_weight": 0.0},
-    }[way]
     augment = DifferentiableAugment(p=options.p)
     adaptive = AdaptiveStrength(augment, images_to_full=100_000) if options.adaptive and way != "hinge" else None
     folder = Path(options.output_dir) / way
@@ -115,7 +110,8 @@ def train(
         device=device, max_epochs=1_000_000, epoch_length=-(-options.epoch_images // defaults.batch_size),
         train_data_loader=ResidentLoader(data, batch_size=defaults.batch_size, device=device),
         objective=way, aid_weight=options.aid_weight, augment=augment, adaptive=adaptive,
-        ema_half_life=defaults.ema_half_life, **regularisers, **saved,
+        r1_weight=defaults.r1_weight, r1_interval=defaults.r1_interval, r2_weight=defaults.r2_weight,
+        ema_half_life=defaults.ema_half_life, **saved,
         train_handlers=[
             clock,
             SampleSheetHandler(path=folder / "samples.png", columns=12),
@@ -191,7 +187,7 @@ def main() -> None:
     parser.add_argument("--epoch_images", type=int, default=4000, help="between two measurements")
     parser.add_argument("--p", type=float, default=0.5, help="probability of augmentation, at the start if adaptive")
     parser.add_argument("--adaptive", action="store_true", help="adapt it (not with hinge)")
-    parser.add_argument("--aid_weight", type=float, default=0.3, help="of aided")
+    parser.add_argument("--aid_weight", type=float, default=AID_WEIGHT, help="of aided")
     parser.add_argument("--feature_size", type=int, help="of the pretrained network (default: its own)")
     parser.add_argument("--classifier_seeds", type=int, default=5, help="classifiers a way; 0 leaves them out")
     parser.add_argument("--classifier_epochs", type=int, default=20)

@@ -25,7 +25,6 @@ import itertools
 import resource
 import time
 import types
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,22 +35,16 @@ from torch.utils.data import DataLoader
 from monai_plan.gan import (
     OBJECTIVES,
     AdaptiveStrength,
-    AidedDiscriminator,
     DifferentiableAugment,
-    ProjectedDiscriminator,
     ResidentLoader,
     StyleGAN2Trainer,
     gan_defaults,
+    gan_discriminator,
 )
 from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator, stylegan2
 from monai_plan.networks.stylegan2 import EqualizedConv, ModulatedConv
 
 CONV = {2: F.conv2d, 3: F.conv3d}
-# where they differ from R1 every 16 steps; the weights do not matter for the time
-REGULARISERS: dict[str, dict[str, Any]] = {
-    "hinge": {"r1_weight": 0.0},
-    "relativistic": {"r2_weight": 1.0, "r1_interval": 4},
-}
 
 
 def plain_filter(x: Tensor, gain: float = 1.0) -> Tensor:
@@ -125,7 +118,7 @@ class Images:
 
 
 def seconds_a_thousand(
-    generator: nn.Module,
+    generator: StyleGAN2Generator,
     discriminator: nn.Module,
     images: Images,
     *,
@@ -140,6 +133,7 @@ def seconds_a_thousand(
     """Seconds a thousand images and peak memory in GiB, after one round of warming up, and the time of that."""
     stylegan2.CHANNELS_LAST_DEVICES = {device.type} if channels_last else set()
     augment = DifferentiableAugment(p=0.3)
+    defaults = gan_defaults(generator.img_size, generator.spatial_dims, objective=objective)
     loader = ResidentLoader(images, batch_size=batch_size, device=device) if ours else DataLoader(
         images, batch_size=batch_size, shuffle=True, drop_last=True
     )  # fmt: skip
@@ -150,7 +144,8 @@ def seconds_a_thousand(
         g_optimizer=torch.optim.Adam(generator.parameters(), lr=0.002, betas=(0.0, 0.99), **fused),
         d_optimizer=torch.optim.Adam(discriminator.parameters(), lr=0.002, betas=(0.0, 0.99), **fused),
         augment=augment, adaptive=AdaptiveStrength(augment), amp=None if ours else False, compile=compiled,
-        objective=objective, **REGULARISERS.get(objective, {}),
+        objective=objective, r1_weight=defaults.r1_weight, r1_interval=defaults.r1_interval,
+        r2_weight=defaults.r2_weight,
     )  # fmt: skip
     clock: list[float] = []
 
@@ -226,10 +221,15 @@ def main() -> None:
             rows = []
             for form, channels_last, compiled in forms:
                 ours = form != "plain"
+                objective = form if ours else "logistic"
+                if ours:
+                    rival = gan_discriminator(objective, options.spatial_dims, size, 1, 2, **widths).to(device)
+                    networks = (copy.deepcopy(generator), rival)
+                else:
+                    networks = (plain(generator), plain(discriminator))
                 result = seconds_a_thousand(
-                    *rivals(form, generator, discriminator), images, batch_size=batch_size, device=device,
-                    iterations=options.iterations, ours=ours, objective=form if ours else "logistic",
-                    compiled=compiled, channels_last=channels_last,
+                    *networks, images, batch_size=batch_size, iterations=options.iterations, ours=ours,
+                    objective=objective, device=device, compiled=compiled, channels_last=channels_last,
                 )  # fmt: skip
                 rows.append((f"ours, {form}" if ours else form, channels_last, compiled, *result))
             for form, channels_last, compiled, seconds, peak, warm_up in rows:
@@ -240,19 +240,6 @@ def main() -> None:
                     f"| {warm_up:.0f} |",
                     flush=True,
                 )
-
-
-def rivals(
-    form: str, generator: StyleGAN2Generator, discriminator: StyleGAN2Discriminator
-) -> tuple[nn.Module, nn.Module]:
-    """Fresh copies of both for a form, an objective or "plain"; of the discriminator as far as the objective has it."""
-    if form == "plain":
-        return plain(generator), plain(discriminator)
-    generator, own = copy.deepcopy(generator), copy.deepcopy(discriminator)
-    if form in ("logistic", "relativistic"):
-        return generator, own
-    aid = ProjectedDiscriminator(generator.spatial_dims, generator.img_size, 1, 2).to(own.out.weight.device)
-    return generator, aid if form == "hinge" else AidedDiscriminator(own, aid)
 
 
 @torch.no_grad()

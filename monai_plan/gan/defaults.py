@@ -1,4 +1,4 @@
-"""Settings of the GAN for a few hundred images, by image size: one table, so that nobody has to guess them."""
+"""Settings of the GAN for a few hundred images, by image size and objective, so that nobody has to guess them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from monai_plan.gan.losses import gan_objective
 from monai_plan.networks.stylegan2 import full_size, start_shape
 
 __all__ = ["GANDefaults", "gan_defaults"]
@@ -13,18 +14,20 @@ __all__ = ["GANDefaults", "gan_defaults"]
 
 @dataclass(frozen=True)
 class GANDefaults:
-    """Settings for one image size.
+    """Settings for one image size and objective.
 
     Attributes:
-        objective: "aided" in 2D if the longest axis is above 32 pixels; else "logistic", since pretrained features do
-            not exist or see too little.
+        objective: "aided" for grey and RGB images in 2D whose longest axis is above 32 pixels; else "logistic", since
+            pretrained features do not exist or see too little.
         batch_size: images of one rank in a batch.
         channel_base: see ``StyleGAN2Generator``.
         channel_max: see ``StyleGAN2Generator``.
         z_dim: length of z.
         w_dim: length of w.
         learning_rate: of both optimisers.
-        r1_weight: γ of R1.
+        r1_weight: γ of R1; "hinge" does without.
+        r1_interval: iterations between two R1 (and R2) terms.
+        r2_weight: γ of R2, the same as R1's in "relativistic"; the others do without.
         ema_half_life: half-life of the moving average, in images.
     """
 
@@ -36,6 +39,8 @@ class GANDefaults:
     w_dim: int
     learning_rate: float
     r1_weight: float
+    r1_interval: int
+    r2_weight: float
     ema_half_life: float
 
 
@@ -51,7 +56,9 @@ _TABLE = {
 }
 
 
-def gan_defaults(img_size: int | Sequence[int], spatial_dims: int = 2) -> GANDefaults:
+def gan_defaults(
+    img_size: int | Sequence[int], spatial_dims: int = 2, *, img_channels: int = 1, objective: str | None = None
+) -> GANDefaults:
     """The settings for an image size; every one is an id of the bundle's config and can be overridden there.
 
     Networks are narrow, for speed, and grow with the image. γ of R1 follows the rule of Karras et al., arXiv
@@ -61,22 +68,30 @@ def gan_defaults(img_size: int | Sequence[int], spatial_dims: int = 2) -> GANDef
     Args:
         img_size: one length or one an axis; what ``StyleGAN2Generator`` accepts.
         spatial_dims: 2 or 3.
+        img_channels: image channels; pretrained features are of grey and RGB images only.
+        objective: a name in ``OBJECTIVES``; None takes the best that there is for such images.
 
     Raises:
-        ConfigError: if ``spatial_dims`` or ``img_size`` cannot work.
+        ConfigError: if ``spatial_dims`` or ``img_size`` cannot work, or there is no such objective.
     """
     size = full_size(img_size, spatial_dims)
     start_shape(size)  # refuses what the networks would refuse
     fitting = ((limit, row) for (dims, limit), row in _TABLE.items() if dims == spatial_dims and max(size) <= limit)
     _, (batch_size, channel_base, channel_max, w_dim) = min(fitting)
+    if objective is None:
+        objective = "aided" if spatial_dims == 2 and img_channels in (1, 3) and max(size) > 32 else "logistic"
+    gan_objective(objective)  # refuses what is none
+    r1_weight = 0.0 if objective == "hinge" else 0.0002 * math.prod(size) / batch_size
     return GANDefaults(
-        objective="aided" if spatial_dims == 2 and max(size) > 32 else "logistic",
+        objective=objective,
         batch_size=batch_size,
         channel_base=channel_base,
         channel_max=channel_max,
         z_dim=w_dim,
         w_dim=w_dim,
-        learning_rate=0.0025,
-        r1_weight=0.0002 * math.prod(size) / batch_size,
+        learning_rate=0.002 if objective == "hinge" else 0.0025,
+        r1_weight=r1_weight,
+        r1_interval=4 if objective == "relativistic" else 16,
+        r2_weight=r1_weight if objective == "relativistic" else 0.0,
         ema_half_life=10_000 * batch_size / 32,
     )

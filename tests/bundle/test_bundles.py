@@ -385,12 +385,12 @@ def test_an_objective_brings_its_discriminator_and_regularisers(
     ("img_channels", "img_size", "objective"),
     [(1, [64, 64], "aided"), (2, [64, 64], "logistic"), (1, [32, 32], "logistic")],
 )
-def test_the_default_objective(img_channels: int, img_size: list[int], objective: str, patients: Path) -> None:
+def test_the_default_objective(img_channels: int, img_size: list[int], objective: str) -> None:
     """With the weights that come with the installation, where pretrained features can help."""
     parser = ConfigParser()
     parser.read_config(str(ROOT / "chest_xray_plan" / "configs" / "train.json"))
     parser.update({"img_channels": img_channels, "img_size": img_size, "device": "cpu"})
-    assert parser.get_parsed_content("objective") == objective
+    assert parser.get_parsed_content("defaults").objective == objective
     found = parser.get_parsed_content("discriminator")
     assert isinstance(found, monai_plan.gan.AidedDiscriminator) == (objective == "aided")
 

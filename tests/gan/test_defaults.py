@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from monai_plan.gan import (
+    OBJECTIVES,
     AdaptiveStrength,
     DifferentiableAugment,
     StyleGAN2Trainer,
@@ -44,9 +45,26 @@ def test_r1_weighs_a_pixel_the_same_at_any_size():
     assert gan_defaults(32, 3).r1_weight == pytest.approx(0.0002 * 32**3 / 8)
 
 
-def test_pretrained_features_help_where_they_can():
-    found = {(dims, size): gan_defaults(size, dims).objective for dims in (2, 3) for size in (32, 64)}
-    assert found == {(2, 32): "logistic", (2, 64): "aided", (3, 32): "logistic", (3, 64): "logistic"}
+@pytest.mark.parametrize(
+    ("spatial_dims", "img_size", "img_channels", "objective"),
+    [(2, 32, 1, "logistic"), (2, 64, 1, "aided"), (2, 64, 3, "aided"), (2, 64, 2, "logistic"), (3, 64, 1, "logistic")],
+)
+def test_pretrained_features_help_where_they_can(spatial_dims, img_size, img_channels, objective):
+    assert gan_defaults(img_size, spatial_dims, img_channels=img_channels).objective == objective
+
+
+def test_an_objective_brings_its_regularisers_and_rate():
+    found = {name: gan_defaults(64, objective=name) for name in OBJECTIVES}
+    assert [name for name in found if found[name].objective != name] == []
+    gamma = 0.0002 * 64 * 64 / 16
+    assert {name: (d.r1_weight, d.r1_interval, d.r2_weight, d.learning_rate) for name, d in found.items()} == {
+        "aided": (gamma, 16, 0.0, 0.0025),
+        "logistic": (gamma, 16, 0.0, 0.0025),
+        "relativistic": (gamma, 4, gamma, 0.0025),
+        "hinge": (0.0, 16, 0.0, 0.002),
+    }
+    with pytest.raises(ConfigError, match="no GAN objective 'wasserstein'"):
+        gan_defaults(64, objective="wasserstein")
 
 
 @pytest.mark.parametrize(("spatial_dims", "img_size"), [(4, 64), (2, (64, 64, 64)), (2, 7), (3, (32, 32, 9))])
