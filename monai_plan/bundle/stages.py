@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from monai_plan.data import CheckedDataset, split_by_subject, write_synthetic
+from monai_plan.data import CheckedDataset, split_by_subject
 from monai_plan.latent import LatentGenerator, LatentInverter, LatentWalk, choose_pairs, k_same
 from monai_plan.latent.generator import frozen
 from monai_plan.metrics import PerceptualEmbedding, embed, nearest_other_images, nearest_real_images
+from monai_plan.release import write_synthetic
 from monai_plan.utils import ConfigError, DataError, TrainingError, load_artifact, save_artifact, write_json, write_text
 
 __all__ = [

@@ -27,7 +27,8 @@ from monai.transforms.traits import RandomizableTrait
 from monai.utils import MAX_SEED, MetaKeys, PostFix, TransformBackends, ensure_tuple, get_seed
 from torch import Tensor
 
-from monai_plan.data.bank import SyntheticBank, SyntheticSource, dealt
+from monai_plan.release import SyntheticBank, SyntheticSource
+from monai_plan.release.mix import dealt
 from monai_plan.utils import ConfigError, DataError, derive_seed
 
 __all__ = [

@@ -13,8 +13,8 @@ from monai.data import CacheDataset, DataLoader, Dataset, ThreadDataLoader
 from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, ScaleIntensityd
 
-from monai_plan.data import SyntheticBank
 from monai_plan.networks import StyleGAN2Generator, save_generator
+from monai_plan.release import SyntheticBank
 from monai_plan.transforms import OnlineSource, SubstituteSyntheticd
 from monai_plan.utils import ArtifactError, ConfigError, save_artifact
 

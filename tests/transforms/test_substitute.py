@@ -31,7 +31,7 @@ from monai.transforms import (
 )
 from release_fakes import AFFINE, MARKS, make_release, parts, pixel_marks, real_items, sample_of
 
-from monai_plan.data import SyntheticBank
+from monai_plan.release import SyntheticBank
 from monai_plan.transforms import (
     RandSubstituteSynthetic,
     RandSubstituteSyntheticd,
