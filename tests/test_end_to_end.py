@@ -23,10 +23,10 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE, PATIENT, TINY
 from monai.data import load_decathlon_datalist
 from monai.transforms import LoadImage
 from PIL import Image
+from tiny_bundle import BUNDLE, PATIENT, TINY
 
 from monai_plan.__main__ import main
 from monai_plan.audit import Evaluation

@@ -17,8 +17,8 @@ from typing import Any
 import monai.bundle
 import pytest
 import torch
-from conftest import TINY
 from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow, ReferenceResolver
+from tiny_bundle import TINY
 
 import monai_plan
 import monai_plan.gan
@@ -235,7 +235,7 @@ def test_the_ids_of_the_quickstart_exist(bundle: Path) -> None:
 @EACH_BUNDLE
 def test_later_configs_do_not_undo_each_other_s_ids(bundle: Path) -> None:
     """An id that two files of one stage define is one of the layers meant to be replaced, and no accident."""
-    layers = {"run", "initialize", "train", "validate"}
+    layers = {"stage", "run", "initialize", "train", "validate"}
     # the check builds what later stages do, of networks that are not trained yet
     untrained = {"trained_generator", "trained_discriminator", "encoder", "num_identities", "identity_net", "class_net"}
     for stage in _stages(bundle):
