@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 __all__ = [
     "ArtifactError",
@@ -20,16 +28,27 @@ __all__ = [
     "TrainingError",
     "atomic_path",
     "derive_seed",
+    "digest",
     "file_digest",
+    "files_below",
+    "finished_part",
     "first_line",
+    "is_temporary",
     "load_artifact",
+    "load_part",
     "save_artifact",
+    "save_part",
     "seeded_generator",
+    "sync",
+    "temporary_name",
     "write_json",
     "write_text",
 ]
 
 FORMAT_VERSION = 1
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\..+)?")
+
+logger = logging.getLogger(__name__)
 
 
 class PLANError(Exception):
@@ -54,18 +73,49 @@ class TrainingError(PLANError, RuntimeError):
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its name only if the block succeeds.
+    """Yield a temporary path beside ``path``; what is written there takes its name only if the block succeeds.
 
-    The suffix of ``path`` is kept, for writers that choose a format by it. Folders are made as needed.
+    The suffix of ``path`` is kept, for writers that choose a format by it. Folders are made as needed. File and folder
+    are synced, so that after a power cut there is the old file or the new one, whole.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.tmp{target.suffix}")
+    temporary = temporary_name(target)
     try:
         yield temporary
+        sync(temporary)
         os.replace(temporary, target)
+        sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: str | os.PathLike[str]) -> Path:
+    """A name beside ``path`` with its suffix, for a file or folder not yet finished; another one with each call."""
+    target = Path(path)
+    return target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder of this name is one of ``temporary_name``: if nobody is writing, left by a kill."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; a folder where the system allows it."""
+    if os.path.isdir(path):
+        with suppress(OSError):  # Windows opens no folder, and some network file systems sync none
+            _fsync(path, os.O_RDONLY)
+    else:
+        _fsync(path, os.O_RDWR)
+
+
+def _fsync(path: str | os.PathLike[str], flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -81,8 +131,94 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 def file_digest(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file, as 64 hexadecimal digits."""
+    hashed = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            hashed.update(block)
+    return hashed.hexdigest()
+
+
+def files_below(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """All files below a folder in a fixed order; links are followed, but for those that lead to a folder above them."""
+    yield from _files_below(Path(folder), ())
+
+
+def _files_below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _files_below(folder / entry.name, (*above, real))
+        elif entry.is_file():
+            yield folder / entry.name
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 over values: equal for equal values, whatever process and device, and different for different ones.
+
+    Args:
+        parts: tensors (type, shape and values), networks (parameters and buffers), ``Path`` (the content of a file, or
+            names and contents of all files of a folder), dataclasses (with their class), None, booleans, numbers,
+            texts, bytes, devices and types of tensors, and mappings, lists and tuples of all these. A mapping's order
+            does not count, and a tuple equals the list of the same values, as it does in a config.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        OSError: if a ``Path`` cannot be read.
+        TypeError: if there is no faithful way to write a value down.
+    """
+    return _hash(parts).hexdigest()
+
+
+def _hash(value: Any) -> _Hash:
+    """The hash of one value. Parts enter by their own hashes, which have one length, so that nothing runs together."""
+    if isinstance(value, Tensor):
+        plain = value.detach().as_subclass(Tensor).cpu().contiguous()
+        hashed = hashlib.sha256(f"tensor {plain.dtype} {tuple(plain.shape)}\n".encode())
+        hashed.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(value, Path) and value.is_dir():
+        hashed = _hash_all("folder", [{file.relative_to(value).as_posix(): file for file in files_below(value)}])
+    elif isinstance(value, Path):
+        hashed = hashlib.sha256(f"file {file_digest(value)}".encode())
+    elif isinstance(value, nn.Module):
+        tensors = {**dict(value.named_buffers()), **dict(value.named_parameters())}
+        hashed = _hash_all("network", [tensors])
+    elif is_dataclass(value) and not isinstance(value, type):
+        name = f"{type(value).__module__}.{type(value).__qualname__}"
+        hashed = _hash_all("dataclass", [name, {field.name: getattr(value, field.name) for field in fields(value)}])
+    elif isinstance(value, Mapping):
+        pairs = sorted((_hash(key).digest(), _hash(item).digest()) for key, item in value.items())
+        hashed = hashlib.sha256(b"mapping\n" + b"".join(key + item for key, item in pairs))
+    elif isinstance(value, (list, tuple)):
+        hashed = _hash_all("sequence", value)
+    elif isinstance(value, bytes):
+        hashed = hashlib.sha256(b"bytes\n" + value)
+    else:
+        hashed = hashlib.sha256(_written(value).encode("utf-8", "surrogatepass"))
+    return hashed
+
+
+def _hash_all(kind: str, values: Iterable[Any]) -> _Hash:
+    hashed = hashlib.sha256(f"{kind}\n".encode())
+    for value in values:
+        hashed.update(_hash(value).digest())
+    return hashed
+
+
+def _written(value: Any) -> str:
+    """A plain value as text, with its type."""
+    for kind in (bool, int, float, str):  # a bool is an int; numbers of NumPy and enumerations are of these too
+        if isinstance(value, kind):
+            return f"{kind.__name__}\n{kind(value)!r}" if kind is not str else f"str\n{str.__str__(value)}"
+    if value is None or isinstance(value, (torch.device, torch.dtype)):
+        return f"{type(value).__name__}\n{value}"
+    raise TypeError(
+        f"a value of the type {type(value).__name__} has no digest: give tensors, networks, paths, dataclasses, plain "
+        "values, or containers of these."
+    )
 
 
 def save_artifact(
@@ -129,7 +265,12 @@ def load_artifact(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
                 f"Delete it and run the stage that writes it again. ({type(error).__name__}: {first_line(error)})"
             ) from error
     header = content.get("header") if isinstance(content, dict) else None
-    if not isinstance(header, dict) or header.get("format") != "monai_plan":
+    if (
+        not isinstance(header, dict)
+        or header.get("format") != "monai_plan"
+        or not {"format_version", "kind", "version", "made_by"} <= header.keys()
+        or not isinstance(content.get("data"), dict)
+    ):
         raise ArtifactError(f"{path} was not written by monai_plan: expected a file of {kind}.")
     if header["kind"] != kind:
         raise ArtifactError(f"{path} holds {header['kind']}, but {kind} was expected: check the path.")
@@ -139,6 +280,49 @@ def load_artifact(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
             f"up to {FORMAT_VERSION}: update monai_plan."
         )
     return {**content["data"], "header": header}
+
+
+def finished_part(
+    path: str | os.PathLike[str], *, kind: str, made_by: Any, make: Callable[[], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What ``make`` returned when the same inputs made the file at ``path``; else it is called, and saved at once.
+
+    Args:
+        path: the file of the part.
+        kind: see ``save_artifact``.
+        made_by: all that the part depends on, anything that ``digest`` takes; the version of monai_plan counts too.
+        make: makes the part: tensors and plain values by name.
+
+    Returns:
+        The part as it is in the file, on the CPU.
+    """
+    inputs = digest(made_by)
+    part = load_part(path, kind=kind, made_by=inputs)
+    if part is None:
+        save_part(path, kind=kind, made_by=inputs, data=make())
+        part = load_artifact(path, kind=kind)
+        del part["header"]
+    return part
+
+
+def save_part(path: str | os.PathLike[str], *, kind: str, made_by: Any, data: Mapping[str, Any]) -> None:
+    """Save a part for ``load_part``, where several are made at once; see ``finished_part``."""
+    save_artifact(path, kind=kind, data=data, made_by={"inputs": digest(made_by)})
+
+
+def load_part(path: str | os.PathLike[str], *, kind: str, made_by: Any) -> dict[str, Any] | None:
+    """The part that ``save_part`` wrote if the same inputs made it, else None; a damaged one is None with a warning."""
+    from monai_plan import __version__
+
+    if not os.path.exists(path):
+        return None
+    try:
+        part = load_artifact(path, kind=kind)
+    except ArtifactError:
+        logger.warning("%s is damaged or no %s and is made again", path, kind)
+        return None
+    header = part.pop("header")
+    return part if (header["version"], header["made_by"]) == (__version__, {"inputs": digest(made_by)}) else None
 
 
 def first_line(error: BaseException) -> str:
