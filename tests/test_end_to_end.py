@@ -563,7 +563,7 @@ BAD_SETS: dict[str, tuple[Callable[[_Bad], None], list[str], list[str]]] = {
         ["--walk_coarse_points", "50"],
         ["coarse_points of the walk is 50", "outside its range"],
     ),
-    "clamp of no kind": (_nothing, ["--walk_clamp", "soft"], ["clamp of the walk is soft", "outside its range"]),
+    "rate of no kind": (_nothing, ["--walk_schedule", "soft"], ["schedule of the walk is soft", "outside its range"]),
     "share above one": (_nothing, ["--min_distance_quantile", "2"], ["min_distance_quantile is 2", "[0, 1]"]),
     "space of no kind": (_nothing, ["--inversion_space", "z"], ["space of the inversion is", "z"]),
     "no evaluation": (_nothing, ["--evaluation_seeds", "0"], ["evaluation_seeds is 0", "at least 1"]),

@@ -744,7 +744,6 @@ def _beyond_the_published(made_by: Mapping[str, Any]) -> str:
     used = [f"λ_{name} {weight}" for name, weight in made_by["terms"].items()]
     used += ["free ends"] if made_by["free_ends"] else []
     used += ["relative objective"] if made_by["normalize"] else []
-    used += ["straight-through clamp"] if made_by["clamp"] == "straight_through" else []
     used += [f"stops at tolerance {made_by['tolerance']}"] if made_by["tolerance"] else []
     quantile = made_by["min_distance_quantile"]
     used += [f"final check of the distance at quantile {quantile}"] if quantile is not None else []

@@ -13,7 +13,7 @@ The published code takes means over chunks of four points and weights their sums
 λ_id = 0.025 and λ_class = 0.25 here; the sums above do not change their scale with T or with the batch size.
 
 By option, and none by default: further terms (``monai_plan.latent.terms``), free ends, an objective that is relative to
-the straight line, a clamp that lets the gradient through, and a stop at the plateau; see ``LatentWalk``.
+the straight line, and a stop at the plateau; see ``LatentWalk``.
 """
 
 from __future__ import annotations
@@ -203,8 +203,6 @@ class LatentWalk:
         lambda_id: λ_id, at least 0.
         lambda_class: λ_class, at least 0.
         terms: further terms by name; computed in float32. Their modules are moved and frozen like the networks.
-        clamp: of G's images to [−1, 1]: "hard", as published, which stops the gradient where a pixel saturates, or
-            "straight_through", which lets it through as if there were no clamp (Bengio et al., arXiv 1308.3432).
         free_ends: see above; False, as published, keeps the ends where they are.
         normalize: see above; False is as published.
         points_per_batch: how many points are synthesised at once, which bounds the memory but does not change the
@@ -236,7 +234,6 @@ class LatentWalk:
         lambda_id: float = 0.025,
         lambda_class: float = 0.25,
         terms: Mapping[str, WeightedTerm] | None = None,
-        clamp: str = "hard",
         free_ends: bool = False,
         normalize: bool = False,
         points_per_batch: int | None = None,
@@ -260,7 +257,6 @@ class LatentWalk:
             ("coarse_steps", coarse_steps, coarse_steps >= 1),
             ("lambda_id", lambda_id, 0 <= lambda_id < math.inf),
             ("lambda_class", lambda_class, 0 <= lambda_class < math.inf),
-            ("clamp", clamp, clamp in ("hard", "straight_through")),
             ("points_per_batch", points_per_batch, points_per_batch is None or points_per_batch >= 1),
         ):
             if not valid:
@@ -283,7 +279,6 @@ class LatentWalk:
         self.tolerance = tolerance
         self.lambda_id = lambda_id
         self.lambda_class = lambda_class
-        self.clamp = clamp
         self.free_ends = free_ends
         self.normalize = normalize
         self.amp = amp
@@ -319,7 +314,6 @@ class LatentWalk:
             lambda_id=self.lambda_id * scale,
             lambda_class=self.lambda_class * scale,
             terms={name: WeightedTerm(term.weight * scale, term.term) for name, term in self.terms.items()},
-            clamp=self.clamp,
             normalize=self.normalize,
             points_per_batch=self._in_batches.size,
             amp=self.amp,
@@ -335,7 +329,7 @@ class LatentWalk:
     def settings(self) -> dict[str, Any]:
         """The options that decide what a walk gives, as plain values for the header of a file; terms by weight."""
         names = ("num_points", "steps", "lr", "schedule", "beta2", "smoothing", "tolerance", "amp", "lambda_id")
-        further = ("lambda_class", "coarse_points", "coarse_steps", "clamp", "free_ends", "normalize")
+        further = ("lambda_class", "coarse_points", "coarse_steps", "free_ends", "normalize")
         options = {name: getattr(self, name) for name in (*names, *further)}
         return {**options, "terms": {name: weighted.weight for name, weighted in self.terms.items()}}
 
@@ -579,19 +573,13 @@ class LatentWalk:
     def _point_losses(self, w: Tensor, labels: Sequence[int]) -> list[Tensor]:
         """What the points w [N, *latent] add to L_id, to L_class and to each further term, [N] each."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            images = self._clamped(self.generator.synthesis(w))
+            images = self.generator.synthesis(w).clamp(-1, 1)
             identity_logits, class_logits = self.identity_net(images), self.class_net(images)
         _check_labels(labels, class_logits)
         targets = torch.tensor(labels, device=self.device)
         classes = functional.cross_entropy(class_logits.float(), targets, reduction="none")
         further = [weighted.term(w, images.float(), targets) for weighted in self.terms.values()]
         return [_identity_terms(identity_logits), classes, *further]
-
-    def _clamped(self, images: Tensor) -> Tensor:
-        """x̄ = clamp(G(w̄), −1, 1), with the gradient of the clamp or of no clamp."""
-        if self.clamp == "hard":
-            return images.clamp(-1, 1)
-        return images.detach().clamp(-1, 1) + (images - images.detach())  # adds exactly 0
 
     def _check_finite(self, history: Tensor) -> None:
         """Look at losses [steps, K, P]."""

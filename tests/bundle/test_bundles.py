@@ -330,11 +330,11 @@ def test_the_walk_is_the_published_one_if_asked(
 def test_every_option_of_the_walk_reaches_it(finished: Path, patients: Path) -> None:
     discriminator_file = finished / "private" / "train" / "checkpoint.pt"
     overrides = {
-        "walk_clamp": "straight_through", "walk_free_ends": True, "walk_normalize": True, "walk_tolerance": 0.01,
+        "walk_free_ends": True, "walk_normalize": True, "walk_tolerance": 0.01,
         "lambda_likelihood": 0.1, "lambda_realism": 0.2, "lambda_margin": 0.3,
     }  # fmt: skip
     walk = _walk(finished, patients, **overrides)
-    assert (walk.clamp, walk.free_ends, walk.normalize, walk.tolerance) == ("straight_through", True, True, 0.01)
+    assert (walk.free_ends, walk.normalize, walk.tolerance) == (True, True, 0.01)
     assert walk.settings["terms"] == {"likelihood": 0.1, "realism": 0.2, "margin": 0.3}
     trained = torch.load(discriminator_file, map_location="cpu", weights_only=True)["discriminator"]
     loaded = walk.terms["realism"].term.discriminator.state_dict()

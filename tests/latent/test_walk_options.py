@@ -1,4 +1,4 @@
-"""What the walk does by option: terms, free ends, the relative objective, the clamp, the stop at the plateau, W+."""
+"""What the walk does by option: terms, free ends, the relative objective, the stop at the plateau, W+."""
 
 from __future__ import annotations
 
@@ -200,42 +200,6 @@ def test_the_same_point_twice_has_no_distance_to_divide_by():
         LatentWalk(*networks(2), normalize=True)(w, w.clone(), 0)
 
 
-# the clamp -------------------------------------------------------------------------------------------------------
-
-
-@DIMS
-def test_clamps_differ_in_the_gradient_of_saturated_pixels_alone(spatial_dims):
-    nets = networks(spatial_dims)
-    for network in nets:
-        network.eval()
-    generator, *classifiers = nets
-    path = torch.stack(end_points()).repeat(4, 1)[:6] * torch.arange(6)[:, None]  # from no pixel outside to nearly all
-    lines, inner = path[None], path[None, 1:-1]
-    found = {}
-    for clamp in ("hard", "straight_through"):
-        walk = LatentWalk(generator, *classifiers, num_points=6, clamp=clamp)
-        found[clamp] = walk._losses_and_gradient(lines, inner.clone().requires_grad_(), [1])
-    assert torch.equal(found["hard"][0], found["straight_through"][0])
-
-    def gradient(clamp_of_the_gradient):
-        w = inner[0].clone().requires_grad_()
-        raw = generator.synthesis(w)
-        images = raw.detach().clamp(-1, 1).requires_grad_()
-        kl = -math.log(7) - classifiers[0](images).log_softmax(1).mean(1)
-        ce = -classifiers[1](images).log_softmax(1)[:, 1]
-        (of_images,) = torch.autograd.grad((0.025 * kl + 0.25 * ce).sum(), images)
-        (pull,) = torch.autograd.grad((clamp_of_the_gradient(raw, of_images) * raw).sum(), w)
-        free = inner.clone().requires_grad_()
-        whole = torch.cat([path[:1], free[0], path[-1:]])
-        return pull + torch.autograd.grad(distance_loss(whole), free)[0][0]
-
-    hard = gradient(lambda raw, g: (g * (raw.abs() <= 1)).detach())
-    through = gradient(lambda raw, g: g.detach())
-    assert (hard - through).abs().max() > 0.01
-    torch.testing.assert_close(found["hard"][1][0], hard, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(found["straight_through"][1][0], through, rtol=1e-3, atol=1e-4)
-
-
 # the stop at the plateau -----------------------------------------------------------------------------------------
 
 
@@ -399,9 +363,7 @@ def test_pairs_of_one_space_are_walked_together():
         LatentWalk(*networks(2)).walk_pairs(*[[torch.zeros(6), torch.zeros(2, 6)]] * 2, [0, 0])
 
 
-@pytest.mark.parametrize(
-    "option", [{"tolerance": -1.0}, {"tolerance": math.nan}, {"clamp": "soft"}, {"beta2": 1.0}, {"beta2": -0.1}]
-)
+@pytest.mark.parametrize("option", [{"tolerance": -1.0}, {"tolerance": math.nan}, {"beta2": 1.0}, {"beta2": -0.1}])
 def test_bad_options_name_the_argument(option):
     with pytest.raises(ConfigError, match=next(iter(option))):
         LatentWalk(*networks(2), **option)
@@ -432,9 +394,7 @@ def test_the_coarse_path_lies_on_the_curve_of_the_fine_objective(spatial_dims, n
 
 
 @DIMS
-@pytest.mark.parametrize(
-    "options", [{"beta2": 0.5}, {"smoothing": 8.0}, {"tolerance": 0.1}, {"clamp": "straight_through"}]
-)
+@pytest.mark.parametrize("options", [{"beta2": 0.5}, {"smoothing": 8.0}, {"tolerance": 0.1}])
 def test_the_coarse_walk_is_that_of_fewer_points(spatial_dims, options):
     """With every option, λ times (6 / 3)² and α divided by it."""
     w_a, w_b = end_points()
