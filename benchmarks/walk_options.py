@@ -45,7 +45,6 @@ def options_of(base: Mapping[str, Any], anchors: Mapping[str, Any]) -> dict[str,
             "walk_coarse_points": None, "walk_steps": 500, "walk_schedule": "constant", "walk_beta2": 0.999,
             "walk_smoothing": 0.0,
         },
-        "free ends": {"walk_free_ends": True},
         "relative": {
             "walk_normalize": True, "lambda_id": base["lambda_id"] * relative,
             "lambda_class": base["lambda_class"] * relative, "walk_lr": base["walk_lr"] / unit,

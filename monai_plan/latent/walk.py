@@ -12,8 +12,8 @@ points t = 2 … T − 1,
 The published code takes means over chunks of four points and weights their sums with 0.1 and 1. For T = 50 that is
 λ_id = 0.025 and λ_class = 0.25 here; the sums above do not change their scale with T or with the batch size.
 
-By option, and none by default: further terms (``monai_plan.latent.terms``), free ends, an objective that is relative to
-the straight line, and a stop at the plateau; see ``LatentWalk``.
+By option, and none by default: further terms (``monai_plan.latent.terms``), an objective that is relative to the
+straight line, and a stop at the plateau; see ``LatentWalk``.
 """
 
 from __future__ import annotations
@@ -139,8 +139,7 @@ class WalkResult:
     """A path and how it came about. All tensors are float32 on the CPU.
 
     Attributes:
-        path: [T, w_dim] or [T, num_ws, w_dim], w̄_1 … w̄_T; the first and last row are the given end points, unless
-            these are free.
+        path: [T, w_dim] or [T, num_ws, w_dim], w̄_1 … w̄_T; the first and last row are the given end points.
         losses: ``"distance"``, ``"identity"``, ``"class"`` and each further term by its name: L_dist, L_id, L_class
             and Σ_t term, unweighted sums, [steps + 1] each: before every step and after the last. Of a pair that
             stopped early the losses of its path are repeated to the end. With ``coarse_points`` [steps + 2]: those of
@@ -162,13 +161,6 @@ class LatentWalk:
 
     With ``terms``, L gains Σ_term λ_term · Σ_t term(w̄_t, x̄_t, y).
 
-    With ``free_ends`` the ends move as well: L_id, L_class and the terms are summed over t = 1 … T, and
-
-        L_dist = ‖w̄_1 − w_a‖² + Σ_{t=1}^{T−1} ‖w̄_{t+1} − w̄_t‖² + ‖w̄_T − w_b‖²
-
-    so that the path hangs on its two anchors. What is published releases inner points only, and so does
-    ``bundle.synthesize``: the ends' losses then matter by what they do to their neighbours.
-
     With ``normalize`` every part is relative, and one λ serves any w_dim, T and distance of the anchors:
 
         L = L_dist / (‖w_b − w_a‖² / (T − 1)) + λ_id · mean_t KL + λ_class · mean_t CE + Σ_term λ_term · mean_t term
@@ -176,7 +168,7 @@ class LatentWalk:
     The divisor is L_dist of the straight line, so L begins at 1 plus what the networks say. Adam then moves w in units
     of ‖w_b − w_a‖ / √d, d the numbers of a latent: ``lr`` is a fraction of that a step. It is the published objective,
     divided by a constant, where λ is (T − 1)(T − 2) / ‖w_b − w_a‖² times that of the sums (2352 / ‖w_b − w_a‖² at
-    T = 50, with fixed ends): the same numbers λ mean the same where ‖w_b − w_a‖² = (T − 1)(T − 2).
+    T = 50): the same numbers λ mean the same where ‖w_b − w_a‖² = (T − 1)(T − 2).
 
     Args:
         generator: G, see ``LatentGenerator``.
@@ -198,12 +190,11 @@ class LatentWalk:
             published, never stops. A pair may stop before the rate decays, and then misses what that gains.
         coarse_points: T_c, at least 3 and less than T: first ``coarse_steps`` steps, at a rate that decays, with a path
             of T_c points, whose λ and α are scaled so that the same curve is the best one; then T points on that curve
-            and ``steps`` steps at a tenth of ``lr``. Far fewer images are made for the same L. Not with ``free_ends``.
+            and ``steps`` steps at a tenth of ``lr``. Far fewer images are made for the same L.
         coarse_steps: at least 1; without ``coarse_points`` it has no part.
         lambda_id: λ_id, at least 0.
         lambda_class: λ_class, at least 0.
         terms: further terms by name; computed in float32. Their modules are moved and frozen like the networks.
-        free_ends: see above; False, as published, keeps the ends where they are.
         normalize: see above; False is as published.
         points_per_batch: how many points are synthesised at once, which bounds the memory but does not change the
             result; default: 1024 on a GPU, where it is halved whenever the memory does not suffice, and the points of
@@ -234,7 +225,6 @@ class LatentWalk:
         lambda_id: float = 0.025,
         lambda_class: float = 0.25,
         terms: Mapping[str, WeightedTerm] | None = None,
-        free_ends: bool = False,
         normalize: bool = False,
         points_per_batch: int | None = None,
         amp: bool = False,
@@ -279,13 +269,10 @@ class LatentWalk:
         self.tolerance = tolerance
         self.lambda_id = lambda_id
         self.lambda_class = lambda_class
-        self.free_ends = free_ends
         self.normalize = normalize
         self.amp = amp
-        self._moving = slice(None) if free_ends else slice(1, -1)  # of the T points
-        self._num_moving = num_points if free_ends else num_points - 2
         if points_per_batch is None:
-            points_per_batch = self._num_moving if self.device.type == "cpu" else max(1024, self._num_moving)
+            points_per_batch = self._num_inner if self.device.type == "cpu" else max(1024, self._num_inner)
         self._in_batches = BatchSplitter(points_per_batch)
         self.coarse_points, self.coarse_steps = coarse_points, coarse_steps
         self._coarse = None if coarse_points is None else self._of_fewer_points(coarse_points, coarse_steps)
@@ -296,8 +283,6 @@ class LatentWalk:
         Two neighbours' pull on a point goes as the square of the step, 1/(T − 1)², so λ and α⁻¹ do; the relative
         objective has the factor (T − 1)/(T − 2) of its means besides.
         """
-        if self.free_ends:
-            raise ConfigError("coarse_points cannot be used with free_ends: leave one of them out.")
         finer = (self.num_points - 1) / (num_points - 1)
         scale = finer * (num_points - 2) / (self.num_points - 2) if self.normalize else finer**2
         return LatentWalk(
@@ -321,15 +306,20 @@ class LatentWalk:
         )
 
     @property
+    def _num_inner(self) -> int:
+        """The points that move."""
+        return self.num_points - 2
+
+    @property
     def pairs_per_batch(self) -> int:
         """How many pairs fill one batch of points; walking as many at once keeps a GPU busy."""
-        return max(self._in_batches.size // self._num_moving, 1)
+        return max(self._in_batches.size // self._num_inner, 1)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The options that decide what a walk gives, as plain values for the header of a file; terms by weight."""
         names = ("num_points", "steps", "lr", "schedule", "beta2", "smoothing", "tolerance", "amp", "lambda_id")
-        further = ("lambda_class", "coarse_points", "coarse_steps", "free_ends", "normalize")
+        further = ("lambda_class", "coarse_points", "coarse_steps", "normalize")
         options = {name: getattr(self, name) for name in (*names, *further)}
         return {**options, "terms": {name: weighted.weight for name, weighted in self.terms.items()}}
 
@@ -392,10 +382,10 @@ class LatentWalk:
         coarse = None if self._coarse is None else self._coarse_paths(self._coarse, w_a, w_b, labels, progress)
         pairs = self._start([self._line(a, b) for a, b in zip(w_a, w_b, strict=True)], labels, coarse)
         lines, paths = pairs.lines, pairs.lines.clone()
-        smoother = _smoother(self._num_moving, self.smoothing).to(self.device) if self.smoothing else None
+        smoother = _smoother(self._num_inner, self.smoothing).to(self.device) if self.smoothing else None
         history = torch.zeros(self.steps + 1, 3 + len(self.terms), len(labels), device=self.device)
         with torch.enable_grad(), frozen(*self.networks):
-            straight = None if coarse is None else self._losses(lines, lines[:, self._moving], labels)
+            straight = None if coarse is None else self._losses(lines, lines[:, 1:-1], labels)
             for step in range(self.steps):
                 losses, gradient = self._losses_and_gradient(pairs.lines, pairs.points.requires_grad_(), pairs.labels)
                 history[step].index_copy_(1, pairs.rows, losses)
@@ -405,7 +395,7 @@ class LatentWalk:
                     if settled.any():
                         # Before the step, so that the losses are those of the path that is kept.
                         stopped = pairs.rows[settled]
-                        paths[stopped, self._moving] = pairs.points[settled]
+                        paths[stopped, 1:-1] = pairs.points[settled]
                         history[step + 1 :, :, stopped] = history[step, :, stopped]
                         pairs, gradient = pairs.select(~settled), gradient[~settled]
                     if not len(pairs.rows):
@@ -417,7 +407,7 @@ class LatentWalk:
                 self._report(progress, step + 1)
             if len(pairs.rows):
                 history[-1].index_copy_(1, pairs.rows, self._losses(pairs.lines, pairs.points, pairs.labels))
-                paths[pairs.rows, self._moving] = pairs.points
+                paths[pairs.rows, 1:-1] = pairs.points
             else:
                 self._report(progress, self.steps)
         self._check_finite(history)
@@ -442,7 +432,7 @@ class LatentWalk:
 
         def show(step: int, steps: int) -> None:
             if progress is not None:
-                progress(step * coarse._num_moving, self._points_in_all)
+                progress(step * coarse._num_inner, self._points_in_all)
 
         paths = torch.stack([result.path for result in coarse.walk_pairs(w_a, w_b, labels, progress=show)])
         place = torch.linspace(0, coarse.num_points - 1, self.num_points)
@@ -453,8 +443,8 @@ class LatentWalk:
     @property
     def _points_in_all(self) -> int:
         """Points that are synthesised for a pair in all steps."""
-        coarse = 0 if self._coarse is None else self._coarse.steps * self._coarse._num_moving
-        return coarse + self.steps * self._num_moving
+        coarse = 0 if self._coarse is None else self._coarse.steps * self._coarse._num_inner
+        return coarse + self.steps * self._num_inner
 
     def _report(self, progress: Callable[[int, int], None] | None, step: int) -> None:
         if progress is None:
@@ -462,7 +452,7 @@ class LatentWalk:
         if self._coarse is None:
             progress(step, self.steps)
         else:
-            left = (self.steps - step) * self._num_moving
+            left = (self.steps - step) * self._num_inner
             progress(self._points_in_all - left, self._points_in_all)
 
     @property
@@ -477,7 +467,7 @@ class LatentWalk:
     @property
     def _divisor(self) -> int:
         """What the sums over points are divided by."""
-        return self._num_moving if self.normalize else 1
+        return self._num_inner if self.normalize else 1
 
     def _line(self, w_a: Tensor, w_b: Tensor) -> Tensor:
         """The checked straight line [T, *latent]."""
@@ -507,7 +497,7 @@ class LatentWalk:
         unit = torch.ones(len(stacked), device=self.device)
         if self.normalize:
             unit = (stacked[:, -1] - stacked[:, 0]).flatten(1).square().mean(1).sqrt()
-        points = (stacked if paths is None else paths)[:, self._moving]
+        points = (stacked if paths is None else paths)[:, 1:-1]
         return _Pairs.on(stacked, points, labels, unit=unit, lr=self._rate(0), beta2=self.beta2)
 
     def _reference(self, lines: Tensor) -> Tensor:
@@ -568,7 +558,7 @@ class LatentWalk:
 
     def _points(self, moving: Tensor, labels: Sequence[int]) -> tuple[Tensor, list[int]]:
         """The moving points of all pairs in a row, [P · points, *latent], and the label of each."""
-        return moving.flatten(0, 1), [label for label in labels for _ in range(self._num_moving)]
+        return moving.flatten(0, 1), [label for label in labels for _ in range(self._num_inner)]
 
     def _point_losses(self, w: Tensor, labels: Sequence[int]) -> list[Tensor]:
         """What the points w [N, *latent] add to L_id, to L_class and to each further term, [N] each."""

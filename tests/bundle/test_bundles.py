@@ -294,16 +294,12 @@ def _walk(finished: Path, patients: Path, parse: str = "walk", **overrides: Any)
 
 
 def test_the_walk_goes_from_coarse_to_fine(finished: Path, patients: Path) -> None:
-    """Where the path is long enough and its ends are fixed; otherwise all steps are taken with all points."""
+    """Where the path is long enough; otherwise all steps are taken with all points."""
     ours = {"schedule": "decay", "beta2": 0.95, "smoothing": 10.0, "coarse_steps": 200}
     default = {"walk_steps": "$30 if @walk_coarse_points else 200"}  # which TINY overrides
-    for points, free, expected in (
-        (50, False, {"coarse_points": 25, "steps": 30}),
-        (32, False, {"coarse_points": None, "steps": 200}),
-        (50, True, {"coarse_points": None, "steps": 200}),
-    ):
-        walk = _walk(finished, patients, num_points=points, walk_free_ends=free, **default)
-        changed = LatentWalk(*walk.networks, num_points=points, free_ends=free, **ours, **expected)
+    for points, expected in ((50, {"coarse_points": 25, "steps": 30}), (32, {"coarse_points": None, "steps": 200})):
+        walk = _walk(finished, patients, num_points=points, **default)
+        changed = LatentWalk(*walk.networks, num_points=points, **ours, **expected)
         assert walk.settings == changed.settings
 
 
@@ -330,11 +326,11 @@ def test_the_walk_is_the_published_one_if_asked(
 def test_every_option_of_the_walk_reaches_it(finished: Path, patients: Path) -> None:
     discriminator_file = finished / "private" / "train" / "checkpoint.pt"
     overrides = {
-        "walk_free_ends": True, "walk_normalize": True, "walk_tolerance": 0.01,
+        "walk_normalize": True, "walk_tolerance": 0.01,
         "lambda_likelihood": 0.1, "lambda_realism": 0.2, "lambda_margin": 0.3,
     }  # fmt: skip
     walk = _walk(finished, patients, **overrides)
-    assert (walk.free_ends, walk.normalize, walk.tolerance) == (True, True, 0.01)
+    assert (walk.normalize, walk.tolerance) == (True, 0.01)
     assert walk.settings["terms"] == {"likelihood": 0.1, "realism": 0.2, "margin": 0.3}
     trained = torch.load(discriminator_file, map_location="cpu", weights_only=True)["discriminator"]
     loaded = walk.terms["realism"].term.discriminator.state_dict()

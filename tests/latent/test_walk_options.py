@@ -1,4 +1,4 @@
-"""What the walk does by option: terms, free ends, the relative objective, the stop at the plateau, W+."""
+"""What the walk does by option: terms, the relative objective, the stop at the plateau, W+."""
 
 from __future__ import annotations
 
@@ -85,41 +85,6 @@ def test_a_term_needs_a_name_of_its_own(name):
         LatentWalk(*networks(2), terms={name: WeightedTerm(1.0, FirstNumber())})
 
 
-# free ends -------------------------------------------------------------------------------------------------------
-
-
-@DIMS
-def test_free_ends_hang_on_the_anchors(spatial_dims):
-    """By L_dist alone T points spread evenly over the T + 1 pieces between the anchors."""
-    w_a, w_b = end_points()
-    walk = LatentWalk(*networks(spatial_dims), num_points=6, steps=400, free_ends=True, **ONLY_DISTANCE)
-    result = walk(w_a, w_b, 0)
-    torch.testing.assert_close(result.path, linear_path(w_a, w_b, 8)[1:-1], rtol=0, atol=2e-3)
-    hanging = torch.cat([w_a[None], result.path, w_b[None]])
-    torch.testing.assert_close(result.losses["distance"][-1], distance_loss(hanging))
-
-
-def test_free_ends_have_the_losses_of_the_other_points():
-    nets, (w_a, w_b) = networks(2), end_points()
-    fixed, free = (LatentWalk(*nets, num_points=6, steps=0, free_ends=free)(w_a, w_b, 1) for free in (False, True))
-    assert torch.equal(free.path, fixed.path)
-    torch.testing.assert_close(free.losses["distance"], fixed.losses["distance"])
-    # the ends as inner points: a path of three points has one
-    ends = [LatentWalk(*nets, num_points=3, steps=0)(w, w, 1).losses for w in (w_a, w_b)]
-    for name in ("identity", "class"):
-        torch.testing.assert_close(free.losses[name], fixed.losses[name] + ends[0][name] + ends[1][name])
-
-
-def test_free_ends_move_and_lower_the_objective():
-    walk = LatentWalk(*networks(2), num_points=6, steps=40, lr=0.02, free_ends=True, smoothing=1.0)
-    w_a, w_b = end_points()
-    result = walk(w_a, w_b, 1)
-    assert (result.path[0] - w_a).norm() > 0.05
-    assert (result.path[-1] - w_b).norm() > 0.05
-    assert result.total[-1] < result.total[0]
-    assert walk.pairs_per_batch == 1
-
-
 # the relative objective ------------------------------------------------------------------------------------------
 
 
@@ -143,11 +108,11 @@ RELATIVE = {"normalize": True, "lambda_id": 0.2, "lambda_class": 0.2, "lr": 0.02
 
 
 @settings(deadline=None, max_examples=10)
-@given(st.floats(0.01, 100), st.sampled_from([2, 3]), st.booleans(), st.sampled_from([0.0, 5.0]))
-def test_a_wider_w_gives_the_wider_path(scale, spatial_dims, free_ends, smoothing):
+@given(st.floats(0.01, 100), st.sampled_from([2, 3]), st.sampled_from([0.0, 5.0]))
+def test_a_wider_w_gives_the_wider_path(scale, spatial_dims, smoothing):
     generator, *classifiers = networks(spatial_dims)
     w_a, w_b = end_points()
-    options = {"num_points": 7, "steps": 10, "free_ends": free_ends, "smoothing": smoothing, **RELATIVE}
+    options = {"num_points": 7, "steps": 10, "smoothing": smoothing, **RELATIVE}
     plain = LatentWalk(generator, *classifiers, **options)(w_a, w_b, 1)
     wide = LatentWalk(Rescaled(generator, scale), *classifiers, **options)(scale * w_a, scale * w_b, 1)
     assert (plain.path - linear_path(w_a, w_b, 7)).abs().max() > 0.05
@@ -166,13 +131,12 @@ def test_the_published_objective_is_another_one_in_a_wider_w():
 
 
 @DIMS
-@pytest.mark.parametrize("free_ends", [False, True])
-def test_the_conversion_of_the_weights(spatial_dims, free_ends):
-    """With λ (T − 1) n / ‖w_b − w_a‖², n the points that move, it is the published objective over a constant."""
+def test_the_conversion_of_the_weights(spatial_dims):
+    """With λ (T − 1) (T − 2) / ‖w_b − w_a‖² it is the published objective over a constant."""
     nets, (w_a, w_b) = networks(spatial_dims), end_points()
     squared = (w_b - w_a).square().sum()
-    factor = (11 * (12 if free_ends else 10) / squared).item()
-    options = {"num_points": 12, "free_ends": free_ends, "lr": 0.02}
+    factor = (11 * 10 / squared).item()
+    options = {"num_points": 12, "lr": 0.02}
     published = LatentWalk(*nets, steps=8, **options)(w_a, w_b, 2)
     unit = (squared / 6).sqrt().item()
     relative = LatentWalk(
@@ -326,9 +290,7 @@ def test_the_same_w_in_all_layers_has_the_losses_of_w(spatial_dims):
 
 
 @DIMS
-@pytest.mark.parametrize(
-    "options", [{}, {"smoothing": 3.0}, {"free_ends": True}, {"normalize": True, "lambda_id": 0.5}, {"tolerance": 0.5}]
-)
+@pytest.mark.parametrize("options", [{}, {"smoothing": 3.0}, {"normalize": True, "lambda_id": 0.5}, {"tolerance": 0.5}])
 def test_a_walk_in_w_plus(spatial_dims, options):
     nets = networks(spatial_dims)
     w_a, w_b = end_points(2, 3, 6)  # two pairs of three layers
@@ -336,9 +298,8 @@ def test_a_walk_in_w_plus(spatial_dims, options):
     together = walk.walk_pairs(w_a, w_b, [1, 2])
     for a, b, label, result in zip(w_a, w_b, [1, 2], together, strict=True):
         assert result.path.shape == (7, 3, 6)
-        if "free_ends" not in options:
-            assert torch.equal(result.path[0], a)
-            assert torch.equal(result.path[-1], b)
+        assert torch.equal(result.path[0], a)
+        assert torch.equal(result.path[-1], b)
         assert result.total[-1] < result.total[0]
         alone = walk(a, b, label)
         torch.testing.assert_close(result.path, alone.path, rtol=0, atol=5e-3)
@@ -441,7 +402,6 @@ def test_a_coarse_walk_is_refined(spatial_dims, shape):
         ({"coarse_points": 4, "coarse_steps": 0}, "coarse_steps of the walk is 0"),
         ({"coarse_points": "four"}, "coarse_points of the walk is four"),
         ({"steps": "many"}, "steps of the walk is many"),
-        ({"coarse_points": 4, "free_ends": True}, "cannot be used with free_ends"),
     ],
 )
 def test_bad_options_of_the_coarse_walk(options, message):
