@@ -11,7 +11,6 @@ from monai_plan.latent.k_same import Anchors, choose_pairs, k_same
 from monai_plan.latent.terms import (
     LikelihoodTerm,
     MarginTerm,
-    RealismTerm,
     WeightedTerm,
 )
 from monai_plan.latent.walk import LatentWalk, WalkResult, class_loss, distance_loss, identity_loss, linear_path
@@ -27,7 +26,6 @@ __all__ = [
     "LatentWalk",
     "LikelihoodTerm",
     "MarginTerm",
-    "RealismTerm",
     "WalkResult",
     "WeightedTerm",
     "choose_pairs",

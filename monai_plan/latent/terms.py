@@ -1,13 +1,12 @@
 """Terms that the walk can add to the objective of PLAN, one number a point; none of them is in the published form.
 
 A walk that is let loose leaves the images that G was trained to make: it fools φ_id instead of leaving the patients.
-``LikelihoodTerm`` and ``RealismTerm`` hold it where w and the image are likely, ``MarginTerm`` keeps the image off the
-real ones by the distance that is measured in the end.
+``LikelihoodTerm`` holds it where w is likely, ``MarginTerm`` keeps the image off the real ones by the distance that is
+measured in the end.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from monai_plan.latent.generator import LatentGenerator, frozen
 from monai_plan.metrics import PerceptualEmbedding, nearest_other_images
 from monai_plan.utils import ConfigError, DataError, TrainingError, seeded_generator
 
-__all__ = ["LikelihoodTerm", "MarginTerm", "RealismTerm", "WeightedTerm"]
+__all__ = ["LikelihoodTerm", "MarginTerm", "WeightedTerm"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,34 +123,6 @@ def _mean_and_whitening(w: Tensor, min_shrinkage: float) -> tuple[Tensor, Tensor
     values, vectors = torch.linalg.eigh(covariance)
     values = (1 - shrinkage) * values.clamp(min=0) + shrinkage * average
     return mean, vectors @ (values.rsqrt()[:, None] * vectors.T)
-
-
-class RealismTerm(nn.Module):
-    """L_D = softplus(−D(x̄, y)), the logistic loss of a generator (arXiv 1406.2661): is the image real?
-
-    D compares the images of a batch (minibatch standard deviation). Here every image is a group of its own, so that no
-    point depends on those beside it: D sees a deviation of 0 everywhere, its logits are shifted, and only their
-    differences between images mean something.
-
-    Args:
-        discriminator: D(images [N, C, *spatial], labels [N] or None) → logits [N] or, of L places, [N, L], over
-            which L_D is the mean; positive for "real"; copied. Labels are given where its ``num_classes`` is not 0. Of
-            an ``AidedDiscriminator`` its ``own`` is asked alone, as the pretrained features' many logits would
-            drown it.
-    """
-
-    def __init__(self, discriminator: nn.Module) -> None:
-        super().__init__()
-        self.discriminator = copy.deepcopy(getattr(discriminator, "own", discriminator))
-        self.conditional = bool(getattr(discriminator, "num_classes", 0))
-        for module in self.discriminator.modules():
-            if hasattr(module, "group_size"):
-                setattr(module, "group_size", 1)  # noqa: B010  # of any discriminator
-
-    def forward(self, w: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """L_D [N] of the images with labels [N]; w is not used."""
-        logits = self.discriminator(images, labels if self.conditional else None)
-        return functional.softplus(-logits.float()).view(len(images), -1).mean(1)
 
 
 class MarginTerm(nn.Module):

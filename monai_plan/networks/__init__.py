@@ -3,7 +3,6 @@
 from monai_plan.networks.checkpoint import (
     classifier_outputs,
     load_classifier,
-    load_discriminator,
     load_generator,
     save_classifier,
     save_generator,
@@ -25,7 +24,6 @@ __all__ = [
     "SynthesisNetwork",
     "classifier_outputs",
     "load_classifier",
-    "load_discriminator",
     "load_generator",
     "load_stylegan2_pickle",
     "save_classifier",

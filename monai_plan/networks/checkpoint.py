@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from monai_plan.networks.stylegan2 import StyleGAN2Generator
@@ -15,7 +14,6 @@ from monai_plan.utils import ArtifactError, ConfigError, first_line, load_artifa
 __all__ = [
     "classifier_outputs",
     "load_classifier",
-    "load_discriminator",
     "load_generator",
     "save_classifier",
     "save_generator",
@@ -120,34 +118,5 @@ def load_classifier(network: nn.Module, path: str | os.PathLike[str], *, kind: s
             f"{path} holds the weights of a {data['network']} with {data['num_outputs']} outputs, which do not fit the "
             f"{type(network).__name__} of the config: use the config that trained it, or train again. "
             f"({first_line(error)})"
-        ) from error
-    return network.eval().requires_grad_(False)
-
-
-def load_discriminator(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
-    """Load the discriminator of a GAN's training from the checkpoint that a restart would go on from.
-
-    Args:
-        network: the architecture that was trained.
-        path: the checkpoint; what it holds under ``"discriminator"`` is taken, and nothing in it is executed.
-
-    Returns:
-        ``network``, in eval mode and without gradients.
-
-    Raises:
-        ArtifactError: if the file is missing or damaged, holds no discriminator, or one of another architecture.
-    """
-    if not os.path.isfile(path):
-        raise ArtifactError(
-            f"{path} does not exist, and with it the discriminator: run the stage train first. (A generator that was "
-            "imported comes without one; do without what asks for it, lambda_realism in the walk.)"
-        )
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)["discriminator"]
-        network.load_state_dict(weights)
-    except Exception as error:  # torch.load raises what it likes on a damaged file
-        raise ArtifactError(
-            f"{path} holds no discriminator that fits the {type(network).__name__} of the config: use the config that "
-            f"trained it, or train again. ({type(error).__name__}: {first_line(error)})"
         ) from error
     return network.eval().requires_grad_(False)

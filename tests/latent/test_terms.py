@@ -14,10 +14,8 @@ from torch import nn
 from monai_plan.latent import (
     LikelihoodTerm,
     MarginTerm,
-    RealismTerm,
     WeightedTerm,
 )
-from monai_plan.networks import StyleGAN2Discriminator
 from monai_plan.utils import ConfigError, DataError, TrainingError
 
 DIMS = pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -116,43 +114,6 @@ def test_a_constant_mapping_has_no_distribution():
 def test_bad_options_of_the_likelihood(option):
     with pytest.raises(ConfigError, match=next(iter(option))):
         LikelihoodTerm(gaussian(), **option)
-
-
-class Brightness(nn.Module):
-    """D: the mean of an image, and of class 1 its negative."""
-
-    def __init__(self, num_classes: int):
-        super().__init__()
-        self.num_classes = num_classes
-
-    def forward(self, images, labels=None):
-        assert (labels is None) == (self.num_classes == 0)
-        mean = images.flatten(1).mean(1)
-        return mean if labels is None else mean * (1 - 2 * labels)
-
-
-def test_realism_by_hand():
-    images = torch.tensor([0.5, -1.0, 1.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
-    labels = torch.tensor([0, 1, 1])
-    for num_classes, logits in ((2, [0.5, 1.0, -1.0]), (0, [0.5, -1.0, 1.0])):
-        found = RealismTerm(Brightness(num_classes))(NO_IMAGES, images, labels)
-        torch.testing.assert_close(found, torch.tensor([math.log1p(math.exp(-x)) for x in logits]))
-
-
-@DIMS
-def test_realism_of_an_image_does_not_depend_on_the_others(spatial_dims):
-    """D itself compares the images of a batch."""
-    torch.manual_seed(0)
-    discriminator = StyleGAN2Discriminator(spatial_dims, 8, 1, 2, channel_base=32, channel_max=8)
-    images, labels = torch.randn(4, 1, *(8,) * spatial_dims), torch.tensor([0, 1, 1, 0])
-    term = RealismTerm(discriminator)
-    together = term(NO_IMAGES, images, labels)
-    alone = torch.cat([term(NO_IMAGES, x[None], y[None]) for x, y in zip(images, labels, strict=True)])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
-    with torch.no_grad():  # which it would, were D taken as it is
-        in_company, by_itself = discriminator(images, labels)[0], discriminator(images[:1], labels[:1])[0]
-    assert (in_company - by_itself).abs() > 1e-3
-    assert discriminator.group_size == 4  # the caller's is as it was
 
 
 def reals(spatial_dims):
