@@ -9,7 +9,6 @@ from monai_plan.latent.generator import LatentGenerator
 from monai_plan.latent.inversion import SPACES, Inversion, LatentInverter
 from monai_plan.latent.k_same import Anchors, choose_pairs, k_same
 from monai_plan.latent.terms import (
-    LikelihoodTerm,
     MarginTerm,
     WeightedTerm,
 )
@@ -24,7 +23,6 @@ __all__ = [
     "LatentInverter",
     "LatentPairs",
     "LatentWalk",
-    "LikelihoodTerm",
     "MarginTerm",
     "WalkResult",
     "WeightedTerm",

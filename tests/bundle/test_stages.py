@@ -35,7 +35,7 @@ from monai_plan.bundle import (
     walk_anchors,
 )
 from monai_plan.data import CheckedDataset, write_datalist, write_image
-from monai_plan.latent import LatentInverter, LatentWalk, LikelihoodTerm, WeightedTerm
+from monai_plan.latent import LatentInverter, LatentWalk, MarginTerm, WeightedTerm
 from monai_plan.networks import StyleGAN2Generator
 from monai_plan.utils import ArtifactError, ConfigError, DataError, TrainingError, load_artifact, save_artifact
 
@@ -696,11 +696,11 @@ def test_walk_makes_parts_of_other_anchors_or_settings_anew(case, tmp_path):
     assert same.calls == []
     walk_anchors(walk=longer, anchors_file=case.files.anchors, **options)
     assert len(longer.calls) == len(first.calls)
-    term, other_term = (LikelihoodTerm(case.generator, num_samples=20, seed=seed) for seed in (0, 1))
+    term, other_term = (MarginTerm(nn.Flatten(), case.dataset.images[:n], margin=9.0) for n in (2, 3))
     changes = [
         {"tolerance": 0.1}, {"normalize": True},
-        {"terms": {"likelihood": WeightedTerm(1.0, term)}}, {"terms": {"likelihood": WeightedTerm(2.0, term)}},
-        {"terms": {"likelihood": WeightedTerm(2.0, other_term)}},
+        {"terms": {"margin": WeightedTerm(1.0, term)}}, {"terms": {"margin": WeightedTerm(2.0, term)}},
+        {"terms": {"margin": WeightedTerm(2.0, other_term)}},
     ]  # fmt: skip
     for change in changes:
         changed, again = (Spy(make_walk(case.generator, num_points=T + 1, **change)) for _ in range(2))
@@ -709,7 +709,7 @@ def test_walk_makes_parts_of_other_anchors_or_settings_anew(case, tmp_path):
         walk_anchors(walk=again, anchors_file=case.files.anchors, **options)
         assert again.calls == []
     assert set(load_artifact(options["output_file"], kind="paths")["losses"]) == {
-        "distance", "identity", "class", "likelihood",
+        "distance", "identity", "class", "margin",
     }  # fmt: skip
     elsewhere = Spy(make_walk(case.generator, num_points=T + 1))
     walk_anchors(walk=elsewhere, anchors_file=many_anchors(tmp_path, 2), **options)
@@ -905,9 +905,9 @@ def test_card(case):
 
 
 def test_the_card_says_what_is_not_published(case, tmp_path):
-    term = WeightedTerm(0.5, LikelihoodTerm(case.generator, num_samples=20))
+    term = WeightedTerm(0.5, MarginTerm(nn.Flatten(), case.dataset.images, margin=9.0))
     walk = make_walk(
-        case.generator, terms={"likelihood": term}, normalize=True, tolerance=0.01,
+        case.generator, terms={"margin": term}, normalize=True, tolerance=0.01,
     )  # fmt: skip
     walk_anchors(
         walk=walk, anchors_file=case.files.anchors, dataset=case.dataset, output_file=tmp_path / "paths.pt",
@@ -917,7 +917,7 @@ def test_the_card_says_what_is_not_published(case, tmp_path):
         generator=case.generator, paths_file=tmp_path / "paths.pt", anchors_file=case.files.anchors,
         dataset=case.dataset, release_dir=tmp_path / "release", name="tiny",
     )  # fmt: skip
-    wanted = "Beyond the published walk: λ_likelihood 0.5, relative objective, "
+    wanted = "Beyond the published walk: λ_margin 0.5, relative objective, "
     assert wanted + "stops at tolerance 0.01." in (tmp_path / "release" / "dataset_card.md").read_text()
 
 
