@@ -743,7 +743,6 @@ def _beyond_the_published(made_by: Mapping[str, Any]) -> str:
     """The options of the walk that PLAN does not have, as a line of the card; empty where none is used."""
     used = [f"λ_{name} {weight}" for name, weight in made_by["terms"].items()]
     used += ["relative objective"] if made_by["normalize"] else []
-    used += [f"stops at tolerance {made_by['tolerance']}"] if made_by["tolerance"] else []
     quantile = made_by["min_distance_quantile"]
     used += [f"final check of the distance at quantile {quantile}"] if quantile is not None else []
     return f"\n  Beyond the published walk: {', '.join(used)}." if used else ""

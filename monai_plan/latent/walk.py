@@ -12,8 +12,8 @@ points t = 2 … T − 1,
 The published code takes means over chunks of four points and weights their sums with 0.1 and 1. For T = 50 that is
 λ_id = 0.025 and λ_class = 0.25 here; the sums above do not change their scale with T or with the batch size.
 
-By option, and none by default: further terms (``monai_plan.latent.terms``), an objective that is relative to the
-straight line, and a stop at the plateau; see ``LatentWalk``.
+By option, and none by default: further terms (``monai_plan.latent.terms``), and an objective that is relative to the
+straight line; see ``LatentWalk``.
 """
 
 from __future__ import annotations
@@ -141,9 +141,8 @@ class WalkResult:
     Attributes:
         path: [T, w_dim] or [T, num_ws, w_dim], w̄_1 … w̄_T; the first and last row are the given end points.
         losses: ``"distance"``, ``"identity"``, ``"class"`` and each further term by its name: L_dist, L_id, L_class
-            and Σ_t term, unweighted sums, [steps + 1] each: before every step and after the last. Of a pair that
-            stopped early the losses of its path are repeated to the end. With ``coarse_points`` [steps + 2]: those of
-            the straight line come before.
+            and Σ_t term, unweighted sums, [steps + 1] each: before every step and after the last. With
+            ``coarse_points`` [steps + 2]: those of the straight line come before.
         total: [steps + 1] or [steps + 2], L.
     """
 
@@ -185,9 +184,6 @@ class LatentWalk:
         smoothing: α ≥ 0. The gradient is multiplied by (I + α Δ)⁻¹ along the path before Adam sees it, Δ the second
             difference between fixed ends, half of L_dist's Hessian. L stays as it is, but stiff zigzags no longer
             hold the steps back: with α = 10 fewer steps reach the same L (docs/results.md). 0, as published, is off.
-        tolerance: at least 0. Every 50 steps a pair is looked at; where the mean of L over the last 25 steps differs
-            from that over the 25 before by less than this fraction of it, the pair stops and the others go on. 0, as
-            published, never stops. A pair may stop before the rate decays, and then misses what that gains.
         coarse_points: T_c, at least 3 and less than T: first ``coarse_steps`` steps, at a rate that decays, with a path
             of T_c points, whose λ and α are scaled so that the same curve is the best one; then T points on that curve
             and ``steps`` steps at a tenth of ``lr``. Far fewer images are made for the same L.
@@ -219,7 +215,6 @@ class LatentWalk:
         schedule: str = "constant",
         beta2: float = 0.999,
         smoothing: float = 0.0,
-        tolerance: float = 0.0,
         coarse_points: int | None = None,
         coarse_steps: int = 40,
         lambda_id: float = 0.025,
@@ -238,7 +233,6 @@ class LatentWalk:
             ("schedule", schedule, schedule in ("constant", "decay")),
             ("beta2", beta2, 0 <= beta2 < 1),
             ("smoothing", smoothing, 0 <= smoothing < math.inf),
-            ("tolerance", tolerance, 0 <= tolerance < math.inf),
             (
                 "coarse_points",
                 coarse_points,
@@ -266,7 +260,6 @@ class LatentWalk:
         self.schedule = schedule
         self.beta2 = beta2
         self.smoothing = smoothing
-        self.tolerance = tolerance
         self.lambda_id = lambda_id
         self.lambda_class = lambda_class
         self.normalize = normalize
@@ -295,7 +288,6 @@ class LatentWalk:
             schedule="decay",
             beta2=self.beta2,
             smoothing=self.smoothing / finer**2,
-            tolerance=self.tolerance,
             lambda_id=self.lambda_id * scale,
             lambda_class=self.lambda_class * scale,
             terms={name: WeightedTerm(term.weight * scale, term.term) for name, term in self.terms.items()},
@@ -318,7 +310,7 @@ class LatentWalk:
     @property
     def settings(self) -> dict[str, Any]:
         """The options that decide what a walk gives, as plain values for the header of a file; terms by weight."""
-        names = ("num_points", "steps", "lr", "schedule", "beta2", "smoothing", "tolerance", "amp", "lambda_id")
+        names = ("num_points", "steps", "lr", "schedule", "beta2", "smoothing", "amp", "lambda_id")
         further = ("lambda_class", "coarse_points", "coarse_steps", "normalize")
         options = {name: getattr(self, name) for name in (*names, *further)}
         return {**options, "terms": {name: weighted.weight for name, weighted in self.terms.items()}}
@@ -364,7 +356,7 @@ class LatentWalk:
             w_b: the last points.
             labels: y of each pair.
             progress: called with (steps done, steps in all) after every step, or (points, points in all) with
-                ``coarse_points``, whose steps are cheaper; when all pairs have stopped early, once more with all.
+                ``coarse_points``, whose steps are cheaper.
 
         Returns:
             P results.
@@ -380,44 +372,36 @@ class LatentWalk:
         if not len(labels):
             return []
         coarse = None if self._coarse is None else self._coarse_paths(self._coarse, w_a, w_b, labels, progress)
-        pairs = self._start([self._line(a, b) for a, b in zip(w_a, w_b, strict=True)], labels, coarse)
-        lines, paths = pairs.lines, pairs.lines.clone()
+        lines = self._lines(w_a, w_b)
         smoother = _smoother(self._num_inner, self.smoothing).to(self.device) if self.smoothing else None
         history = torch.zeros(self.steps + 1, 3 + len(self.terms), len(labels), device=self.device)
+        unit = _rows(self._unit(lines), lines)
+        # Adam sees the inner points in units of ``unit``.
+        variables = ((lines if coarse is None else coarse)[:, 1:-1] / unit).requires_grad_()
+        adam = torch.optim.Adam([variables], self.lr, (0.9, self.beta2))
         with torch.enable_grad(), frozen(*self.networks):
             straight = None if coarse is None else self._losses(lines, lines[:, 1:-1], labels)
             for step in range(self.steps):
-                losses, gradient = self._losses_and_gradient(pairs.lines, pairs.points.requires_grad_(), pairs.labels)
-                history[step].index_copy_(1, pairs.rows, losses)
+                points = (variables.detach() * unit).requires_grad_()
+                history[step], gradient = self._losses_and_gradient(lines, points, labels)
                 if step % _CHECK_EVERY == 0:
-                    self._check_finite(history[: step + 1, :, pairs.rows])
-                    settled = self._settled(history[: step + 1], pairs)
-                    if settled.any():
-                        # Before the step, so that the losses are those of the path that is kept.
-                        stopped = pairs.rows[settled]
-                        paths[stopped, 1:-1] = pairs.points[settled]
-                        history[step + 1 :, :, stopped] = history[step, :, stopped]
-                        pairs, gradient = pairs.select(~settled), gradient[~settled]
-                    if not len(pairs.rows):
-                        break
-                pairs.adam.param_groups[0]["lr"] = self._rate(step)
-                gradient = gradient * _rows(pairs.unit, gradient)
-                pairs.variables.grad = gradient if smoother is None else _along_path(smoother, gradient)
-                pairs.adam.step()
+                    self._check_finite(history[: step + 1])
+                adam.param_groups[0]["lr"] = self._rate(step)
+                gradient = gradient * unit
+                variables.grad = gradient if smoother is None else _along_path(smoother, gradient)
+                adam.step()
                 self._report(progress, step + 1)
-            if len(pairs.rows):
-                history[-1].index_copy_(1, pairs.rows, self._losses(pairs.lines, pairs.points, pairs.labels))
-                paths[pairs.rows, 1:-1] = pairs.points
-            else:
-                self._report(progress, self.steps)
+            points = variables.detach() * unit
+            history[-1] = self._losses(lines, points, labels)
         self._check_finite(history)
         if straight is not None:
             history = torch.cat([straight[None], history])
 
-        total = self._total(history, lines)
+        paths = torch.cat([lines[:, :1], points, lines[:, -1:]], dim=1).cpu()
+        total = self._total(history, lines).cpu()
         return [
             WalkResult(path=path, losses=dict(zip(self._loss_names, losses.unbind(1), strict=True)), total=of_pair)
-            for path, losses, of_pair in zip(paths.cpu(), history.cpu().unbind(2), total.cpu().unbind(1), strict=True)
+            for path, losses, of_pair in zip(paths, history.cpu().unbind(2), total.unbind(1), strict=True)
         ]
 
     def _coarse_paths(
@@ -469,36 +453,38 @@ class LatentWalk:
         """What the sums over points are divided by."""
         return self._num_inner if self.normalize else 1
 
-    def _line(self, w_a: Tensor, w_b: Tensor) -> Tensor:
-        """The checked straight line [T, *latent]."""
+    def _lines(self, w_a: Sequence[Tensor] | Tensor, w_b: Sequence[Tensor] | Tensor) -> Tensor:
+        """The checked straight lines [P, T, *latent]."""
         w_dim = self.generator.w_dim
-        for name, w in (("w_a", w_a), ("w_b", w_b)):
-            if not _is_latent(w) or w.shape[-1] != w_dim:
-                raise ConfigError(
-                    f"{name} must be [w_dim] = [{w_dim}]: got {list(w.shape)}; [num_ws, {w_dim}] with num_ws ≥ 2 would "
-                    "be a latent of W+."
-                )
-            if not w.isfinite().all():
-                raise ConfigError(f"{name} has values that are not finite: repeat the inversion it comes from.")
-        w_a, w_b = (w.detach().as_subclass(Tensor).to(self.device, torch.float32) for w in (w_a, w_b))
-        return linear_path(w_a, w_b, self.num_points)
-
-    def _start(self, lines: Sequence[Tensor], labels: Sequence[int], paths: Tensor | None) -> _Pairs:
-        """All pairs on these paths [P, T, *latent], by default on their straight lines."""
+        for name, ends in (("w_a", w_a), ("w_b", w_b)):
+            for w in ends:
+                if not _is_latent(w) or w.shape[-1] != w_dim:
+                    raise ConfigError(
+                        f"{name} must be [w_dim] = [{w_dim}]: got {list(w.shape)}; [num_ws, {w_dim}] with num_ws ≥ 2 "
+                        "would be a latent of W+."
+                    )
+                if not w.isfinite().all():
+                    raise ConfigError(f"{name} has values that are not finite: repeat the inversion it comes from.")
+        firsts, lasts = (
+            [w.detach().as_subclass(Tensor).to(self.device, torch.float32) for w in ends] for ends in (w_a, w_b)
+        )
+        lines = [linear_path(first, last, self.num_points) for first, last in zip(firsts, lasts, strict=True)]
         shapes = {line.shape[1:]: None for line in lines}
         if len(shapes) > 1:
             raise ConfigError(f"The end points have the shapes {[list(s) for s in shapes]}: walk each on its own.")
-        stacked = torch.stack(list(lines))
+        stacked = torch.stack(lines)
         if self.normalize and not (self._reference(stacked) > 0).all():
             raise ConfigError(
                 "w_a and w_b are the same point, but normalize divides by their distance: choose two different "
                 "anchors, or leave normalize out."
             )
-        unit = torch.ones(len(stacked), device=self.device)
-        if self.normalize:
-            unit = (stacked[:, -1] - stacked[:, 0]).flatten(1).square().mean(1).sqrt()
-        points = (stacked if paths is None else paths)[:, 1:-1]
-        return _Pairs.on(stacked, points, labels, unit=unit, lr=self._rate(0), beta2=self.beta2)
+        return stacked
+
+    def _unit(self, lines: Tensor) -> Tensor:
+        """The length in W of one unit of what Adam sees, [P]: 1, or by ``normalize`` ‖w_b − w_a‖ / √d."""
+        if not self.normalize:
+            return torch.ones(len(lines), device=lines.device)
+        return (lines[:, -1] - lines[:, 0]).flatten(1).square().mean(1).sqrt()
 
     def _reference(self, lines: Tensor) -> Tensor:
         """What L_dist of each pair is divided by, [P]: 1, or L_dist of its straight line ‖w_b − w_a‖² / (T − 1)."""
@@ -519,14 +505,6 @@ class LatentWalk:
         for weight, loss in zip(self._weights, losses.unbind(1)[1:], strict=True):
             total = total + weight * loss / self._divisor
         return total
-
-    def _settled(self, history: Tensor, pairs: _Pairs) -> Tensor:
-        """Which of the pairs are on the plateau, [P] bool, by the losses so far [steps, K, all pairs]."""
-        if not self.tolerance or len(history) <= _CHECK_EVERY:
-            return torch.zeros_like(pairs.rows, dtype=torch.bool)
-        before, after = self._total(history[-_CHECK_EVERY:, :, pairs.rows], pairs.lines).chunk(2)
-        # Means: Adam's ripples are higher than what is still gained. A rise is no plateau either.
-        return (after.mean(0) - before.mean(0)).abs() < self.tolerance * before.mean(0).abs()
 
     def _losses_and_gradient(self, lines: Tensor, moving: Tensor, labels: Sequence[int]) -> tuple[Tensor, Tensor]:
         """All losses of each pair, [K, P], and ∂L/∂w̄ at the moving points [P, points, *latent]."""
@@ -582,53 +560,6 @@ class LatentWalk:
                 f"The walk's loss is not finite after {step} steps ({values}): lower lr, or check that the generator "
                 "and the classifiers were trained to the end."
             )
-
-
-@dataclass(frozen=True, eq=False)
-class _Pairs:
-    """The pairs that are still walked; row p of every tensor belongs to one of them.
-
-    Attributes:
-        rows: [P] their numbers among all pairs.
-        lines: [P, T, *latent], the straight lines.
-        labels: P labels.
-        unit: [P], the length in W of one unit of the variables; 1 as published.
-        variables: [P, points, *latent], the moving points over ``unit``: what Adam sees.
-        adam: on the variables.
-    """
-
-    rows: Tensor
-    lines: Tensor
-    labels: Sequence[int]
-    unit: Tensor
-    variables: Tensor
-    adam: torch.optim.Adam
-
-    @classmethod
-    def on(
-        cls, lines: Tensor, points: Tensor, labels: Sequence[int], *, unit: Tensor, lr: float, beta2: float
-    ) -> _Pairs:
-        """All pairs at the start, their moving points at ``points``."""
-        variables = (points / _rows(unit, points)).requires_grad_()
-        rows, adam = torch.arange(len(lines), device=lines.device), torch.optim.Adam([variables], lr, (0.9, beta2))
-        return cls(rows, lines, labels, unit, variables, adam)
-
-    @property
-    def points(self) -> Tensor:
-        """The moving points, [P, points, *latent]; a new tensor."""
-        return self.variables.detach() * _rows(self.unit, self.variables)
-
-    def select(self, kept: Tensor) -> _Pairs:
-        """The pairs where ``kept`` [P] is True, and Adam with their moments."""
-        variables = self.variables.detach()[kept].requires_grad_()
-        group = self.adam.param_groups[0]
-        adam = torch.optim.Adam([variables], group["lr"], group["betas"])
-        adam.state[variables] = {
-            name: value[kept] if value.shape == self.variables.shape else value
-            for name, value in self.adam.state[self.variables].items()
-        }
-        labels = [label for label, keep in zip(self.labels, kept.tolist(), strict=True) if keep]
-        return _Pairs(self.rows[kept], self.lines[kept], labels, self.unit[kept], variables, adam)
 
 
 def _along_path(matrix: Tensor, gradient: Tensor) -> Tensor:

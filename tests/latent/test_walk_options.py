@@ -1,4 +1,4 @@
-"""What the walk does by option: terms, the relative objective, the stop at the plateau, W+."""
+"""What the walk does by option: terms, the relative objective, coarse to fine, W+."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from latent_fakes import FakeGenerator, assert_same_state, fake_classifier, state_of
 from torch import nn
 
-from monai_plan.latent import LatentWalk, WeightedTerm, distance_loss, linear_path
+from monai_plan.latent import LatentWalk, WeightedTerm, linear_path
 from monai_plan.utils import ConfigError
 
 DIMS = pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -164,90 +164,6 @@ def test_the_same_point_twice_has_no_distance_to_divide_by():
         LatentWalk(*networks(2), normalize=True)(w, w.clone(), 0)
 
 
-# the stop at the plateau -----------------------------------------------------------------------------------------
-
-
-class Counting(nn.Module):
-    """Counts the images that a classifier sees."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network, self.seen = network, 0
-
-    def forward(self, x):
-        self.seen += len(x)
-        return self.network(x)
-
-
-def stop_of(result) -> int:
-    """The step before which a pair stopped; from it on its objective is repeated."""
-    return int((result.total != result.total[-1]).nonzero()[-1]) + 1
-
-
-def test_a_pair_on_the_plateau_stops_and_leaves_the_batch():
-    """The long line hardly feels the term and stops first; the short one goes on as if it were alone."""
-    identity_net = Counting(fake_classifier(2, 7))
-    walk = LatentWalk(
-        FakeGenerator(2), identity_net, fake_classifier(2, 3), num_points=6, steps=160, lr=0.01, smoothing=3.0,
-        lambda_id=0.0, lambda_class=0.0, tolerance=0.01, terms={"first": WeightedTerm(0.5, FirstNumber())},
-    )  # fmt: skip
-    zero, near, far = torch.zeros(6), torch.ones(6), torch.full((6,), 8.0)
-    alone = [walk(zero, end, 0) for end in (far, near)]
-    assert [stop_of(result) for result in alone] == [50, 150]
-    assert identity_net.seen == (51 + 151) * 4  # looked at before the next step, four points each
-    together = walk.walk_pairs([zero, zero], [far, near], [0, 0])
-    assert identity_net.seen == 2 * (51 + 151) * 4
-    for one, other in zip(alone, together, strict=True):
-        torch.testing.assert_close(other.path, one.path, rtol=0, atol=1e-3)
-        torch.testing.assert_close(other.total, one.total, rtol=1e-4, atol=1e-4)
-        assert len(other.total) == 161
-
-
-def test_who_goes_on_keeps_the_memory_of_adam():
-    """With a short one, for which 0.999 would be far off."""
-    nets = networks(2)
-    options = {"num_points": 6, "steps": 160, "lr": 0.05, "beta2": 0.5, "tolerance": 0.01}
-    options |= {"lambda_id": 0.0, "lambda_class": 0.0, "terms": {"first": WeightedTerm(0.5, FirstNumber())}}
-    zero, near, far = torch.zeros(6), torch.ones(6), torch.full((6,), 8.0)
-    alone = LatentWalk(*nets, **options)(zero, near, 0)
-    together = LatentWalk(*nets, **options).walk_pairs([zero, zero], [far, near], [0, 0])
-    assert stop_of(together[0]) < stop_of(together[1])
-    torch.testing.assert_close(together[1].path, alone.path, rtol=0, atol=1e-4)
-    other = LatentWalk(*nets, **options | {"beta2": 0.999})(zero, near, 0)
-    assert (other.path - alone.path).abs().max() > 1e-3
-
-
-def test_a_stopped_pair_is_where_it_would_have_ended():
-    """And its last losses are those of its path."""
-    w_a, w_b = end_points()
-    options = {"num_points": 8, "lambda_id": 0.0, "lambda_class": 0.0, "lr": 0.02, "smoothing": 3.0}
-    nets, term = networks(2), {"first": WeightedTerm(0.5, FirstNumber())}
-    whole = LatentWalk(*nets, steps=1000, terms=term, **options)(w_a, w_b, 0)
-    stopped = LatentWalk(*nets, steps=1000, tolerance=1e-4, terms=term, **options)(w_a, w_b, 0)
-    last = stop_of(stopped)
-    assert 50 <= last < 1000
-    assert last % 50 == 0
-    assert torch.equal(stopped.total[: last + 1], whole.total[: last + 1])
-    assert stopped.total[-1].item() == pytest.approx(whole.total[-1].item(), rel=1e-3)
-    torch.testing.assert_close(stopped.path, whole.path, rtol=0, atol=0.02)
-    torch.testing.assert_close(stopped.losses["distance"][-1], distance_loss(stopped.path))
-    torch.testing.assert_close(stopped.losses["first"][-1], stopped.path[1:-1, 0].sum())
-
-
-def test_progress_of_a_walk_that_stopped():
-    seen = []
-    options = {"num_points": 4, "steps": 80, **ONLY_DISTANCE}
-    LatentWalk(*networks(2), tolerance=1.0, **options)(*end_points(), 0, progress=lambda *done: seen.append(done))
-    assert seen == [*((step, 80) for step in range(1, 51)), (80, 80)]
-
-
-def test_no_tolerance_never_stops():
-    nets = networks(2)
-    nets = (nets[0], Counting(nets[1]), nets[2])
-    LatentWalk(*nets, num_points=4, steps=110, **ONLY_DISTANCE)(*end_points(), 0)
-    assert nets[1].seen == 111 * 2
-
-
 # Adam's second moment ---------------------------------------------------------------------------------------------
 
 
@@ -290,7 +206,7 @@ def test_the_same_w_in_all_layers_has_the_losses_of_w(spatial_dims):
 
 
 @DIMS
-@pytest.mark.parametrize("options", [{}, {"smoothing": 3.0}, {"normalize": True, "lambda_id": 0.5}, {"tolerance": 0.5}])
+@pytest.mark.parametrize("options", [{}, {"smoothing": 3.0}, {"normalize": True, "lambda_id": 0.5}])
 def test_a_walk_in_w_plus(spatial_dims, options):
     nets = networks(spatial_dims)
     w_a, w_b = end_points(2, 3, 6)  # two pairs of three layers
@@ -324,7 +240,7 @@ def test_pairs_of_one_space_are_walked_together():
         LatentWalk(*networks(2)).walk_pairs(*[[torch.zeros(6), torch.zeros(2, 6)]] * 2, [0, 0])
 
 
-@pytest.mark.parametrize("option", [{"tolerance": -1.0}, {"tolerance": math.nan}, {"beta2": 1.0}, {"beta2": -0.1}])
+@pytest.mark.parametrize("option", [{"beta2": 1.0}, {"beta2": -0.1}])
 def test_bad_options_name_the_argument(option):
     with pytest.raises(ConfigError, match=next(iter(option))):
         LatentWalk(*networks(2), **option)
@@ -355,7 +271,7 @@ def test_the_coarse_path_lies_on_the_curve_of_the_fine_objective(spatial_dims, n
 
 
 @DIMS
-@pytest.mark.parametrize("options", [{"beta2": 0.5}, {"smoothing": 8.0}, {"tolerance": 0.1}])
+@pytest.mark.parametrize("options", [{"beta2": 0.5}, {"smoothing": 8.0}])
 def test_the_coarse_walk_is_that_of_fewer_points(spatial_dims, options):
     """With every option, λ times (6 / 3)² and α divided by it."""
     w_a, w_b = end_points()
@@ -367,8 +283,6 @@ def test_the_coarse_walk_is_that_of_fewer_points(spatial_dims, options):
     expected = LatentWalk(*nets, num_points=4, steps=120, lambda_id=0.8, lambda_class=1.2, **few)(w_a, w_b, 1)
     torch.testing.assert_close(walk(w_a, w_b, 1).path[::2], expected.path)
     assert (expected.path - linear_path(w_a, w_b, 4)).abs().max() > 0.01
-    if "tolerance" in options:
-        assert stop_of(expected) == 50
 
 
 @DIMS
