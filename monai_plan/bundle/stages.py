@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_plan.data import CheckedDataset, split_by_subject, write_synthetic
-from monai_plan.latent import LatentGenerator, LatentInverter, LatentWalk, choose_pairs, k_same
-from monai_plan.latent.generator import frozen
+from monai_plan.latent import LatentInverter, LatentWalk, choose_pairs, k_same
 from monai_plan.metrics import PerceptualEmbedding, embed, nearest_other_images, nearest_real_images
+from monai_plan.networks import LatentDecoder, frozen
 from monai_plan.utils import ConfigError, DataError, TrainingError, load_artifact, save_artifact, write_json, write_text
 
 __all__ = [
@@ -241,7 +241,7 @@ def invert(
 
 
 def reproduction_distances(
-    generator: LatentGenerator,
+    generator: LatentDecoder,
     latents: Tensor,
     dataset: CheckedDataset,
     embedding: PerceptualEmbedding,
@@ -301,7 +301,7 @@ def _finished_part(file: Path, kind: str, made_by: Mapping[str, Any]) -> Mapping
     return part if part is not None and part["header"]["made_by"] == made_by else None
 
 
-def _digest(*parts: nn.Module | LatentGenerator | Tensor) -> str:
+def _digest(*parts: nn.Module | Tensor) -> str:
     """SHA-256 over tensors and the weights of networks."""
     digest = hashlib.sha256()
     for part in parts:
@@ -312,7 +312,7 @@ def _digest(*parts: nn.Module | LatentGenerator | Tensor) -> str:
 
 
 @torch.no_grad()
-def synthesize_images(generator: LatentGenerator, latents: Tensor, *, batch_size: int = 64) -> Tensor:
+def synthesize_images(generator: LatentDecoder, latents: Tensor, *, batch_size: int = 64) -> Tensor:
     """x̄ = clamp(G(w), −1, 1) with 8 bits a value, as a release holds it.
 
     Args:
@@ -331,7 +331,7 @@ def synthesize_images(generator: LatentGenerator, latents: Tensor, *, batch_size
 def identity_items(
     *,
     dataset: CheckedDataset,
-    generator: LatentGenerator,
+    generator: LatentDecoder,
     latents_file: str | os.PathLike[str],
     identity_of: str = "subject",
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -671,7 +671,7 @@ def select_points(labels: Tensor, *, kept: Tensor, num_images: Mapping[int, int]
 
 def synthesize(
     *,
-    generator: LatentGenerator,
+    generator: LatentDecoder,
     paths_file: str | os.PathLike[str],
     anchors_file: str | os.PathLike[str],
     dataset: CheckedDataset,

@@ -5,7 +5,6 @@ MICCAI 2023, arXiv 2307.02984.
 """
 
 from monai_plan.latent.encoder import LatentEncoder, LatentPairs
-from monai_plan.latent.generator import LatentGenerator
 from monai_plan.latent.inversion import SPACES, Inversion, LatentInverter
 from monai_plan.latent.k_same import Anchors, choose_pairs, k_same
 from monai_plan.latent.terms import (
@@ -19,7 +18,6 @@ __all__ = [
     "Anchors",
     "Inversion",
     "LatentEncoder",
-    "LatentGenerator",
     "LatentInverter",
     "LatentPairs",
     "LatentWalk",

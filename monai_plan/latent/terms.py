@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_plan.latent.generator import frozen
 from monai_plan.metrics import PerceptualEmbedding, nearest_other_images
+from monai_plan.networks import frozen
 from monai_plan.utils import ConfigError, DataError
 
 __all__ = ["MarginTerm", "WeightedTerm"]

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_plan.latent.generator import BatchSplitter, LatentGenerator, frozen, prepare_networks
 from monai_plan.latent.terms import WeightedTerm
+from monai_plan.networks import BatchSplitter, LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, TrainingError
 
 __all__ = ["LatentWalk", "WalkResult", "class_loss", "distance_loss", "identity_loss", "linear_path"]
@@ -170,7 +170,7 @@ class LatentWalk:
     T = 50): the same numbers λ mean the same where ‖w_b − w_a‖² = (T − 1)(T − 2).
 
     Args:
-        generator: G, see ``LatentGenerator``.
+        generator: G.
         identity_net: φ_id, images [B, C, *spatial] in [−1, 1] → logits [B, n] over n ≥ 2 identities.
         class_net: φ_class, the same → logits [B, num_classes].
         num_points: T, at least 3, end points included.
@@ -205,7 +205,7 @@ class LatentWalk:
 
     def __init__(
         self,
-        generator: LatentGenerator,
+        generator: LatentDecoder,
         identity_net: nn.Module,
         class_net: nn.Module,
         *,
@@ -316,7 +316,7 @@ class LatentWalk:
         return {**options, "terms": {name: weighted.weight for name, weighted in self.terms.items()}}
 
     @property
-    def networks(self) -> tuple[LatentGenerator | nn.Module, ...]:
+    def networks(self) -> tuple[nn.Module, ...]:
         """G, φ_id, φ_class and the modules of the terms."""
         return (self.generator, *self._networks)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_plan.networks import StyleGAN2Generator, load_generator
+from monai_plan.networks import LatentDecoder, load_generator
 from monai_plan.utils import ArtifactError, ConfigError, file_digest, load_artifact
 
 __all__ = ["OnlineSource"]
@@ -79,7 +79,7 @@ class OnlineSource:
         self._latents = inner.flatten(0, 1).numpy()  # not a tensor: see SyntheticSource
         self.labels: list[int] = paths["labels"].repeat_interleave(inner.shape[1]).tolist()
         self.label_names = dict(label_names or {})
-        self.img_size: tuple[int, ...] = tuple(network.img_size)
+        self.img_size: tuple[int, ...] = network.img_size
         self.img_channels = network.img_channels
         digests = file_digest(generator_file) + file_digest(paths_file)
         self.digest = hashlib.sha256(digests.encode()).hexdigest()
@@ -87,7 +87,7 @@ class OnlineSource:
 
     def _start(self) -> None:
         """What belongs to one process; the network comes with the first sample."""
-        self._network: StyleGAN2Generator | None = None
+        self._network: LatentDecoder | None = None
         self._lock = threading.Lock()
         self._process = os.getpid()
 

@@ -12,6 +12,7 @@ from latent_fakes import FakeGenerator, assert_same_state, fake_classifier, stat
 from torch import nn
 
 from monai_plan.latent import LatentWalk, WeightedTerm, linear_path
+from monai_plan.networks import LatentDecoder
 from monai_plan.utils import ConfigError
 
 DIMS = pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -88,7 +89,7 @@ def test_a_term_needs_a_name_of_its_own(name):
 # the relative objective ------------------------------------------------------------------------------------------
 
 
-class Rescaled(nn.Module):
+class Rescaled(LatentDecoder):
     """G in a space W that is ``scale`` times as wide: synthesis(w) = G(w / scale)."""
 
     def __init__(self, generator: FakeGenerator, scale: float):
