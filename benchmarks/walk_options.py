@@ -46,19 +46,14 @@ def options_of(base: Mapping[str, Any], anchors: Mapping[str, Any]) -> dict[str,
             "walk_coarse_points": None, "walk_steps": 500, "walk_schedule": "constant", "walk_beta2": 0.999,
             "walk_smoothing": 0.0,
         },
-        "straight-through": {"walk_clamp": "straight_through"},
-        "free ends": {"walk_free_ends": True},
         "relative": {
             "walk_normalize": True, "lambda_id": base["lambda_id"] * relative,
             "lambda_class": base["lambda_class"] * relative, "walk_lr": base["walk_lr"] / unit,
         },
-        "likelihood": {"lambda_likelihood": base["lambda_id"]},
-        "realism": {"lambda_realism": base["lambda_id"]},
         "margin": {"lambda_margin": 10 * base["lambda_id"]},
         "robust φ_id": {"identity_epsilon": 0.03},
         "check 0.1": {"min_distance_quantile": 0.1},
         "L_id x 4": {"lambda_id": 4 * base["lambda_id"]},
-        "L_id x 4, realism": {"lambda_id": 4 * base["lambda_id"], "lambda_realism": 2 * base["lambda_id"]},
     }  # fmt: skip
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from monai_plan.audit import PathFigure, evaluate, predict_probabilities, write_report
 from monai_plan.bundle.stages.synthesize import describe_walk
 from monai_plan.data import CheckedDataset
-from monai_plan.latent import LatentGenerator, linear_path
+from monai_plan.latent import linear_path
 from monai_plan.metrics import PerceptualEmbedding, embed, nearest_real
+from monai_plan.networks import LatentDecoder
 from monai_plan.release import Release, load_paths, may_leave, select, synthesize_images
 from monai_plan.utils import load_artifact
 
@@ -31,7 +32,7 @@ def evaluate_release(
     training: CheckedDataset,
     test: CheckedDataset,
     released: Release,
-    generator: LatentGenerator,
+    generator: LatentDecoder,
     paths_file: str | os.PathLike[str],
     anchors_file: str | os.PathLike[str],
     embedding: PerceptualEmbedding,
@@ -140,7 +141,7 @@ def _samples(images: Tensor, labels: Tensor, names: Mapping[int, str]) -> dict[s
 
 def _path_figure(
     training: CheckedDataset,
-    generator: LatentGenerator,
+    generator: LatentDecoder,
     straight: Tensor,
     paths: Mapping[str, Any],
     embedding: PerceptualEmbedding,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_plan.latent import LatentGenerator
+from monai_plan.networks import LatentDecoder
 
 __all__ = ["synthesize_images"]
 
 
 @torch.no_grad()
-def synthesize_images(generator: LatentGenerator, latents: Tensor, *, batch_size: int = 64) -> Tensor:
+def synthesize_images(generator: LatentDecoder, latents: Tensor, *, batch_size: int = 64) -> Tensor:
     """x̄ = clamp(G(w), −1, 1) with 8 bits per value, as a release holds it.
 
     Args:

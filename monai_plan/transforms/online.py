@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_plan.networks import StyleGAN2Generator, load_generator
+from monai_plan.networks import LatentDecoder, load_generator
 from monai_plan.release import load_paths, select
 from monai_plan.utils import ArtifactError, ConfigError, digest
 
@@ -81,14 +81,14 @@ class OnlineSource:
         self._latents = points.latents.numpy()  # not a tensor: see SyntheticSource
         self.labels: list[int] = points.labels.tolist()
         self.label_names = dict(label_names or {})
-        self.img_size: tuple[int, ...] = tuple(network.img_size)
+        self.img_size: tuple[int, ...] = network.img_size
         self.img_channels = network.img_channels
         self.digest = digest(Path(generator_file), Path(paths_file))
         self._start()
 
     def _start(self) -> None:
         """What belongs to one process; the network comes with the first sample."""
-        self._network: StyleGAN2Generator | None = None
+        self._network: LatentDecoder | None = None
         self._lock = threading.Lock()
         self._process = os.getpid()
 

@@ -11,7 +11,7 @@ import torch
 from monai_plan.bundle.stages.walk import class_counts
 from monai_plan.data import CheckedDataset
 from monai_plan.latent import LatentInverter, LatentWalk
-from monai_plan.latent.generator import frozen
+from monai_plan.networks import frozen
 from monai_plan.release import check_quantile
 from monai_plan.utils import ConfigError, DataError, write_json
 

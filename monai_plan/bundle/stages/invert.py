@@ -15,8 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from monai_plan.data import CheckedDataset
-from monai_plan.latent import LatentGenerator, LatentInverter
+from monai_plan.latent import LatentInverter
 from monai_plan.metrics import PerceptualEmbedding, embed, nearest_other_images
+from monai_plan.networks import LatentDecoder
 from monai_plan.release import synthesize_images
 from monai_plan.utils import digest, finished_part, save_artifact, write_json
 
@@ -142,7 +143,7 @@ class InvertStage:
 
 
 def reproduction_distances(
-    generator: LatentGenerator,
+    generator: LatentDecoder,
     latents: Tensor,
     dataset: CheckedDataset,
     embedding: PerceptualEmbedding,

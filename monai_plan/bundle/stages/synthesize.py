@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_plan.data import CheckedDataset
-from monai_plan.latent import LatentGenerator
+from monai_plan.networks import LatentDecoder
 from monai_plan.release import dataset_card, load_paths, select, shared_affine, synthesize_images, write_synthetic
 from monai_plan.utils import load_artifact, write_text
 
@@ -29,7 +29,7 @@ class SynthesizeStage:
         name: of the data set.
     """
 
-    generator: LatentGenerator
+    generator: LatentDecoder
     paths_file: str | os.PathLike[str]
     anchors_file: str | os.PathLike[str]
     dataset: CheckedDataset
@@ -84,15 +84,3 @@ def describe_walk(made_by: Mapping[str, Any]) -> str:
         )
     rate = f"rate {made_by['lr']} ({made_by['schedule']}), β2 {made_by['beta2']}, smoothing {made_by['smoothing']}"
     return f"{steps}; {rate}"
-
-
-def _beyond_the_published(made_by: Mapping[str, Any]) -> str:
-    """The options of the walk that PLAN does not have, as a line of the card; empty where none is used."""
-    used = [f"λ_{name} {weight}" for name, weight in made_by["terms"].items()]
-    used += ["free ends"] if made_by["free_ends"] else []
-    used += ["relative objective"] if made_by["normalize"] else []
-    used += ["straight-through clamp"] if made_by["clamp"] == "straight_through" else []
-    used += [f"stops at tolerance {made_by['tolerance']}"] if made_by["tolerance"] else []
-    quantile = made_by["min_distance_quantile"]
-    used += [f"final check of the distance at quantile {quantile}"] if quantile is not None else []
-    return f"\n  Beyond the published walk: {', '.join(used)}." if used else ""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from monai_plan.data import CheckedDataset
-from monai_plan.latent import LatentGenerator
+from monai_plan.networks import LatentDecoder
 from monai_plan.release import synthesize_images
 from monai_plan.utils import ConfigError, DataError, load_artifact
 
@@ -18,7 +18,7 @@ __all__ = ["identity_items"]
 def identity_items(
     *,
     dataset: CheckedDataset,
-    generator: LatentGenerator,
+    generator: LatentDecoder,
     latents_file: str | os.PathLike[str],
     identity_of: str = "subject",
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -21,7 +21,7 @@ import monai_plan.bundle.stages.walk as walk_module
 import monai_plan.release.distance as distance_module
 from monai_plan.bundle.stages import class_counts
 from monai_plan.bundle.stages.walk import _more_pairs
-from monai_plan.latent import LikelihoodTerm, WeightedTerm
+from monai_plan.latent import MarginTerm, WeightedTerm
 from monai_plan.release import select, synthesize_images
 from monai_plan.utils import ConfigError, DataError, TrainingError, load_artifact
 
@@ -81,8 +81,8 @@ def test_walks(case):
         for name, values in paths["losses"].items():
             torch.testing.assert_close(values[index], expected.losses[name], rtol=1e-4, atol=1e-5)
     made_by = {"num_points": T, "steps": 3, "lr": 0.1, "lambda_id": 0.025, "lambda_class": 0.25, "seed": 0}
-    made_by |= {"schedule": "constant", "smoothing": 0.0, "amp": False, "tolerance": 0.0, "clamp": "hard"}
-    made_by |= {"free_ends": False, "normalize": False, "terms": {}, "min_distance_quantile": None}
+    made_by |= {"schedule": "constant", "smoothing": 0.0, "amp": False}
+    made_by |= {"normalize": False, "terms": {}, "min_distance_quantile": None}
     made_by |= {"coarse_points": None, "coarse_steps": 40, "beta2": 0.999}
     assert paths["header"]["made_by"] == made_by
 
@@ -133,11 +133,11 @@ def test_walk_makes_parts_of_other_anchors_or_settings_anew(case, tmp_path):
     assert same.calls == []
     walk_anchors(walk=longer, anchors_file=case.files.anchors, **options)
     assert len(longer.calls) == len(first.calls)
-    term, other_term = (LikelihoodTerm(case.generator, num_samples=20, seed=seed) for seed in (0, 1))
+    term, other_term = (MarginTerm(nn.Flatten(), case.dataset.images[:n], margin=9.0) for n in (2, 3))
     changes = [
-        {"tolerance": 0.1}, {"clamp": "straight_through"}, {"free_ends": True}, {"normalize": True},
-        {"terms": {"likelihood": WeightedTerm(1.0, term)}}, {"terms": {"likelihood": WeightedTerm(2.0, term)}},
-        {"terms": {"likelihood": WeightedTerm(2.0, other_term)}},
+        {"beta2": 0.9}, {"normalize": True},
+        {"terms": {"margin": WeightedTerm(1.0, term)}}, {"terms": {"margin": WeightedTerm(2.0, term)}},
+        {"terms": {"margin": WeightedTerm(2.0, other_term)}},
     ]  # fmt: skip
     for change in changes:
         changed, again = (Spy(make_walk(case.generator, num_points=T + 1, **change)) for _ in range(2))
@@ -146,7 +146,7 @@ def test_walk_makes_parts_of_other_anchors_or_settings_anew(case, tmp_path):
         walk_anchors(walk=again, anchors_file=case.files.anchors, **options)
         assert again.calls == []
     assert set(load_artifact(options["output_file"], kind="paths")["losses"]) == {
-        "distance", "identity", "class", "likelihood",
+        "distance", "identity", "class", "margin",
     }  # fmt: skip
     elsewhere = Spy(make_walk(case.generator, num_points=T + 1))
     walk_anchors(walk=elsewhere, anchors_file=many_anchors(tmp_path, 2), **options)
