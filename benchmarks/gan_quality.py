@@ -28,9 +28,8 @@ from monai.transforms import Compose, LoadImaged, Resized, ScaleIntensityRanged
 from scipy import stats
 from torch import Tensor
 
-from monai_plan.audit import classification_scores, fit_classifier, predict_probabilities
-from monai_plan.bundle import ResumeHandler
 from monai_plan.data import CheckedDataset
+from monai_plan.engines import ResumeHandler, classification_scores, fit_classifier, predict_probabilities
 from monai_plan.gan import (
     AdaptiveStrength,
     BestGenerator,

@@ -23,9 +23,9 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import Tensor, nn
 
-from monai_plan.audit import predict_probabilities
 from monai_plan.bundle.quickstart import BUNDLE, bundle_path
 from monai_plan.data import CheckedDataset, make_phantoms, read_datalist
+from monai_plan.engines import predict_probabilities
 from monai_plan.networks import load_classifier
 from monai_plan.utils import DataError, PLANError, load_artifact
 

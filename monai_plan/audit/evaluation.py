@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_plan.audit.membership import membership_attack
-from monai_plan.audit.utility import classification_scores, fit_classifier, predict_probabilities
+from monai_plan.engines import classification_scores, fit_classifier, predict_probabilities
 from monai_plan.metrics import PerceptualEmbedding, embed, frechet_distance, nearest_real
 from monai_plan.utils import ConfigError, DataError, derive_seed, write_json
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from monai_plan.bundle.evaluate import evaluate_release
-from monai_plan.bundle.handlers import BestWeights, LossProgressBar, ResumeHandler, StopAtNaN
-from monai_plan.bundle.inferers import AdversarialInferer
 from monai_plan.bundle.runner import StageOutcome, run_bundle
 from monai_plan.bundle.stages import (
     aggregate,
@@ -21,12 +19,7 @@ from monai_plan.bundle.stages import (
 )
 
 __all__ = [
-    "AdversarialInferer",
-    "BestWeights",
-    "LossProgressBar",
-    "ResumeHandler",
     "StageOutcome",
-    "StopAtNaN",
     "aggregate",
     "check_data",
     "class_counts",

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_plan.audit import PathFigure, evaluate, predict_probabilities, write_report
+from monai_plan.audit import PathFigure, evaluate, write_report
 from monai_plan.bundle.stages import describe_walk, select_points, synthesize_images
 from monai_plan.data import CheckedDataset
+from monai_plan.engines import predict_probabilities
 from monai_plan.latent import LatentGenerator, linear_path
 from monai_plan.metrics import PerceptualEmbedding, embed, nearest_real
 from monai_plan.utils import load_artifact

@@ -1,13 +1,11 @@
-"""Utility: what a classifier trained on some images is worth on real ones."""
+"""The trainer of classifiers, what they say, and how well."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
@@ -17,9 +15,10 @@ from monai.utils import CommonKeys
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from torch import Tensor, nn
 
-from monai_plan.utils import ConfigError, DataError, TrainingError, derive_seed
+from monai_plan.engines.handlers import StopAtNaN
+from monai_plan.utils import ConfigError, DataError, derive_seed
 
-__all__ = ["classification_scores", "fit_classifier", "predict_probabilities", "stop_at_nan"]
+__all__ = ["classification_scores", "fit_classifier", "predict_probabilities"]
 
 
 def fit_classifier(
@@ -88,10 +87,9 @@ def fit_classifier(
             network=network,
             optimizer=optimizer,
             loss_function=nn.CrossEntropyLoss(),
-            train_handlers=[LrScheduleHandler(schedule, print_lr=False)],  # type: ignore[arg-type]
+            train_handlers=[StopAtNaN(), LrScheduleHandler(schedule, print_lr=False)],  # type: ignore[arg-type]
             decollate=False,
         )
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, stop_at_nan)
         if progress:
             ProgressBar(desc="classifier", persist=False).attach(trainer, output_transform=_loss)
         trainer.run()
@@ -100,15 +98,6 @@ def fit_classifier(
 
 def _loss(output: Mapping[str, Any]) -> dict[str, float]:
     return {CommonKeys.LOSS.value: output[CommonKeys.LOSS].item()}
-
-
-def stop_at_nan(engine: Engine) -> None:
-    """Handler of a ``SupervisedTrainer``, after each step: raises TrainingError if the loss is not finite."""
-    loss = engine.state.output[CommonKeys.LOSS].item()  # type: ignore[index]
-    if not np.isfinite(loss):
-        raise TrainingError(
-            f"the classifier's loss is {loss} at step {engine.state.iteration}: lower lr, or check the images."
-        )
 
 
 def predict_probabilities(

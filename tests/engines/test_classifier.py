@@ -8,7 +8,7 @@ from monai.networks.nets import resnet18
 from monai.transforms import RandFlipd, RandGaussianNoised
 from torch import nn
 
-from monai_plan.audit.utility import classification_scores, fit_classifier, predict_probabilities
+from monai_plan.engines.classifier import classification_scores, fit_classifier, predict_probabilities
 from monai_plan.utils import ConfigError, DataError, TrainingError
 
 
