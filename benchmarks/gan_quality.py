@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from ignite.engine import Events
 from matplotlib.figure import Figure
-from monai.networks.nets import ResNet
 from monai.transforms import Compose, LoadImaged, Resized, ScaleIntensityRanged
 from scipy import stats
 from torch import Tensor
@@ -43,7 +42,7 @@ from monai_plan.gan import (
 )
 from monai_plan.gan.losses import AID_WEIGHT
 from monai_plan.metrics import embed, frechet_distance, perceptual_embedding
-from monai_plan.networks import StyleGAN2Generator
+from monai_plan.networks import StyleGAN2Generator, resnet_classifier
 from monai_plan.utils import derive_seed, seeded_generator, write_json
 
 WAYS = ("aided", "logistic", "relativistic", "hinge")
@@ -139,10 +138,7 @@ def utility(
     found = []
     for seed in range(options.classifier_seeds):
         torch.manual_seed(derive_seed(seed, "weights"))
-        network = ResNet(
-            block="basic", layers=[2, 2, 2, 2], block_inplanes=options.classifier_channels, spatial_dims=2,
-            n_input_channels=1, num_classes=2, conv1_t_stride=2,
-        )  # fmt: skip
+        network = resnet_classifier(2, spatial_dims=2, img_channels=1, channels=options.classifier_channels)
         fit_classifier(
             network, images, labels, epochs=options.classifier_epochs, batch_size=64, seed=seed, device=options.device
         )

@@ -8,6 +8,7 @@ from monai_plan.networks.checkpoint import (
     save_classifier,
     save_generator,
 )
+from monai_plan.networks.classifier import resnet_classifier
 from monai_plan.networks.export import OneInputGenerator
 from monai_plan.networks.import_stylegan2 import load_stylegan2_pickle
 from monai_plan.networks.stylegan2 import (
@@ -28,6 +29,7 @@ __all__ = [
     "load_discriminator",
     "load_generator",
     "load_stylegan2_pickle",
+    "resnet_classifier",
     "save_classifier",
     "save_generator",
 ]
