@@ -133,7 +133,7 @@ class _Run:
 
     def train_class(self, folder: Path, *, seed: int) -> nn.Module:
         """Another φ_class, by the stage's own config."""
-        names = ("train.json", "classifier.json", "train_class.json")
+        names = ("train.json", "train_class.json")
         workflow = ConfigWorkflow(config_file=[str(self.configs / name) for name in names], logging_file=False)
         known = {id: value for id, value in self.settings.items() if id in workflow.parser}
         workflow.parser.update({**known, "output_dir": str(folder), "seed": seed})

@@ -8,8 +8,6 @@ from monai_plan.bundle.stages import (
     aggregate,
     check_data,
     class_counts,
-    class_items,
-    identity_items,
     invert,
     reproduction_distances,
     select_points,
@@ -17,15 +15,17 @@ from monai_plan.bundle.stages import (
     synthesize_images,
     walk_anchors,
 )
+from monai_plan.bundle.train_classifiers import TrainClass, TrainIdentity, identities
 
 __all__ = [
     "StageOutcome",
+    "TrainClass",
+    "TrainIdentity",
     "aggregate",
     "check_data",
     "class_counts",
-    "class_items",
     "evaluate_release",
-    "identity_items",
+    "identities",
     "invert",
     "reproduction_distances",
     "run_bundle",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from monai_plan.data import CheckedDataset, split_by_subject
+from monai_plan.data import CheckedDataset
 from monai_plan.latent import LatentGenerator, LatentInverter, LatentWalk, choose_pairs, k_same
 from monai_plan.latent.generator import frozen
 from monai_plan.metrics import PerceptualEmbedding, embed, nearest_other_images, nearest_real_images
@@ -30,9 +30,7 @@ __all__ = [
     "aggregate",
     "check_data",
     "class_counts",
-    "class_items",
     "describe_walk",
-    "identity_items",
     "invert",
     "reproduction_distances",
     "select_points",
@@ -327,63 +325,6 @@ def synthesize_images(generator: LatentGenerator, latents: Tensor, *, batch_size
     device = next(generator.parameters()).device
     images = torch.cat([generator.synthesis(w.to(device)).clamp(-1, 1).cpu() for w in latents.split(batch_size)])
     return ((images + 1) * 127.5).round() / 127.5 - 1
-
-
-def identity_items(
-    *,
-    dataset: CheckedDataset,
-    generator: LatentGenerator,
-    latents_file: str | os.PathLike[str],
-    identity_of: str = "subject",
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training and validation items for φ_id: real images and their reconstructions G(ŵ), labelled by identity.
-
-    The last start of every projection is kept out of the training for the validation, so that what is validated is
-    that φ_id recognises a patient in a generated image which it has not seen. With a single start the real images
-    validate.
-
-    Args:
-        dataset: N real images.
-        generator: G.
-        latents_file: of the stage ``invert``.
-        identity_of: "subject", a class a patient, or "image", a class an image as in the paper.
-
-    Returns:
-        Items {"image": [C, *spatial], "label": identity}, for training and for validation.
-
-    Raises:
-        ConfigError: if ``identity_of`` is neither.
-        DataError: if the latents are of other images.
-    """
-    if identity_of not in ("subject", "image"):
-        raise ConfigError(f"identity_of is {identity_of!r}, but must be 'subject' or 'image' (as in the paper).")
-    data = load_artifact(latents_file, kind="latents")
-    if data["keys"] != dataset.keys:
-        raise DataError(f"{latents_file} is of other images than the data list: run the stage invert again.")
-    identities = dataset.identities if identity_of == "subject" else torch.arange(len(dataset))
-    real = [{"image": x, "label": int(y)} for x, y in zip(dataset.images, identities, strict=True)]
-    by_start = [
-        [{"image": x, "label": int(y)} for x, y in zip(synthesize_images(generator, latents), identities, strict=True)]
-        for latents in data["latents"].unbind(1)
-    ]
-    held_out = by_start.pop() if len(by_start) > 1 else real
-    return real + [item for items in by_start for item in items], held_out
-
-
-def class_items(
-    *, dataset: CheckedDataset, validation_fraction: float = 0.2, seed: int = 0
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training and validation items for φ_class: real images, split by subject.
-
-    Args:
-        dataset: N real images.
-        validation_fraction: share of the subjects of each class that validates.
-        seed: of the split.
-
-    Returns:
-        Items of the data set, for training and for validation.
-    """
-    return split_by_subject([dataset[i] for i in range(len(dataset))], test_fraction=validation_fraction, seed=seed)
 
 
 def aggregate(

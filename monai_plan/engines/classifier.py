@@ -2,23 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from ignite.handlers import ProgressBar
-from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedTrainer
-from monai.handlers import LrScheduleHandler
+from ignite.engine import Engine, Events
+from ignite.handlers import EarlyStopping
+from ignite.metrics import Accuracy
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import LrScheduleHandler, StatsHandler, ValidationHandler
 from monai.networks.utils import eval_mode
-from monai.utils import CommonKeys
+from monai.transforms import Randomizable
+from monai.utils import CommonKeys, convert_to_tensor
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from torch import Tensor, nn
 
-from monai_plan.engines.handlers import StopAtNaN
-from monai_plan.utils import ConfigError, DataError, derive_seed
+from monai_plan.engines.handlers import BestWeights, LossProgressBar, ResumeHandler, StopAtNaN
+from monai_plan.engines.inferers import AdversarialInferer
+from monai_plan.utils import ConfigError, DataError, derive_seed, digest, seeded_generator
 
-__all__ = ["classification_scores", "fit_classifier", "predict_probabilities"]
+__all__ = ["ClassifierSettings", "classification_scores", "fit_classifier", "new_classifier", "predict_probabilities"]
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """How a classifier is trained: cross entropy, AdamW, a learning rate that falls to 0 along a cosine.
+
+    Attributes:
+        epochs: passes over the images, at most.
+        batch_size: images per step, at most; 2 or more (batch normalisation).
+        lr: learning rate at the start.
+        weight_decay: of AdamW.
+        patience: validations without a better accuracy after which the training stops.
+        epsilon: ε of the ``AdversarialInferer``; 0 trains on the images as they are.
+
+    Raises:
+        ConfigError: if a value cannot work.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 5e-4
+    patience: int = 10
+    epsilon: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 2), ("patience", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} of a classifier is {getattr(self, name)}, but must be at least {least}.")
+
+
+def new_classifier(factory: Callable[[], nn.Module], *, seed: int) -> nn.Module:
+    """An untrained network whose weights follow the seed alone; the global random state is left as it was.
+
+    Args:
+        factory: makes the network.
+        seed: of its weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "weights"))
+        return factory()
 
 
 def fit_classifier(
@@ -26,78 +72,163 @@ def fit_classifier(
     images: Tensor,
     labels: Tensor,
     *,
-    epochs: int,
-    batch_size: int = 32,
-    lr: float = 1e-3,
+    settings: ClassifierSettings,
+    validation: tuple[Tensor, Tensor] | None = None,
+    augment: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    augment: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
-    weight_decay: float = 1e-4,
-    progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    desc: str | None = None,
 ) -> nn.Module:
-    """Train a classifier with MONAI's ``SupervisedTrainer``: cross entropy, AdamW, cosine learning rate.
+    """Train a classifier with MONAI's ``SupervisedTrainer``.
 
-    The same seed and inputs give the same network on one device. The global random state is left as it was.
+    The order of the images, the augmentation and dropout are drawn from the seed and the number of the epoch: the same
+    inputs give the same network on one device, also when a training with a ``checkpoint`` was stopped after any epoch
+    and started again. The global random state is left as it was.
 
     Args:
         network: [B, C, *spatial] -> [B, K] logits; trained in place.
         images: [N, C, *spatial], in memory.
         labels: [N], int64, in 0 … K - 1.
-        epochs: passes over the images.
-        batch_size: images a step, 2 or more (batch normalisation).
-        lr: learning rate at the start; it falls to 0 along a cosine.
-        seed: of the order of the images, the augmentation and dropout.
-        device: where to train.
+        settings: epochs, rates and the rest.
+        validation: images and labels whose accuracy decides which epoch's weights are taken, the first best, and when
+            to stop; without them all epochs are trained and the last weights taken.
         augment: a MONAI dictionary transform over ``"image"`` of one item, random or not.
-        weight_decay: of AdamW.
-        progress: show a progress bar.
+        seed: of everything that is drawn.
+        device: where to train.
+        checkpoint: file that is written after each epoch and continued from; None for none.
+        desc: name on a progress bar and on the log of the validations; None for neither.
 
     Returns:
         ``network``, on ``device``, in eval mode.
 
     Raises:
         DataError: if images and labels do not fit or there are fewer than two.
-        ConfigError: if ``epochs`` or ``batch_size`` is too small.
         TrainingError: if the loss becomes NaN or infinite.
+        ArtifactError: if the checkpoint is of other images, settings or networks.
     """
     if len(images) != len(labels) or len(images) < 2:
         raise DataError(f"a classifier needs two labelled images or more, got {len(images)} and {len(labels)} labels.")
-    if epochs < 1 or batch_size < 2:
-        raise ConfigError(f"epochs must be at least 1 and batch_size at least 2, got {epochs} and {batch_size}.")
-    items = [{CommonKeys.IMAGE: x, CommonKeys.LABEL: y} for x, y in zip(images, labels.long(), strict=True)]
+    device = torch.device(device)
     network.to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
-
-    # Dropout, the order and (through MONAI's loader) the random transforms all follow torch's seed.
-    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(derive_seed(seed, "classifier"))
-        loader = DataLoader(
-            Dataset(items, augment),
-            batch_size=min(batch_size, len(items)),
-            shuffle=True,
-            # A last batch of one image has no variance to normalise by; another image is left out in each epoch.
-            drop_last=len(items) > batch_size and len(items) % batch_size == 1,
-        )
-        trainer = SupervisedTrainer(
-            device=torch.device(device),
-            max_epochs=epochs,
-            train_data_loader=loader,
-            network=network,
-            optimizer=optimizer,
-            loss_function=nn.CrossEntropyLoss(),
-            train_handlers=[StopAtNaN(), LrScheduleHandler(schedule, print_lr=False)],  # type: ignore[arg-type]
-            decollate=False,
-        )
-        if progress:
-            ProgressBar(desc="classifier", persist=False).attach(trainer, output_transform=_loss)
+    batches = _Batches(images, labels.long(), batch_size=settings.batch_size, augment=augment, seed=seed)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=settings.epochs)
+    trainer = SupervisedTrainer(
+        device=device,
+        max_epochs=settings.epochs,
+        train_data_loader=batches,
+        network=network,
+        optimizer=optimizer,
+        loss_function=nn.CrossEntropyLoss(),
+        inferer=AdversarialInferer(epsilon=settings.epsilon),
+        decollate=False,
+        optim_set_to_none=True,
+    )
+    trainer.add_event_handler(Events.EPOCH_STARTED, batches.start_epoch)
+    StopAtNaN().attach(trainer)
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "scheduler": schedule}
+    if validation is not None:
+        parts["best"], parts["early_stop"] = _validate(trainer, network, *validation, settings=settings, desc=desc)
+    LrScheduleHandler(schedule, print_lr=False).attach(trainer)  # type: ignore[arg-type]
+    if checkpoint is not None:
+        parts["inputs"] = _Inputs(images, labels, validation, settings, seed)
+        ResumeHandler(path=checkpoint, save_dict=parts).attach(trainer)
+    if validation is not None:
+        trainer.add_event_handler(Events.STARTED, _stop_if_done, parts["early_stop"])
+    if desc is not None:
+        LossProgressBar(desc=desc).attach(trainer)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         trainer.run()
+    if validation is not None:
+        parts["best"].restore()
     return network.eval()
 
 
-def _loss(output: Mapping[str, Any]) -> dict[str, float]:
-    return {CommonKeys.LOSS.value: output[CommonKeys.LOSS].item()}
+def _validate(
+    trainer: SupervisedTrainer,
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    settings: ClassifierSettings,
+    desc: str | None,
+) -> tuple[BestWeights, EarlyStopping]:
+    """After each epoch: keep the best weights, stop when the accuracy has not risen for too long."""
+    pairs = zip(images.split(settings.batch_size), labels.long().split(settings.batch_size), strict=True)
+    best = BestWeights(network=network)
+    evaluator = SupervisedEvaluator(
+        device=trainer.state.device,
+        val_data_loader=[{CommonKeys.IMAGE: x, CommonKeys.LABEL: y} for x, y in pairs],
+        network=network,
+        key_val_metric={"accuracy": Accuracy(lambda output: (output[CommonKeys.PRED], output[CommonKeys.LABEL]))},
+        decollate=False,
+        val_handlers=[best],
+    )
+    stop = EarlyStopping(settings.patience, lambda engine: engine.state.metrics["accuracy"], trainer)
+    evaluator.add_event_handler(Events.COMPLETED, stop)
+    if desc is not None:
+        StatsHandler(name=desc, iteration_log=False, output_transform=lambda output: None).attach(evaluator)
+    ValidationHandler(interval=1, validator=evaluator).attach(trainer)
+    return best, stop
+
+
+def _stop_if_done(engine: Engine, stop: EarlyStopping) -> None:
+    """A training that had stopped early when it was killed must not go on for another epoch."""
+    if stop.counter >= stop.patience:
+        engine.terminate()
+
+
+class _Inputs:
+    """What a checkpoint is made from, as a part of it that refuses another's."""
+
+    def __init__(self, *inputs: Any) -> None:
+        self.digest = digest(*inputs)
+
+    def state_dict(self) -> dict[str, str]:
+        return {"digest": self.digest}
+
+    def load_state_dict(self, state: Mapping[str, str]) -> None:
+        if state["digest"] != self.digest:
+            raise ValueError("other images, labels, settings or another seed")
+
+
+class _Batches:
+    """Shuffled batches of one epoch, as many and as even as the batch size allows, so that none is of one image."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        augment: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None,
+        seed: int,
+    ) -> None:
+        self.images, self.labels, self.augment, self.seed = images, labels, augment, seed
+        self.count = min(-(-len(images) // batch_size), len(images) // 2)
+        self.epoch = 0
+
+    def start_epoch(self, engine: Engine) -> None:
+        """Handler: all that is drawn in this epoch follows the seed and its number."""
+        self.epoch = engine.state.epoch
+        torch.manual_seed(derive_seed(self.seed, "classifier", self.epoch))  # dropout
+        if isinstance(self.augment, Randomizable):
+            self.augment.set_random_state(seed=derive_seed(self.seed, "augment", self.epoch) % 2**32)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        order = torch.randperm(len(self.images), generator=seeded_generator(self.seed, "order", self.epoch))
+        for index in order.tensor_split(self.count):
+            yield {CommonKeys.IMAGE: self._augmented(self.images[index]), CommonKeys.LABEL: self.labels[index]}
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        if self.augment is None:
+            return images
+        items = (self.augment({CommonKeys.IMAGE: image})[CommonKeys.IMAGE] for image in images)
+        return torch.stack([convert_to_tensor(item, track_meta=False) for item in items])
 
 
 def predict_probabilities(

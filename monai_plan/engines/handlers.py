@@ -154,7 +154,7 @@ class LossProgressBar(ProgressBar):
 def _scalars(output: Any) -> dict[str, float]:
     values = output[0] if isinstance(output, list) else output
     return {
-        name: float(value)
+        name: value.item() if isinstance(value, Tensor) else value
         for name, value in values.items()
         if isinstance(value, float) or (isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point())
     }

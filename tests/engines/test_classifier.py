@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
 import torch
 from monai.networks.nets import resnet18
-from monai.transforms import RandFlipd, RandGaussianNoised
+from monai.transforms import Compose, RandFlipd, RandGaussianNoised
 from torch import nn
 
-from monai_plan.engines.classifier import classification_scores, fit_classifier, predict_probabilities
-from monai_plan.utils import ConfigError, DataError, TrainingError
+from monai_plan.engines import (
+    ClassifierSettings,
+    ResumeHandler,
+    classification_scores,
+    fit_classifier,
+    new_classifier,
+    predict_probabilities,
+)
+from monai_plan.utils import ArtifactError, ConfigError, DataError, TrainingError
 
 
 def blobs(n, spatial_dims, num_classes=2, seed=0):
@@ -34,8 +42,9 @@ def small_network(spatial_dims, num_classes=2):
 def test_learns_what_can_be_learnt(spatial_dims, num_classes):
     images, labels = blobs(60, spatial_dims, num_classes)
     network = fit_classifier(
-        small_network(spatial_dims, num_classes), images, labels, epochs=30, batch_size=16, lr=0.03
-    )
+        small_network(spatial_dims, num_classes), images, labels,
+        settings=ClassifierSettings(epochs=30, batch_size=16, lr=0.03),
+    )  # fmt: skip
     assert not network.training
     test_images, test_labels = blobs(30, spatial_dims, num_classes, seed=1)
     p = predict_probabilities(network, test_images, batch_size=7)
@@ -52,7 +61,7 @@ def test_same_seed_same_network_and_global_state_untouched():
         network = small_network(2)
         torch.manual_seed(99)
         before = torch.get_rng_state()
-        fit_classifier(network, images, labels, epochs=2, batch_size=8, seed=seed, augment=augment)
+        fit_classifier(network, images, labels, settings=ClassifierSettings(2, 8), seed=seed, augment=augment)
         assert torch.equal(torch.get_rng_state(), before)
         return torch.cat([p.detach().flatten() for p in network.parameters()])
 
@@ -72,7 +81,7 @@ def test_augmentation_is_used_and_images_are_not_changed():
             flipped.append(not torch.equal(torch.as_tensor(result["image"]), data["image"]))
             return result
 
-    fit_classifier(small_network(2), images, labels, epochs=2, batch_size=4, augment=Spy("image", prob=0.5))
+    fit_classifier(small_network(2), images, labels, settings=ClassifierSettings(2, 4), augment=Spy("image", prob=0.5))
     assert len(flipped) == 24
     assert 0 < sum(flipped) < 24
     assert torch.equal(images, before)
@@ -82,7 +91,7 @@ def test_augmentation_is_used_and_images_are_not_changed():
 def test_a_last_batch_of_one_image_does_no_harm(n):
     images, labels = blobs(n, 2)
     network = resnet18(spatial_dims=2, n_input_channels=1, num_classes=2)
-    fit_classifier(network, images, labels, epochs=1, batch_size=2 if n == 3 else 4)
+    fit_classifier(network, images, labels, settings=ClassifierSettings(1, 2 if n == 3 else 4))
     assert all(p.isfinite().all() for p in network.parameters())
 
 
@@ -95,7 +104,7 @@ def test_the_learning_rate_falls_along_a_cosine(monkeypatch):
         "step",
         lambda self, *args, **kw: rates.append(self.param_groups[0]["lr"]) or step(self, *args, **kw),
     )
-    fit_classifier(small_network(2), images, labels, epochs=4, batch_size=4, lr=0.1)
+    fit_classifier(small_network(2), images, labels, settings=ClassifierSettings(4, 4, lr=0.1))
     assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * e / 4)) for e in range(4)])
 
 
@@ -103,16 +112,118 @@ def test_a_nan_loss_ends_the_training():
     images, labels = blobs(8, 2)
     images[3] = math.nan
     with pytest.raises(TrainingError, match="loss is nan"):
-        fit_classifier(small_network(2), images, labels, epochs=2, batch_size=8)
+        fit_classifier(small_network(2), images, labels, settings=ClassifierSettings(2, 8))
 
 
 def test_bad_arguments_are_refused():
     images, labels = blobs(4, 2)
-    for change, error in (({"epochs": 0}, ConfigError), ({"batch_size": 1}, ConfigError)):
-        with pytest.raises(error, match="at least"):
-            fit_classifier(small_network(2), images, labels, **({"epochs": 1} | change))
+    for change in ({"epochs": 0}, {"batch_size": 1}, {"patience": 0}):
+        with pytest.raises(ConfigError, match=f"{next(iter(change))} of a classifier is .*at least"):
+            ClassifierSettings(**({"epochs": 1} | change))
     with pytest.raises(DataError, match="two labelled images"):
-        fit_classifier(small_network(2), images[:1], labels[:1], epochs=1)
+        fit_classifier(small_network(2), images[:1], labels[:1], settings=ClassifierSettings(1))
+
+
+@pytest.mark.parametrize(("n", "batch_size", "sizes"), [(9, 4, [3, 3, 3]), (5, 2, [3, 2]), (3, 8, [3]), (8, 4, [4, 4])])
+def test_batches_are_even_and_hold_every_image_once(n, batch_size, sizes):
+    network, shown = nn.Sequential(nn.Flatten(), nn.Linear(1, 2)), []
+    network.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0].flatten().tolist()))
+    images = torch.arange(n).float().reshape(n, 1, 1, 1)
+    fit_classifier(network, images, torch.zeros(n), settings=ClassifierSettings(2, batch_size))
+    assert [len(batch) for batch in shown] == 2 * sizes
+    epochs = [[x for batch in part for x in batch] for part in (shown[: len(sizes)], shown[len(sizes) :])]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(n))] * 2
+    assert n < 8 or epochs[0] != epochs[1]
+
+
+def test_adversarial_images_are_shown():
+    images, labels = blobs(8, 2)
+    shown = []
+    network = small_network(2)
+    network.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0].detach()))
+    fit_classifier(network, images.clamp(-0.9, 0.9), labels, settings=ClassifierSettings(1, 8, epsilon=0.1))
+    moved = (shown[-1][:, None] - images.clamp(-0.9, 0.9)).abs().amax((2, 3, 4)).amin(1)
+    assert sorted(moved.tolist()) == pytest.approx([0] * 4 + [0.1] * 4, abs=1e-6)
+
+
+def test_the_first_best_epoch_is_taken_and_a_training_that_learns_no_more_stops():
+    """On labels the wrong way round the accuracy is 0 from the first epoch on, so that one is the best."""
+    images, labels = blobs(40, 2)
+    network, steps = small_network(2), []
+    network.register_forward_pre_hook(lambda module, inputs: steps.append(module.training))
+    fit_classifier(
+        network, images, labels, settings=ClassifierSettings(30, 8, lr=0.03, patience=3), seed=1,
+        validation=(images, 1 - labels),
+    )  # fmt: skip
+    assert sum(steps) == 5 * (1 + 3)
+    once = fit_classifier(small_network(2), images, labels, settings=ClassifierSettings(1, 8, lr=0.03), seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), once.parameters(), strict=True))
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def killed_after_every_epoch(fit, monkeypatch):
+    """Calls ``fit`` until it comes through; every call is stopped once it has saved one further epoch."""
+    save, saved = ResumeHandler.save, []
+
+    def save_and_die(self, engine):
+        save(self, engine)
+        if engine.state.epoch not in saved:
+            saved.append(engine.state.epoch)
+            raise KilledError
+
+    monkeypatch.setattr(ResumeHandler, "save", save_and_die)
+    for _ in range(30):
+        try:
+            return fit(), saved
+        except KilledError:
+            continue
+    raise AssertionError
+
+
+@pytest.mark.parametrize("stops_early", [True, False])
+def test_killed_after_every_epoch_it_gives_the_same_weights(tmp_path, monkeypatch, stops_early):
+    """With dropout, random transforms, an own order in each epoch, adversarial images, and early stopping in play."""
+    logging.disable(logging.CRITICAL)  # Ignite logs the traceback of every error that ends an engine
+    images, labels = blobs(30, 2)
+    held_out = (blobs(30, 2, seed=1)[0], labels.flip(0) if stops_early else labels)
+    settings = ClassifierSettings(8, 8, lr=0.01, patience=2 if stops_early else 8, epsilon=0.05)
+
+    def fit(checkpoint=None, seed=4):
+        augment = Compose([RandFlipd("image", prob=0.5), RandGaussianNoised("image", prob=0.5)])
+        network = fit_classifier(
+            small_network(2), images, labels, settings=settings, validation=held_out, augment=augment, seed=seed,
+            checkpoint=checkpoint,
+        )  # fmt: skip
+        return torch.cat([value.flatten().double() for value in network.state_dict().values()])
+
+    undisturbed = fit(tmp_path / "whole.pt")
+    assert torch.equal(undisturbed, fit())
+    stopped, epochs = killed_after_every_epoch(lambda: fit(tmp_path / "parts.pt"), monkeypatch)
+    assert torch.equal(stopped, undisturbed)
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert (len(epochs) < settings.epochs) == stops_early
+    whole, parts = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("whole", "parts"))
+    assert whole["trainer"] == parts["trainer"]
+    assert all(torch.equal(whole["network"][name], value) for name, value in parts["network"].items())
+    assert not torch.equal(fit(seed=5), undisturbed)
+    with pytest.raises(ArtifactError, match=r"parts\.pt does not fit.*other images, labels, settings or another seed"):
+        fit(tmp_path / "parts.pt", seed=5)
+    logging.disable(logging.NOTSET)
+
+
+def test_a_new_classifier_follows_its_seed():
+    def factory():
+        return nn.Linear(3, 2)
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first, again, other = (new_classifier(factory, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.weight, again.weight)
+    assert not torch.equal(first.weight, other.weight)
 
 
 def test_predictions_are_made_in_eval_mode_and_the_mode_is_kept():
