@@ -60,7 +60,7 @@ def options_of(base: Mapping[str, Any], anchors: Mapping[str, Any]) -> dict[str,
 def train_identity(settings: Mapping[str, Any], file: Path, **changes: Any) -> Path:
     """Another φ_id, by the stage's own config."""
     if not file.exists():
-        names = configs_of(settings, "train", "classifier", "train_identity")
+        names = configs_of(settings, "train", "train_identity")
         workflow = ConfigWorkflow(config_file=names, logging_file=False)
         known = {name: value for name, value in settings.items() if name in workflow.parser}
         workflow.parser.update({**known, "identity_file": str(file), "work_dir": str(file.with_suffix("")), **changes})
