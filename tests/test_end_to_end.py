@@ -433,6 +433,41 @@ def test_killed_in_the_training_it_goes_on_from_the_checkpoint(patients: Path, t
     assert {outcome.status for outcome in again} == {"skipped"}
 
 
+# ---- values without 8 bits -----------------------------------------------------------------------------------------
+
+
+def _rescaled(root: Path, folder: Path, *, scale: int, low: int, suffix: str) -> Path:
+    """The data set with its values v as scale · v + low, in files of another kind; names seed noise, so they matter."""
+    shutil.copytree(root, folder)
+    content = _datalist(folder)
+    for item in content["training"] + content["test"]:
+        file = folder / item["image"]
+        values = np.asarray(Image.open(file)).astype(np.int32) * scale + low
+        file.unlink()
+        item["image"] = str(Path(item["image"]).with_suffix(suffix))
+        if suffix == ".nii":
+            nibabel.save(nibabel.Nifti1Image(values.T.astype(np.int16), np.eye(4)), folder / item["image"])
+        else:
+            Image.fromarray(values.astype(np.uint16)).save(folder / item["image"])
+    (folder / "datalist.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(("low", "suffix"), [(0, ".png"), (-1024, ".nii")], ids=["12 bits", "CT"])
+def test_the_table_is_that_of_the_same_set_with_eight_bits(
+    low: int, suffix: str, patients: Path, finished: Path, tmp_path: Path
+) -> None:
+    """A release is stored as 0 to 255 whatever the real values are, and judged by what is stored."""
+    eight_bits = finished
+    if suffix == ".nii":
+        eight_bits = tmp_path / "eight"
+        _run(_rescaled(patients, tmp_path / "8", scale=1, low=0, suffix=suffix), eight_bits, echo=lambda line: None)
+    data = _rescaled(patients, tmp_path / "data", scale=16, low=low, suffix=suffix)
+    _run(data, tmp_path / "out", {"intensity_range": [low, low + 4080]}, echo=lambda line: None)
+    for name in ("evaluation.json", "images/000003.png"):
+        assert (tmp_path / "out" / "release" / name).read_bytes() == (eight_bits / "release" / name).read_bytes()
+
+
 # ---- bad input -----------------------------------------------------------------------------------------------------
 
 
