@@ -34,7 +34,11 @@ def test_torchrun_trains_and_only_the_first_rank_writes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     private = tmp_path / "out" / "private"
     assert sorted(path.name for path in private.iterdir()) == ["model.pt", "train"]
-    assert sorted(path.name for path in (private / "train").iterdir()) == ["checkpoint.pt", "model_best.pt", "samples.png"]
+    assert sorted(path.name for path in (private / "train").iterdir()) == [
+        "checkpoint.pt",
+        "model_best.pt",
+        "samples.png",
+    ]
     checkpoint = torch.load(private / "train" / "checkpoint.pt", weights_only=True)
     assert checkpoint["trainer"]["images_seen"] == 16  # of both ranks together
     assert checkpoint["trainer"]["iteration"] == 4  # of 2 images on each of 2 ranks

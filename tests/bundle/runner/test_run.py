@@ -14,163 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toy import STAGES, TRAIN, WALK, Toy, toy_bundle
 
 import monai_plan.bundle.runner.record as record
 import monai_plan.bundle.runner.run as runner
-from monai_plan.bundle import StageOutcome, run_bundle
+from monai_plan.bundle import run_bundle
 from monai_plan.utils import ArtifactError, ConfigError, DataError
-
-MODULE = '''
-"""Stages of the toy bundle: each notes that it ran, keeps a part in its work folder and writes its output."""
-import json, time, weakref
-from pathlib import Path
-from monai_plan.utils import DataError, write_text
-
-
-ALIVE, MOST = weakref.WeakSet(), []
-
-
-class ToyStage:
-    def __init__(self, name, output_dir, writes, dataset_dir=None, reads=(), fail=None, forget=False, **settings):
-        self.name, self.output, self.writes, self.reads = name, Path(output_dir), writes, reads
-        self.dataset, self.fail, self.forget, self.settings = dataset_dir, fail, forget, settings
-        self.cycle = self
-        ALIVE.add(self)
-        MOST.append(len(ALIVE))
-        if fail == "on_init":
-            raise DataError("a.png is damaged: remove it.")
-
-    def run(self):
-        part = self.output / "private" / self.name / "part.txt"
-        with open(self.output / "journal.txt", "a") as journal:
-            journal.write(f"{self.name} {'resumed' if part.exists() else 'fresh'} {json.dumps(self.settings)}\\n")
-        write_text(part, json.dumps(self.settings))
-        if self.fail == "sleep":
-            time.sleep(120)
-        if self.fail == "on_run":
-            raise DataError("b.png is damaged: remove it.")
-        if self.fail == "bug":
-            raise ZeroDivisionError("a bug")
-        if self.fail == "interrupt":
-            raise KeyboardInterrupt
-        if self.forget:
-            return
-        text = self.name + json.dumps(self.settings) + "".join((self.output / read).read_text() for read in self.reads)
-        for write in self.writes:
-            if write.endswith("/"):
-                for index in range(self.settings.get("steps", 1) // 100):
-                    write_text(self.output / write / f"{index}.txt", text)
-            else:
-                write_text(self.output / write, text)
-'''
-
-TRAIN: dict[str, Any] = {
-    "dataset_dir": "nowhere",
-    "output_dir": "nowhere",
-    "bundle_root": "nowhere",
-    "max_epochs": 3,
-    "log_level": 1,
-    "verbose": False,
-    "optimiser": {"lr": 0.1, "betas": [0.0, 0.99]},
-    "train": {
-        "trainer": {
-            "_target_": "toy_stages.ToyStage",
-            "name": "train",
-            "output_dir": "@output_dir",
-            "dataset_dir": "@dataset_dir",
-            "writes": ["private/model.pt"],
-            "max_epochs": "@max_epochs",
-            "lr": "@optimiser#lr",
-        }
-    },
-    "initialize": [],
-    "run": ["$@train#trainer.run()"],
-}
-WALK: dict[str, Any] = {
-    "walk": {
-        "_target_": "toy_stages.ToyStage",
-        "name": "walk",
-        "output_dir": "@output_dir",
-        "reads": ["private/model.pt"],
-        "writes": ["private/paths.txt"],
-        "steps": 500,
-        "fail": None,
-        "forget": False,
-    },
-    "run": ["$@walk.run()"],
-}
-EMIT: dict[str, Any] = {
-    "emit": {
-        "_target_": "toy_stages.ToyStage",
-        "name": "emit",
-        "output_dir": "@output_dir",
-        "reads": ["private/paths.txt"],
-        "writes": ["release/images/"],
-        "steps": 400,
-        "colour": "%palette#1",
-    },
-    "palette": ["grey", "bone"],
-    "run": ["$@emit.run()"],
-}
-STAGES: dict[str, Any] = {
-    "stages": [
-        {"name": "train", "config": ["train.json"], "writes": ["private/model.pt"]},
-        {
-            "name": "walk",
-            "config": ["train.json", "walk.json"],
-            "reads": ["private/model.pt"],
-            "writes": ["private/paths.txt"],
-        },
-        {
-            "name": "emit",
-            "config": ["train.json", "emit.json"],
-            "reads": ["private/paths.txt"],
-            "writes": ["release/images"],
-        },
-    ]
-}
-
-
-class Toy:
-    """The toy bundle, its data set and its output folder below one temporary folder."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.bundle, self.data, self.out = root, root / "toy", root / "data", root / "out"
-        self.lines: list[str] = []
-        (self.bundle / "configs").mkdir(parents=True)
-        self.data.mkdir()
-        for name in ("a", "b", "c"):
-            (self.data / f"{name}.png").write_text(name)
-        self.write_datalist("a", "b", "c")
-        for name, content in {"train": TRAIN, "walk": WALK, "emit": EMIT, "stages": STAGES}.items():
-            self.write_config(name, content)
-        self.write_config("metadata", {"version": "0.1.0"})
-
-    def write_config(self, name: str, content: Any) -> None:
-        (self.bundle / "configs" / f"{name}.json").write_text(json.dumps(content))
-
-    def write_datalist(self, *names: str) -> None:
-        items = [{"image": f"{name}.png", "label": 0, "subject": name} for name in names]
-        (self.data / "datalist.json").write_text(json.dumps({"labels": {"0": "x"}, "training": items}))
-
-    def run(self, overrides: dict[str, object] | None = None, only: list[str] | None = None) -> list[StageOutcome]:
-        self.lines.clear()
-        return run_bundle(
-            self.bundle,
-            dataset_dir=self.data,
-            output_dir=self.out,
-            overrides=overrides,
-            only=only,
-            echo=self.lines.append,
-        )
-
-    def reasons(self, overrides: dict[str, object] | None = None, only: list[str] | None = None) -> dict[str, str]:
-        """Run, and give the reason of every stage that was not skipped."""
-        return {item.name: item.reason for item in self.run(overrides, only) if item.status == "ran"}
-
-    def journal(self) -> list[str]:
-        file = self.out / "journal.txt"
-        return file.read_text().splitlines() if file.exists() else []
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -184,11 +33,7 @@ def _quick_collection() -> Iterator[None]:
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "toy_stages.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-    yield Toy(tmp_path)
-    sys.modules.pop("toy_stages", None)
+    yield from toy_bundle(tmp_path, monkeypatch)
 
 
 LATER = {"walk": "stage train was redone", "emit": "stage walk was redone"}
@@ -322,7 +167,7 @@ def test_a_new_version_redoes_everything(toy: Toy, monkeypatch: pytest.MonkeyPat
 
 
 def test_moved_folders_change_nothing(toy: Toy) -> None:
-    toy.write_config("train", {**TRAIN, "train": {**TRAIN["train"], "copy": "%output_dir"}, "initialize": ["@train"]})
+    toy.write_config("train", {**TRAIN, "train": {**TRAIN["train"], "copy": "%dataset_dir"}, "initialize": ["@train"]})
     toy.run()
     for name in ("bundle", "data", "out"):
         moved = toy.root / f"moved_{name}"
@@ -502,35 +347,15 @@ def test_overrides_that_are_containers_are_not_altered(toy: Toy) -> None:
     assert given == {"optimiser": {"lr": "%output_dir", "betas": []}}
 
 
-def test_folders_written_by_a_redone_stage_hold_nothing_old(toy: Toy) -> None:
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", '{"fingerprint": {}}', "\0\0", '{"fingerprint": 1}'])
+def test_a_damaged_record_counts_as_none(toy: Toy, content: str) -> None:
     toy.run()
-    toy.run({"emit#steps": 200})
-    assert sorted(file.name for file in (toy.out / "release/images").iterdir()) == ["0.txt", "1.txt"]
-    assert not (toy.out / "private" / "replaced").exists()
-
-
-def test_files_of_others_are_moved_aside(toy: Toy) -> None:
-    for _ in range(2):
-        for path in ("private/model.pt", "private/train/checkpoint.pt", "release/images/mine.txt"):
-            (toy.out / path).parent.mkdir(parents=True, exist_ok=True)
-            (toy.out / path).write_text("mine")
-        toy.run()
-        for file in (toy.out / "private" / "run").glob("*.json"):
-            file.unlink()
-    replaced = toy.out / "private" / "replaced"
-    for number in (1, 2):
-        assert (replaced / f"train-{number}/private/model.pt").read_text() == "mine"
-        assert (replaced / f"train-{number}/private/train/checkpoint.pt").read_text() == "mine"
-        assert (replaced / f"emit-{number}/release/images/mine.txt").read_text() == "mine"
-    assert any("private/model.pt was not left there by a finished stage" in line for line in toy.lines)
-    assert len(list((toy.out / "release" / "images").iterdir())) == 4
-
-
-def test_damaged_record_is_named(toy: Toy) -> None:
-    toy.run()
-    (toy.out / "private/run/walk.json").write_text("{")
-    with pytest.raises(ArtifactError, match=r"walk\.json is damaged: delete it"):
-        toy.run()
+    for name in ("walk.json", "emit.started.json"):
+        (toy.out / "private" / "run" / name).write_text(content)
+    assert toy.reasons() == {"walk": "no record of an earlier run", "emit": "stage walk was redone"}
+    named = [Path(line.split()[2]).name for line in toy.lines if "is damaged and counts as none" in line]
+    assert named == ["walk.json", "emit.started.json"]
+    assert toy.reasons() == {}
 
 
 def test_one_run_at_a_time(toy: Toy) -> None:
