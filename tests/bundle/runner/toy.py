@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -178,8 +179,10 @@ class Toy:
 
 def toy_bundle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
     """For a fixture."""
+    gc.freeze()  # the runner collects garbage after every stage; without MONAI's and torch's objects that is quick
     (folder / "modules").mkdir()
     (folder / "modules" / "toy_stages.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(folder / "modules"))
     yield Toy(folder)
     sys.modules.pop("toy_stages", None)
+    gc.unfreeze()
