@@ -25,7 +25,7 @@ from monai.data import DataLoader, Dataset
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, ScaleIntensityRanged
 from PIL import Image
 
-from monai_plan.data import write_synthetic
+from monai_plan.release import write_synthetic
 from monai_plan.transforms import SubstituteSyntheticd
 
 

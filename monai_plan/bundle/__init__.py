@@ -6,19 +6,7 @@ from monai_plan.bundle.evaluate import evaluate_release
 from monai_plan.bundle.handlers import BestWeights, LossProgressBar, ResumeHandler, StopAtNaN
 from monai_plan.bundle.inferers import AdversarialInferer
 from monai_plan.bundle.runner import StageOutcome, run_bundle
-from monai_plan.bundle.stages import (
-    aggregate,
-    check_data,
-    class_counts,
-    class_items,
-    identity_items,
-    invert,
-    reproduction_distances,
-    select_points,
-    synthesize,
-    synthesize_images,
-    walk_anchors,
-)
+from monai_plan.bundle.stages import class_items, identity_items
 
 __all__ = [
     "AdversarialInferer",
@@ -27,17 +15,8 @@ __all__ = [
     "ResumeHandler",
     "StageOutcome",
     "StopAtNaN",
-    "aggregate",
-    "check_data",
-    "class_counts",
     "class_items",
     "evaluate_release",
     "identity_items",
-    "invert",
-    "reproduction_distances",
     "run_bundle",
-    "select_points",
-    "synthesize",
-    "synthesize_images",
-    "walk_anchors",
 ]

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from monai_plan.audit import PathFigure, evaluate, predict_probabilities, write_report
-from monai_plan.bundle.stages import describe_walk, select_points, synthesize_images
+from monai_plan.bundle.stages.synthesize import describe_walk
 from monai_plan.data import CheckedDataset
-from monai_plan.latent import LatentGenerator, linear_path
+from monai_plan.latent import linear_path
 from monai_plan.metrics import PerceptualEmbedding, embed, nearest_real
+from monai_plan.networks import LatentDecoder
+from monai_plan.release import Release, load_paths, may_leave, select, synthesize_images
 from monai_plan.utils import load_artifact
 
 __all__ = ["evaluate_release"]
@@ -29,8 +31,8 @@ def evaluate_release(
     *,
     training: CheckedDataset,
     test: CheckedDataset,
-    released: CheckedDataset,
-    generator: LatentGenerator,
+    released: Release,
+    generator: LatentDecoder,
     paths_file: str | os.PathLike[str],
     anchors_file: str | os.PathLike[str],
     embedding: PerceptualEmbedding,
@@ -49,13 +51,13 @@ def evaluate_release(
 ) -> None:
     """Compare real images, straight paths, k-same centroids and the release, and write the report.
 
-    The row "PLAN" is what lies in ``release/``, read back through the preprocessing; "linear" takes the same points of
-    the straight paths between the same anchors.
+    The row "PLAN" is what lies in ``release/``, read back by its own value range; "linear" takes the same points of the
+    straight paths between the same anchors.
 
     Args:
         training: real training images.
         test: real images of other patients.
-        released: the synthetic images as they were written.
+        released: the synthetic data set as it was written.
         generator: G.
         paths_file: of the stage ``walk``.
         anchors_file: of the stage ``aggregate``.
@@ -69,16 +71,16 @@ def evaluate_release(
         release_dir: gets ``report.html``, ``evaluation.json``, ``evaluation.md`` and ``figures/``.
         private_dir: gets ``figures/`` with real images and ``evaluate/`` with finished parts.
     """
-    paths = load_artifact(paths_file, kind="paths")
+    paths = load_paths(paths_file)
     anchors = load_artifact(anchors_file, kind="anchors")
     num_points = paths["paths"].shape[1]
-    points = select_points(paths["labels"], kept=paths["kept"], num_images=paths["num_images"])
+    path, point = select(paths, num_images=paths["num_images"]).places.unbind(1)
     straight = torch.stack([linear_path(path[0], path[-1], num_points) for path in paths["paths"]])
-    labels = paths["labels"][points[:, 0]]
+    images, released_labels = released.images, torch.tensor(released.labels)
     rows = {
-        "linear": (synthesize_images(generator, straight[points[:, 0], points[:, 1]]), labels),
+        "linear": (synthesize_images(generator, straight[path, point]), paths["labels"][path]),
         "k-same": (synthesize_images(generator, anchors["latents"]), anchors["labels"]),
-        "PLAN": (released.images, released.labels),
+        "PLAN": (images, released_labels),
     }
     evaluation = evaluate(
         rows,
@@ -96,8 +98,8 @@ def evaluate_release(
         augment=augmentation,
         device=device,
     )
-    probabilities = predict_probabilities(class_net, released.images, batch_size=batch_size, device=device)
-    kept = (probabilities.argmax(1) == released.labels).double().mean().item()
+    probabilities = predict_probabilities(class_net, images, batch_size=batch_size, device=device)
+    kept = (probabilities.argmax(1) == released_labels).double().mean().item()
     names = training.label_names
     made_by = paths["header"]["made_by"]
     quantile = made_by["min_distance_quantile"]
@@ -108,7 +110,7 @@ def evaluate_release(
         path_figure=_path_figure(
             training, generator, straight, paths, embedding, evaluation.row("real").mean_min_distance, device
         ),
-        samples=_samples(released.images, released.labels, names),
+        samples=_samples(images, released_labels, names),
         real_samples=_samples(training.images, training.labels, names),
         parameters={
             "k": anchors["k"],
@@ -139,7 +141,7 @@ def _samples(images: Tensor, labels: Tensor, names: Mapping[int, str]) -> dict[s
 
 def _path_figure(
     training: CheckedDataset,
-    generator: LatentGenerator,
+    generator: LatentDecoder,
     straight: Tensor,
     paths: Mapping[str, Any],
     embedding: PerceptualEmbedding,
@@ -150,13 +152,13 @@ def _path_figure(
 
     There a walk has most to do.
     """
-    reals = embed(embedding, training.images, device=device)
+    reals, allowed = embed(embedding, training.images, device=device), may_leave(paths)
 
     def distances(images: Tensor) -> Tensor:
         return nearest_real(embed(embedding, images, device=device), reals).distances
 
     least = torch.stack([distances(synthesize_images(generator, path)).min() for path in straight])
-    pair = int(least.where(paths["kept"].any(1), torch.inf).argmin())
+    pair = int(least.where(allowed.any(1), torch.inf).argmin())
     linear_images = synthesize_images(generator, straight[pair])
     private_images = synthesize_images(generator, paths["paths"][pair])
     nearest = nearest_real(embed(embedding, private_images, device=device), reals)
@@ -166,7 +168,7 @@ def _path_figure(
         linear_images=linear_images,
         private_images=private_images,
         nearest_real_images=training.images[nearest.indices],
-        kept=paths["kept"][pair],
+        kept=allowed[pair],
         held_out_distance=held_out_distance,
         label=training.label_names[int(paths["labels"][pair])],
     )

@@ -1,6 +1,5 @@
-"""Data lists, the checked data set, phantoms with known truth, writers, and what reads a release."""
+"""Data lists, the checked data set, phantoms with known truth, and writers of images."""
 
-from monai_plan.data.bank import SyntheticBank, SyntheticDataset, SyntheticSource, mix
 from monai_plan.data.builders import (
     datalist_from_aptos,
     datalist_from_csv,
@@ -11,15 +10,12 @@ from monai_plan.data.builders import (
 from monai_plan.data.datalist import Datalist, check_split, read_datalist, split_by_subject, write_datalist
 from monai_plan.data.dataset import CheckedDataset
 from monai_plan.data.phantoms import PHANTOM_LABELS, make_phantoms, phantom_image
-from monai_plan.data.writers import contact_sheet, write_image, write_synthetic
+from monai_plan.data.writers import contact_sheet, write_image
 
 __all__ = [
     "PHANTOM_LABELS",
     "CheckedDataset",
     "Datalist",
-    "SyntheticBank",
-    "SyntheticDataset",
-    "SyntheticSource",
     "check_split",
     "contact_sheet",
     "datalist_from_aptos",
@@ -28,11 +24,9 @@ __all__ = [
     "datalist_from_medmnist",
     "datalist_from_shenzhen",
     "make_phantoms",
-    "mix",
     "phantom_image",
     "read_datalist",
     "split_by_subject",
     "write_datalist",
     "write_image",
-    "write_synthetic",
 ]

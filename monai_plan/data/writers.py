@@ -1,4 +1,4 @@
-"""What is written: images, a synthetic data set with its data list, sheets of pictures.
+"""What is written: images, data sets that replace earlier ones whole, sheets of pictures.
 
 Arrays have the axes that MONAI's ``LoadImaged`` gives back: the first spatial axis of a 2D image runs from left to
 right, so that real and written images are seen the same way up.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from monai_plan.data.datalist import DATALIST_NAME, write_datalist
+from monai_plan.data.datalist import DATALIST_NAME
 from monai_plan.utils import ConfigError, DataError, atomic_path
 
-__all__ = ["contact_sheet", "write_image", "write_synthetic"]
+__all__ = ["contact_sheet", "write_image"]
 
 IMAGES_FOLDER = "images"
 
@@ -99,74 +99,6 @@ def replaced_dataset(output_dir: str | os.PathLike[str], *, pattern: str) -> Ite
         os.replace(temporary / DATALIST_NAME, datalist)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def write_synthetic(
-    output_dir: str | os.PathLike[str],
-    *,
-    images: Tensor,
-    labels: Sequence[int] | Tensor,
-    label_names: Mapping[int, str],
-    groups: Sequence[Hashable],
-    affine: Sequence[Sequence[float]] | None = None,
-    name: str,
-    description: str,
-) -> Path:
-    """Write synthetic images and the data list that MONAI's ``load_decathlon_datalist(is_segmentation=False)`` reads.
-
-    Everything is built beside ``output_dir`` and moved in at the end: images of an earlier release do not survive,
-    and a killed run leaves no half release. Files are numbered and groups renumbered in order of appearance, so that
-    no name from the private side can pass.
-
-    Args:
-        output_dir: the folder of the release; ``images/`` and ``datalist.json`` in it are replaced.
-        images: [N, C, *spatial] in [-1, 1] (values outside are clipped), with C 1 or 3 in 2D and 1 in 3D.
-        labels: N classes.
-        label_names: the name of every class.
-        groups: N groups: images of one group are not independent (one walk, one anchor) and stay on one side of a
-            later split. Written as ``subject``.
-        affine: 4 x 4, voxel to RAS+ millimetres, of volumes; the identity if left out.
-        name: name of the data set.
-        description: what it is.
-
-    Returns:
-        The path of the data list, all images in its section ``training``.
-
-    Raises:
-        ConfigError: if the arguments differ in length, a label has no name, or the shape cannot be written.
-        DataError: if an image is not finite, or ``output_dir`` holds a data set that was not written here.
-    """
-    labels = [int(label) for label in labels]
-    if not len(images) == len(labels) == len(groups) > 0:
-        raise ConfigError(
-            f"There are {len(images)} images, {len(labels)} labels and {len(groups)} groups, but as many of each and "
-            "at least one are needed."
-        )
-    unnamed = sorted(set(labels) - set(label_names))
-    if unnamed:
-        raise ConfigError(f"Label {unnamed[0]} has no name in label_names, which names {sorted(label_names)}.")
-    bad = [index for index, image in enumerate(images) if not image.isfinite().all()]
-    if bad:
-        raise DataError(
-            f"Synthetic image {bad[0]} has pixels that are NaN or infinite ({len(bad)} of {len(images)} images do): "
-            "the generator that made them is damaged, train it again."
-        )
-    suffix = image_suffix(images.ndim - 2)
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    items = []
-    with replaced_dataset(output_dir, pattern=r"\d{6,}\.(png|nii)") as folder:
-        for index, (image, label, group) in enumerate(zip(images, labels, groups, strict=True)):
-            file = f"{IMAGES_FOLDER}/{index:06d}{suffix}"
-            write_image(folder / file, (image + 1.0) / 2.0, affine=affine)
-            items.append({"image": file, "label": label, "subject": f"synthetic_{numbers[group]:06d}"})
-        write_datalist(
-            folder / DATALIST_NAME,
-            labels=label_names,
-            sections={"training": items},
-            name=name,
-            description=description,
-        )
-    return Path(output_dir) / DATALIST_NAME
 
 
 def contact_sheet(

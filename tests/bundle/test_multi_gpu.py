@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from tiny_bundle import TINY
 
 from monai_plan.data import make_phantoms
 from monai_plan.networks import load_generator

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from monai_plan.data import write_synthetic
+from monai_plan.release import write_synthetic
 
 NAMES = {0: "normal", 1: "lesion"}
 AFFINE = [[-2.0, 0.0, 0.0, 5.0], [0.0, 3.0, 0.0, 6.0], [0.0, 0.0, 4.0, 7.0], [0.0, 0.0, 0.0, 1.0]]

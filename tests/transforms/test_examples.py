@@ -18,7 +18,8 @@ import torch
 from monai.data import CacheDataset, MetaTensor, PersistentDataset
 from PIL import Image
 
-from monai_plan.data import make_phantoms, write_synthetic
+from monai_plan.data import make_phantoms
+from monai_plan.release import write_synthetic
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ORDINARY, SYNTHETIC = EXAMPLES / "train_classifier.py", EXAMPLES / "train_classifier_on_synthetic.py"

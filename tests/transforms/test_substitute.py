@@ -31,7 +31,7 @@ from monai.transforms import (
 )
 from release_fakes import AFFINE, MARKS, make_release, parts, pixel_marks, real_items, sample_of
 
-from monai_plan.data import SyntheticBank
+from monai_plan.release import SyntheticBank
 from monai_plan.transforms import (
     RandSubstituteSynthetic,
     RandSubstituteSyntheticd,
@@ -297,23 +297,6 @@ def test_the_seed_follows_determinism_at_construction(release):
         assert SubstituteSynthetic(release, seed=3).seed == 3
     finally:
         monai.utils.set_determinism(seed=None)
-
-
-@pytest.mark.parametrize("dictionary", [True, False])
-def test_set_random_state_sets_the_seed(release, dictionary):
-    transform = SubstituteSyntheticd("image", "label", release) if dictionary else SubstituteSynthetic(release)
-    inner = transform.substitute if dictionary else transform
-    assert transform.set_random_state(seed=5) is transform
-    assert inner.seed == 5
-    transform.set_random_state(state=np.random.RandomState(1))
-    from_state = inner.seed
-    assert from_state != 5
-    transform.set_random_state(state=np.random.RandomState(1))
-    assert inner.seed == from_state
-    transform.set_random_state()
-    fresh = inner.seed
-    transform.set_random_state()
-    assert inner.seed != fresh
 
 
 @pytest.mark.parametrize("random", [True, False])

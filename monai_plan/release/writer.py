@@ -1,0 +1,105 @@
+"""The writer of a release: images, numbered, with their data list."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from monai_plan.data.datalist import DATALIST_NAME, write_datalist
+from monai_plan.data.writers import IMAGES_FOLDER, image_suffix, replaced_dataset, write_image
+from monai_plan.utils import ConfigError, DataError
+
+__all__ = ["shared_affine", "write_synthetic"]
+
+
+def write_synthetic(
+    output_dir: str | os.PathLike[str],
+    *,
+    images: Tensor,
+    labels: Sequence[int] | Tensor,
+    label_names: Mapping[int, str],
+    groups: Sequence[Hashable],
+    affine: Sequence[Sequence[float]] | None = None,
+    name: str,
+    description: str,
+) -> Path:
+    """Write synthetic images and the data list that MONAI's ``load_decathlon_datalist(is_segmentation=False)`` reads.
+
+    Everything is built beside ``output_dir`` and moved in at the end: images of an earlier release do not survive,
+    and a killed run leaves no half release. Files are numbered and groups renumbered in order of appearance, so that
+    no name from the private side can pass.
+
+    Args:
+        output_dir: the folder of the release; ``images/`` and ``datalist.json`` in it are replaced.
+        images: [N, C, *spatial] in [-1, 1] (values outside are clipped), with C 1 or 3 in 2D and 1 in 3D.
+        labels: N classes.
+        label_names: the name of every class.
+        groups: N groups: images of one group are not independent (one walk, one anchor) and stay on one side of a
+            later split. Written as ``subject``.
+        affine: 4 x 4, voxel to RAS+ millimetres, of volumes; the identity if left out.
+        name: name of the data set.
+        description: what it is.
+
+    Returns:
+        The path of the data list, all images in its section ``training``.
+
+    Raises:
+        ConfigError: if the arguments differ in length, a label has no name, or the shape cannot be written.
+        DataError: if an image is not finite, or ``output_dir`` holds a data set that was not written here.
+    """
+    labels = [int(label) for label in labels]
+    if not len(images) == len(labels) == len(groups) > 0:
+        raise ConfigError(
+            f"There are {len(images)} images, {len(labels)} labels and {len(groups)} groups, but as many of each and "
+            "at least one are needed."
+        )
+    unnamed = sorted(set(labels) - set(label_names))
+    if unnamed:
+        raise ConfigError(f"Label {unnamed[0]} has no name in label_names, which names {sorted(label_names)}.")
+    bad = [index for index, image in enumerate(images) if not image.isfinite().all()]
+    if bad:
+        raise DataError(
+            f"Synthetic image {bad[0]} has pixels that are NaN or infinite ({len(bad)} of {len(images)} images do): "
+            "the generator that made them is damaged, train it again."
+        )
+    suffix = image_suffix(images.ndim - 2)
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    items = []
+    with replaced_dataset(output_dir, pattern=r"\d{6,}\.(png|nii)") as folder:
+        for index, (image, label, group) in enumerate(zip(images, labels, groups, strict=True)):
+            file = f"{IMAGES_FOLDER}/{index:06d}{suffix}"
+            write_image(folder / file, (image + 1.0) / 2.0, affine=affine)
+            items.append({"image": file, "label": label, "subject": f"synthetic_{numbers[group]:06d}"})
+        write_datalist(
+            folder / DATALIST_NAME,
+            labels=label_names,
+            sections={"training": items},
+            name=name,
+            description=description,
+        )
+    return Path(output_dir) / DATALIST_NAME
+
+
+def shared_affine(affine: Sequence[Sequence[float]] | None) -> list[list[float]] | None:
+    """The geometry that all volumes share: axis directions and spacing to 0.1 mm, without a patient's origin or tilt.
+
+    Args:
+        affine: 4 x 4 of one real volume; None for formats without geometry.
+    """
+    if affine is None:
+        return None
+    axes = torch.tensor(affine, dtype=torch.float64)[:3, :3]
+    spacing = axes.square().sum(0).sqrt()
+    shared = torch.eye(4, dtype=torch.float64)
+    shared[:3, :3] = 0
+    free = list(range(3))
+    for axis in range(3):  # the direction that the axis is nearest to, each taken once
+        nearest = max(free, key=lambda row: abs(axes[row, axis].item()))
+        free.remove(nearest)
+        sign = -1.0 if axes[nearest, axis] < 0 else 1.0
+        shared[nearest, axis] = sign * max(round(spacing[axis].item(), 1), 0.1)
+    return shared.tolist()
