@@ -134,6 +134,8 @@ STAGES: dict[str, Any] = {
     ]
 }
 
+LATER = {"walk": "stage train was redone", "emit": "stage walk was redone"}  # of a changed training
+
 
 class Toy:
     """The toy bundle, its data set and its output folder below one temporary folder."""
@@ -152,6 +154,9 @@ class Toy:
 
     def write_config(self, name: str, content: Any) -> None:
         (self.bundle / "configs" / f"{name}.json").write_text(json.dumps(content))
+
+    def read_config(self, name: str) -> Any:
+        return json.loads((self.bundle / "configs" / f"{name}.json").read_text())
 
     def write_datalist(self, *names: str) -> None:
         items = [{"image": f"{name}.png", "label": 0, "subject": name} for name in names]
