@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,19 @@ import numpy as np
 import torch
 from ignite.engine import Events
 from matplotlib.figure import Figure
-from monai.networks.nets import ResNet
 from monai.transforms import Compose, LoadImaged, Resized, ScaleIntensityRanged
 from scipy import stats
 from torch import Tensor
 
-from monai_plan.audit import classification_scores, fit_classifier, predict_probabilities
-from monai_plan.bundle import ResumeHandler
 from monai_plan.data import CheckedDataset
+from monai_plan.engines import (
+    ClassifierSettings,
+    ResumeHandler,
+    classification_scores,
+    fit_classifier,
+    new_classifier,
+    predict_probabilities,
+)
 from monai_plan.gan import (
     AdaptiveStrength,
     BestGenerator,
@@ -44,8 +50,8 @@ from monai_plan.gan import (
 )
 from monai_plan.gan.losses import AID_WEIGHT
 from monai_plan.metrics import embed, frechet_distance, perceptual_embedding
-from monai_plan.networks import StyleGAN2Generator
-from monai_plan.utils import derive_seed, seeded_generator, write_json
+from monai_plan.networks import StyleGAN2Generator, resnet_classifier
+from monai_plan.utils import seeded_generator, write_json
 
 WAYS = ("aided", "logistic", "relativistic", "hinge")
 
@@ -139,13 +145,17 @@ def utility(
     """Accuracy and AUC on the real test images of classifiers trained on some images, one a seed."""
     found = []
     for seed in range(options.classifier_seeds):
-        torch.manual_seed(derive_seed(seed, "weights"))
-        network = ResNet(
-            block="basic", layers=[2, 2, 2, 2], block_inplanes=options.classifier_channels, spatial_dims=2,
-            n_input_channels=1, num_classes=2, conv1_t_stride=2,
-        )  # fmt: skip
+        network = new_classifier(
+            partial(resnet_classifier, 2, spatial_dims=2, img_channels=1, channels=options.classifier_channels),
+            seed=seed,
+        )
         fit_classifier(
-            network, images, labels, epochs=options.classifier_epochs, batch_size=64, seed=seed, device=options.device
+            network,
+            images,
+            labels,
+            settings=ClassifierSettings(options.classifier_epochs),
+            seed=seed,
+            device=options.device,
         )
         probabilities = predict_probabilities(network, test.images, device=options.device)
         found.append(classification_scores(probabilities, test.labels))

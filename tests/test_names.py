@@ -41,6 +41,7 @@ def test_the_walk_over_the_package_finds_its_rooms() -> None:
         "audit",
         "bundle",
         "data",
+        "engines",
         "gan",
         "latent",
         "metrics",

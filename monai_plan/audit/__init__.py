@@ -3,7 +3,6 @@
 from monai_plan.audit.evaluation import Evaluation, EvaluationRow, RealImages, Spread, evaluate
 from monai_plan.audit.membership import MembershipResult, membership_attack
 from monai_plan.audit.report import PathFigure, write_report
-from monai_plan.audit.utility import classification_scores, fit_classifier, predict_probabilities
 
 __all__ = [
     "Evaluation",
@@ -12,10 +11,7 @@ __all__ = [
     "PathFigure",
     "RealImages",
     "Spread",
-    "classification_scores",
     "evaluate",
-    "fit_classifier",
     "membership_attack",
-    "predict_probabilities",
     "write_report",
 ]

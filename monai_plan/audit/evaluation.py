@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_plan.audit.membership import membership_attack
-from monai_plan.audit.utility import classification_scores, fit_classifier, predict_probabilities
+from monai_plan.engines import (
+    ClassifierSettings,
+    classification_scores,
+    fit_classifier,
+    new_classifier,
+    predict_probabilities,
+)
 from monai_plan.metrics import PerceptualEmbedding, embed, frechet_distance, nearest_real
 from monai_plan.utils import ConfigError, DataError, derive_seed, write_json
 
@@ -273,24 +279,23 @@ def evaluate(
             for s in range(seeds):
                 bar.set_postfix_str(f"{name}, seed {s + 1}")
                 classifier_seed = derive_seed(seed, "evaluate", s)
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(classifier_seed)
-                    network = classifier_factory()
+                network = new_classifier(classifier_factory, seed=classifier_seed)
+                settings = ClassifierSettings(steps, batch_size, lr, weight_decay)
 
                 def trial(
                     network: nn.Module = network,
                     images: Tensor = images,
                     labels: Tensor = labels,
-                    epochs: int = steps,
+                    settings: ClassifierSettings = settings,
                     classifier_seed: int = classifier_seed,
                 ) -> dict[str, Any]:
                     fit_classifier(
-                        network, images, labels, epochs=epochs, batch_size=batch_size, lr=lr, seed=classifier_seed,
-                        device=device, augment=augment, weight_decay=weight_decay,
+                        network, images, labels, settings=settings, augment=augment, seed=classifier_seed,
+                        device=device,
                     )  # fmt: skip
                     return _trial(network, train, test, batch_size=batch_size, device=device, seed=classifier_seed)
 
-                key = _digest(shared, data, network, str(network), steps, lr, weight_decay, classifier_seed)
+                key = _digest(shared, data, network, str(network), settings, classifier_seed)
                 trials.append(_cached(cache_dir, f"{name}-seed{s}", key, trial))
                 bar.update()
             bar.set_postfix_str(f"{name}, distances")

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_plan.audit import PathFigure, evaluate, predict_probabilities, write_report
+from monai_plan.audit import PathFigure, evaluate, write_report
 from monai_plan.bundle.stages.synthesize import describe_walk
 from monai_plan.data import CheckedDataset
+from monai_plan.engines import predict_probabilities
 from monai_plan.latent import linear_path
 from monai_plan.metrics import PerceptualEmbedding, embed, nearest_real
 from monai_plan.networks import LatentDecoder

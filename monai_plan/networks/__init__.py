@@ -7,6 +7,7 @@ from monai_plan.networks.checkpoint import (
     save_classifier,
     save_generator,
 )
+from monai_plan.networks.classifier import resnet_classifier
 from monai_plan.networks.decoder import LatentDecoder, register_decoder
 from monai_plan.networks.export import OneInputGenerator
 from monai_plan.networks.import_stylegan2 import load_stylegan2_pickle
@@ -33,6 +34,7 @@ __all__ = [
     "load_stylegan2_pickle",
     "prepare_networks",
     "register_decoder",
+    "resnet_classifier",
     "save_classifier",
     "save_generator",
 ]

@@ -231,10 +231,19 @@ def test_every_file_that_a_stage_reaches_is_declared(bundle: Path, tmp_path: Pat
 
 
 @EACH_BUNDLE
-def test_every_config_is_a_stage_s_and_laid_over_train(bundle: Path) -> None:
+def test_every_config_is_a_stage_s_and_laid_over_common(bundle: Path) -> None:
     used = {name for stage in _stages(bundle) for name in stage["config"]}
     assert used | {"export.json", "multi_gpu.json", "multi_gpu_train.json"} == {path.name for path in _configs(bundle)}
-    assert all(stage["config"][0] == "train.json" for stage in _stages(bundle))
+    assert all(stage["config"][0] == "common.json" for stage in _stages(bundle) if stage["name"] != "train")
+
+
+@EACH_BUNDLE
+def test_train_says_what_common_says(bundle: Path) -> None:
+    """It stands alone, so the two have ids in common: with one value."""
+    common, train = (_json(bundle, name) for name in ("common.json", "train.json"))
+    both = (common.keys() & train.keys()) - {"imports"}
+    assert len(both) > 15
+    assert {id: common[id] for id in both} == {id: train[id] for id in both}
 
 
 @EACH_BUNDLE
@@ -257,13 +266,20 @@ def test_the_ids_of_the_quickstart_exist(bundle: Path) -> None:
 
 @EACH_BUNDLE
 def test_later_configs_do_not_undo_each_other_s_ids(bundle: Path) -> None:
-    """An id that two files of one stage define is one of the layers meant to be replaced, and no accident."""
-    layers = {"stage", "run", "initialize", "train", "validate"}
+    """An id that two files of one stage define is one of the layers meant to be replaced, and no accident.
+
+    But for what train.json says again of common.json, because it stands alone.
+    """
+    layers = {"imports", "stage", "run", "initialize", "train"}
     # the check builds what later stages do, of networks that are not trained yet
     untrained = {"trained_generator", "encoder", "num_identities", "identity_net", "class_net"}
     for stage in _stages(bundle):
         meant = layers | untrained if stage["name"] == "check" else layers
-        contents = [set(_json(bundle, name)) for name in stage["config"]]
+        shared = _json(bundle, "common.json")
+        contents = [
+            {id for id, value in _json(bundle, name).items() if name != "train.json" or shared.get(id) != value}
+            for name in stage["config"]
+        ]
         for first, second in combinations(contents, 2):
             assert (first & second) <= meant, stage["name"]
 
@@ -293,17 +309,13 @@ def test_a_wrong_reference_is_found(tmp_path: Path, finished: Path, patients: Pa
     assert workflow.check_properties() == ["train_handlers"]
 
 
-@pytest.mark.parametrize(
-    "stage", ["train", "train_identity", "train_class"], ids=lambda name: f"chest_xray_plan-{name}"
-)
-def test_monai_finds_its_properties(stage: str, finished: Path, patients: Path) -> None:
+def test_monai_finds_its_properties(finished: Path, patients: Path) -> None:
     """Without this MONAI's tools (and the zoo's) do not find the trainer, the data and the rest."""
     bundle = ROOT / "chest_xray_plan"
-    (names,) = [entry["config"] for entry in _stages(bundle) if entry["name"] == stage]
-    workflow = _workflow(bundle, names, finished, patients)
+    workflow = _workflow(bundle, ["train.json"], finished, patients)
     workflow.initialize()
     assert workflow.check_properties() == []
-    assert workflow.max_epochs == TINY.get(f"{stage.removeprefix('train_')}_epochs", 2)
+    assert workflow.max_epochs == TINY["total_images"] // TINY["epoch_images"]
     assert len(workflow.train_dataset) > 0
     assert workflow.network_def is not None
 
@@ -311,7 +323,7 @@ def test_monai_finds_its_properties(stage: str, finished: Path, patients: Path) 
 def _walk(finished: Path, patients: Path, parse: str = "walk", **overrides: Any) -> Any:
     bundle = ROOT / "chest_xray_plan"
     parser = ConfigParser()
-    parser.read_config([str(bundle / "configs" / name) for name in ("train.json", "walk.json")])
+    parser.read_config([str(bundle / "configs" / name) for name in ("common.json", "walk.json")])
     parser.update({**TINY, "dataset_dir": str(patients), "output_dir": str(finished), **overrides})
     return parser.get_parsed_content(parse)
 
@@ -412,4 +424,4 @@ def test_only_the_identity_net_is_trained_on_adversarial_images(
     parser = ConfigParser()
     parser.read_config([str(bundle / "configs" / name) for name in names])
     parser.update({**TINY, "dataset_dir": str(patients), "output_dir": str(finished), "identity_epsilon": 0.1})
-    assert parser.get_parsed_content("train#trainer").inferer.epsilon == epsilon
+    assert parser.get_parsed_content("stage").settings.epsilon == epsilon

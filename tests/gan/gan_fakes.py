@@ -7,7 +7,7 @@ import copy
 import torch
 from torch.utils.data import DataLoader
 
-from monai_plan.bundle import ResumeHandler
+from monai_plan.engines import ResumeHandler
 from monai_plan.gan import OBJECTIVES, AidedDiscriminator, ProjectedDiscriminator, ResidentLoader, StyleGAN2Trainer
 from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
 

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from gan_fakes import make_discriminator
 from torch import nn
 
-from monai_plan.bundle import ResumeHandler
+from monai_plan.engines import ResumeHandler
 from monai_plan.gan import AdaptiveStrength, DifferentiableAugment, ResidentLoader, StyleGAN2Trainer
 from monai_plan.gan.trainer import _average_over_ranks
 from monai_plan.networks import StyleGAN2Generator

@@ -8,8 +8,10 @@ from monai_plan.bundle.stages.aggregate import AggregateStage
 from monai_plan.bundle.stages.check import CheckStage
 from monai_plan.bundle.stages.invert import InvertStage, reproduction_distances
 from monai_plan.bundle.stages.synthesize import SynthesizeStage
-from monai_plan.bundle.stages.train_class import class_items
-from monai_plan.bundle.stages.train_identity import identity_items
+from monai_plan.bundle.stages.train import TrainStage
+from monai_plan.bundle.stages.train_class import TrainClassStage
+from monai_plan.bundle.stages.train_encoder import TrainEncoderStage
+from monai_plan.bundle.stages.train_identity import TrainIdentityStage, identities
 from monai_plan.bundle.stages.walk import WalkStage, class_counts
 
 __all__ = [
@@ -17,9 +19,12 @@ __all__ = [
     "CheckStage",
     "InvertStage",
     "SynthesizeStage",
+    "TrainClassStage",
+    "TrainEncoderStage",
+    "TrainIdentityStage",
+    "TrainStage",
     "WalkStage",
     "class_counts",
-    "class_items",
-    "identity_items",
+    "identities",
     "reproduction_distances",
 ]

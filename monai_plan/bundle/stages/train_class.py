@@ -1,25 +1,33 @@
-"""What the classifier of the diagnosis φ_class is trained on."""
+"""The stage that trains the classifier of the diagnosis, φ_class."""
 
 from __future__ import annotations
 
-from typing import Any
+import torch
 
-from monai_plan.data import CheckedDataset, split_by_subject
+from monai_plan.bundle.stages.train_classifier import Labelled, TrainClassifierStage
+from monai_plan.data import split_by_subject
 
-__all__ = ["class_items"]
+__all__ = ["TrainClassStage"]
+
+VALIDATION_SHARE = 0.2  # of the patients of each class
 
 
-def class_items(
-    *, dataset: CheckedDataset, validation_fraction: float = 0.2, seed: int = 0
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training and validation items for φ_class: real images, split by subject.
+class TrainClassStage(TrainClassifierStage):
+    """φ_class: learns the diagnosis from real images; a fifth of the patients of each class validates."""
 
-    Args:
-        dataset: N real images.
-        validation_fraction: share of the subjects of each class that validates.
-        seed: of the split.
+    name = "train_class"
+    kind = "class_net"
 
-    Returns:
-        Items of the data set, for training and for validation.
-    """
-    return split_by_subject([dataset[i] for i in range(len(dataset))], test_fraction=validation_fraction, seed=seed)
+    def data(self) -> tuple[Labelled, Labelled]:
+        """The real images, split by subject."""
+        dataset = self.dataset
+        items = [
+            {"image": index, "label": int(label), "subject": subject}
+            for index, (label, subject) in enumerate(zip(dataset.labels, dataset.subjects, strict=True))
+        ]
+        sides = split_by_subject(items, test_fraction=VALIDATION_SHARE, seed=self.seed)
+        training, validation = (torch.tensor([item["image"] for item in side]) for side in sides)
+        return (
+            (dataset.images[training], dataset.labels[training]),
+            (dataset.images[validation], dataset.labels[validation]),
+        )

@@ -23,8 +23,9 @@ from stage_fakes import (
 from torch import nn
 
 import monai_plan.bundle.stages.invert as invert_module
-from monai_plan.bundle.stages import identity_items, reproduction_distances
+from monai_plan.bundle.stages import TrainIdentityStage, reproduction_distances
 from monai_plan.data import CheckedDataset
+from monai_plan.engines import ClassifierSettings
 from monai_plan.utils import load_artifact
 
 
@@ -155,10 +156,14 @@ def test_w_plus_passes_through_the_stages(case, tmp_path):
     best = data["latents"][torch.arange(20), data["best"]]
     for latent, members in zip(anchors["latents"], anchors["members"], strict=True):
         torch.testing.assert_close(latent, best[members].mean(0))  # all patients have as many images
-    training, _ = identity_items(dataset=case.dataset, generator=case.generator, latents_file=tmp_path / "latents.pt")
+    stage = TrainIdentityStage(
+        generator=case.generator, latents_file=tmp_path / "latents.pt", dataset=case.dataset, network=nn.Identity,
+        settings=ClassifierSettings(1), augment=None, output_file=tmp_path / "net.pt", work_dir=tmp_path,
+    )  # fmt: skip
+    (images, _), _ = stage.data()
     with torch.no_grad():
         expected = case.generator.synthesis(data["latents"][:, 0]).clamp(-1, 1)
-    assert (torch.stack([item["image"] for item in training[20:]]) - expected).abs().max() <= 1 / 255 + 1e-6
+    assert (images[20:] - expected).abs().max() <= 1 / 255 + 1e-6
 
 
 def invert_on_rank(rank, folder):

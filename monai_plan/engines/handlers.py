@@ -1,8 +1,9 @@
-"""Handlers for the engines of the stages: what a long stage needs to be watched, stopped and continued."""
+"""Handlers for any engine: what a long training needs to be watched, stopped and continued."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +13,9 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, ProgressBar
 from monai.engines import Evaluator
+from monai.utils import CommonKeys
 from torch import Tensor, nn
 
-from monai_plan.audit.utility import stop_at_nan
 from monai_plan.utils import ArtifactError, TrainingError, first_line, write_tensors
 
 __all__ = ["BestWeights", "LossProgressBar", "ResumeHandler", "StopAtNaN"]
@@ -26,7 +27,9 @@ class ResumeHandler:
     """Keeps one checkpoint of a training and continues from it when the training starts again.
 
     MONAI's ``CheckpointSaver`` and ``CheckpointLoader`` do the same in two parts, but a kill while the former writes
-    leaves a broken file; this one writes to a temporary name and renames.
+    leaves a broken file; Ignite's ``Checkpoint`` with ``DiskSaver`` removes the last checkpoint before it writes the
+    next, so that a kill or a full disk in between leaves none, saves weights that are not finite, and loads nothing.
+    This one writes to a temporary name and renames.
 
     Args:
         path: the checkpoint file; if it exists when the engine starts, everything is restored from it.
@@ -128,7 +131,15 @@ class StopAtNaN:
 
     def attach(self, engine: Engine) -> None:
         """Register with a ``SupervisedTrainer`` without decollation."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, stop_at_nan)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Raise TrainingError if the loss of this step is not finite."""
+        loss = engine.state.output[CommonKeys.LOSS].item()  # type: ignore[index]
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the classifier's loss is {loss} at step {engine.state.iteration}: lower lr, or check the images."
+            )
 
 
 class LossProgressBar(ProgressBar):
@@ -142,7 +153,7 @@ class LossProgressBar(ProgressBar):
 def _scalars(output: Any) -> dict[str, float]:
     values = output[0] if isinstance(output, list) else output
     return {
-        name: float(value)
+        name: value.item() if isinstance(value, Tensor) else value
         for name, value in values.items()
         if isinstance(value, float) or (isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point())
     }

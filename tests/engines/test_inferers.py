@@ -10,7 +10,7 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from monai_plan.bundle import AdversarialInferer
+from monai_plan.engines import AdversarialInferer
 from monai_plan.utils import ConfigError
 
 DIMS = pytest.mark.parametrize("spatial_dims", [2, 3])

@@ -15,8 +15,8 @@ from monai.handlers import ValidationHandler
 from torch import nn
 from torch.utils.data import DataLoader
 
-from monai_plan.bundle import BestWeights, LossProgressBar, ResumeHandler, StopAtNaN
-from monai_plan.bundle.handlers import _scalars
+from monai_plan.engines import BestWeights, LossProgressBar, ResumeHandler, StopAtNaN
+from monai_plan.engines.handlers import _scalars
 from monai_plan.utils import ArtifactError, TrainingError
 
 
