@@ -32,7 +32,7 @@ from monai_plan.__main__ import main
 from monai_plan.audit import Evaluation
 from monai_plan.bundle import StageOutcome, run_bundle
 from monai_plan.data import make_phantoms
-from monai_plan.utils import load_artifact
+from monai_plan.utils import file_digest, load_artifact
 
 pytestmark = pytest.mark.usefixtures("clean_logging")
 
@@ -296,6 +296,30 @@ def test_a_changed_walk_redoes_the_walk_and_what_follows(copied: Path, patients:
     paths = load_artifact(copied / "private" / "paths.pt", kind="paths")
     assert paths["losses"]["identity"].shape[1] == 3 + 1
     assert paths["header"]["made_by"]["min_distance_quantile"] == 0.1  # checked unless one says no
+
+
+def test_a_removed_patient_leaves_nothing_behind(copied: Path, patients: Path, tmp_path: Path) -> None:
+    """With the best generator asked for the second time: all is as if he had never been there."""
+    measured = {"metric_images": 32, "tensorboard": False}
+    _run(patients, copied, measured)
+    without = Path(shutil.copytree(patients, tmp_path / "without"))
+    content = _datalist(without)
+    removed = content["training"][0]["subject"]
+    content["training"] = [item for item in content["training"] if item["subject"] != removed]
+    (without / "datalist.json").write_text(json.dumps(content))
+    overrides = {**measured, "use_best": True}
+    assert [outcome.status for outcome in _run(without, copied, overrides)] == ["ran"] * 10
+    _run(without, tmp_path / "never", overrides)
+
+    def digests(output: Path) -> dict[str, str]:
+        return {file.relative_to(output).as_posix(): file_digest(file) for file in _files(output)}
+
+    after, never = digests(copied), digests(tmp_path / "never")
+    assert {name for name in after.keys() | never.keys() if after.get(name) != never.get(name)} == {
+        f"private/run/{name}.json"
+        for name in NAMES  # times and seconds
+    }
+    assert not any(removed.encode() in file.read_bytes() for file in _files(copied))
 
 
 def test_the_same_seed_gives_the_same_release(finished: Path, patients: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ import monai_plan
 import monai_plan.gan
 import monai_plan.networks
 from monai_plan.bundle.quickstart import bundle_path
+from monai_plan.bundle.runner.configs import make_plans
+from monai_plan.bundle.runner.stages_file import load_stages
 from monai_plan.latent import LatentWalk
+from monai_plan.utils import ConfigError
 
 pytestmark = pytest.mark.usefixtures("clean_logging")
 
@@ -205,6 +209,25 @@ def test_what_a_stage_reads_an_earlier_one_wrote(bundle: Path) -> None:
         written += stage["writes"]
     released = [path for path in written if path.startswith("release/")]
     assert {"release/images", "release/datalist.json", "release/report.html"} <= set(released)
+
+
+# what a stage finds in the folder of a file that it names: no id of the configs leads to it
+FOUND_BESIDE = {
+    "release/images", "release/dataset_card.md", "release/evaluation.json", "release/evaluation.md", "release/figures"
+}  # fmt: skip
+
+
+@EACH_BUNDLE
+def test_every_file_that_a_stage_reaches_is_declared(bundle: Path, tmp_path: Path) -> None:
+    """And no other: with any of its reads and writes struck out, a stage is refused."""
+    paths = {"dataset_dir": "/data", "output_dir": "/output", "bundle_root": str(bundle)}
+    for stage in load_stages(bundle):
+        make_plans([stage], {}, paths)
+        for kind in ("reads", "writes"):
+            for path in set(getattr(stage, kind)) - FOUND_BESIDE:
+                fewer = replace(stage, **{kind: tuple(other for other in getattr(stage, kind) if other != path)})
+                with pytest.raises(ConfigError, match=rf"stage {stage.name}: config id \S+ leads to {path} in"):
+                    make_plans([fewer], {}, paths)
 
 
 @EACH_BUNDLE
