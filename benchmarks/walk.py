@@ -87,8 +87,8 @@ def main() -> None:
     published = (plain(generator), *classifiers)
 
     exact = LatentWalk(generator, *classifiers, num_points=options.num_points)
-    inner = lines[:, 1:-1].clone().requires_grad_()
-    losses, gradient = exact._losses_and_gradient(lines, inner, labels)
+    inner = lines[:, 1:-1]
+    losses, gradient = exact.objective.losses_and_gradient(lines, inner, labels)
     path = lines[0].clone().requires_grad_()
     objective = published_loss(published, path, 0)
     (expected,) = torch.autograd.grad(objective, path)
@@ -100,7 +100,7 @@ def main() -> None:
     for network in (generator, *classifiers):
         network.requires_grad_(False)
     ours_seconds, ours_peak = seconds(
-        lambda: fast._losses_and_gradient(lines, inner, labels), device, options.repeats
+        lambda: fast.objective.losses_and_gradient(lines, inner, labels), device, options.repeats
     )  # fmt: skip
     for network in published:
         network.requires_grad_(True)

@@ -7,15 +7,15 @@ MICCAI 2023, arXiv 2307.02984.
 from monai_plan.latent.encoder import LatentEncoder, LatentPairs
 from monai_plan.latent.inversion import SPACES, Inversion, LatentInverter
 from monai_plan.latent.k_same import Anchors, choose_pairs, k_same
-from monai_plan.latent.terms import (
-    MarginTerm,
-    WeightedTerm,
-)
-from monai_plan.latent.walk import LatentWalk, WalkResult, class_loss, distance_loss, identity_loss, linear_path
+from monai_plan.latent.path import distance_loss, linear_path
+from monai_plan.latent.terms import ClassTerm, IdentityTerm, MarginTerm, WeightedTerm
+from monai_plan.latent.walk import LatentWalk, WalkResult
 
 __all__ = [
     "SPACES",
     "Anchors",
+    "ClassTerm",
+    "IdentityTerm",
     "Inversion",
     "LatentEncoder",
     "LatentInverter",
@@ -25,9 +25,7 @@ __all__ = [
     "WalkResult",
     "WeightedTerm",
     "choose_pairs",
-    "class_loss",
     "distance_loss",
-    "identity_loss",
     "k_same",
     "linear_path",
 ]

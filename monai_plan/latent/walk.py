@@ -25,113 +25,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from monai_plan.latent.terms import WeightedTerm
+from monai_plan.latent.objective import WalkObjective
+from monai_plan.latent.path import per_row, refined, straight_lines
+from monai_plan.latent.terms import ClassTerm, IdentityTerm, WeightedTerm
 from monai_plan.networks import BatchSplitter, LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, TrainingError
 
-__all__ = ["LatentWalk", "WalkResult", "class_loss", "distance_loss", "identity_loss", "linear_path"]
+__all__ = ["LatentWalk", "WalkResult"]
 
 _FINE_RATE = 0.1  # of lr, after a coarse walk: at the full rate a fresh Adam throws the path off again
 _CHECK_EVERY = 50  # steps between looks at the losses: each look makes the host wait for the device
 _PUBLISHED_LOSSES = ("distance", "identity", "class")
-
-
-def linear_path(w_a: Tensor, w_b: Tensor, num_points: int) -> Tensor:
-    """The straight line w̄_t = w_a + (t − 1)/(T − 1) · (w_b − w_a), t = 1 … T, from which the walk starts.
-
-    Args:
-        w_a: [w_dim], or [num_ws, w_dim] with num_ws ≥ 2 in W+; the first point.
-        w_b: the same, the last point.
-        num_points: T, at least 2.
-
-    Returns:
-        [T, w_dim] or [T, num_ws, w_dim]; the first and last row are exactly ``w_a`` and ``w_b``.
-
-    Raises:
-        ConfigError: if the shapes differ or are none of the two, or ``num_points`` is less than 2.
-    """
-    if not _is_latent(w_a) or w_a.shape != w_b.shape:
-        raise ConfigError(
-            "w_a and w_b must both be [w_dim], or both [num_ws, w_dim] with num_ws ≥ 2: got "
-            f"{list(w_a.shape)} and {list(w_b.shape)}."
-        )
-    if num_points < 2:
-        raise ConfigError(f"num_points must be at least 2, the two end points: got {num_points}.")
-    # lerp is exact at 0 and 1.
-    return torch.lerp(w_a, w_b, _rows(torch.linspace(0, 1, num_points, dtype=w_a.dtype, device=w_a.device), w_a[None]))
-
-
-def _is_latent(w: Tensor) -> bool:
-    """[w_dim], or [num_ws, w_dim] with num_ws ≥ 2: no G has a single layer, so [1, w_dim] is a batch by mistake."""
-    return w.ndim == 1 or (w.ndim == 2 and len(w) > 1)
-
-
-def _rows(values: Tensor, like: Tensor) -> Tensor:
-    """One value a row, [N], in the shape [N, 1, …] that multiplies the rows of ``like``."""
-    return values.view(-1, *[1] * (like.ndim - 1))
-
-
-def distance_loss(path: Tensor) -> Tensor:
-    """L_dist = Σ_{t=1}^{T−1} ‖w̄_{t+1} − w̄_t‖² (PLAN); least on the straight, evenly spaced line.
-
-    Args:
-        path: [T, w_dim] or [T, num_ws, w_dim].
-
-    Returns:
-        A scalar, at least 0.
-    """
-    return (path[1:] - path[:-1]).square().sum()
-
-
-def identity_loss(logits: Tensor) -> Tensor:
-    """L_id = Σ_t KL(U ‖ softmax φ_id(x̄_t)) = Σ_t (−log n − 1/n · Σ_{i=1}^{n} log softmax_i φ_id(x̄_t)) (PLAN).
-
-    Args:
-        logits: [P, n], φ_id of P points over n identities, n ≥ 2.
-
-    Returns:
-        A scalar, at least 0: 0 where every identity is equally probable.
-
-    Raises:
-        ConfigError: if the logits are not [P, n] with n ≥ 2.
-    """
-    return _identity_terms(logits).sum()
-
-
-def _identity_terms(logits: Tensor) -> Tensor:
-    """The terms of ``identity_loss``, [P]."""
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise ConfigError(f"The identity classifier must return [B, n], n ≥ 2 identities: got {list(logits.shape)}.")
-    return -math.log(logits.shape[1]) - logits.float().log_softmax(1).mean(1)
-
-
-def class_loss(logits: Tensor, label: int) -> Tensor:
-    """L_class = Σ_t CE(φ_class(x̄_t), y) = −Σ_t log softmax_y φ_class(x̄_t) (PLAN).
-
-    Args:
-        logits: [P, num_classes], φ_class of P points.
-        label: y, from 0 to num_classes − 1.
-
-    Returns:
-        A scalar, at least 0.
-
-    Raises:
-        ConfigError: if the logits are not [P, num_classes] or the label lies outside the classes.
-    """
-    _check_labels([label], logits)
-    return functional.cross_entropy(logits, torch.full(logits.shape[:1], label, device=logits.device), reduction="sum")
-
-
-def _check_labels(labels: Sequence[int], logits: Tensor) -> None:
-    if logits.ndim != 2:
-        raise ConfigError(f"The class classifier must return [B, num_classes]: got {list(logits.shape)}.")
-    wrong = [label for label in labels if not 0 <= label < logits.shape[1]]
-    if wrong:
-        raise ConfigError(
-            f"Label {wrong[0]} lies outside the classes 0 … {logits.shape[1] - 1} of the class classifier."
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +44,7 @@ class WalkResult:
     """A path and how it came about. All tensors are float32 on the CPU.
 
     Attributes:
-        path: [T, w_dim] or [T, num_ws, w_dim], w̄_1 … w̄_T; the first and last row are the given end points.
+        path: [T, w_dim] or [T, num_ws, w_dim], w̄_1 … w̄_T; the first and last are the given end points.
         losses: ``"distance"``, ``"identity"``, ``"class"`` and each further term by its name: L_dist, L_id, L_class
             and Σ_t term, unweighted sums, [steps + 1] each: before every step and after the last. With
             ``coarse_points`` [steps + 2]: those of the straight line come before.
@@ -267,6 +172,13 @@ class LatentWalk:
         if points_per_batch is None:
             points_per_batch = self._num_inner if self.device.type == "cpu" else max(1024, self._num_inner)
         self._in_batches = BatchSplitter(points_per_batch)
+        published = {
+            "identity": WeightedTerm(lambda_id, IdentityTerm(identity_net, amp=amp)),
+            "class": WeightedTerm(lambda_class, ClassTerm(class_net, amp=amp)),
+        }
+        self.objective = WalkObjective(
+            generator, {**published, **self.terms}, normalize=normalize, in_batches=self._in_batches, amp=amp
+        )
         self.coarse_points, self.coarse_steps = coarse_points, coarse_steps
         self._coarse = None if coarse_points is None else self._of_fewer_points(coarse_points, coarse_steps)
 
@@ -372,18 +284,23 @@ class LatentWalk:
         if not len(labels):
             return []
         coarse = None if self._coarse is None else self._coarse_paths(self._coarse, w_a, w_b, labels, progress)
-        lines = self._lines(w_a, w_b)
+        lines = straight_lines(w_a, w_b, w_dim=self.generator.w_dim, num_points=self.num_points, device=self.device)
+        if not (self.objective.reference(lines) > 0).all():
+            raise ConfigError(
+                "w_a and w_b are the same point, but normalize divides by their distance: choose two different "
+                "anchors, or leave normalize out."
+            )
         smoother = _smoother(self._num_inner, self.smoothing).to(self.device) if self.smoothing else None
-        history = torch.zeros(self.steps + 1, 3 + len(self.terms), len(labels), device=self.device)
-        unit = _rows(self._unit(lines), lines)
+        history = torch.zeros(self.steps + 1, len(self.objective.names), len(labels), device=self.device)
+        unit = per_row(self.objective.unit(lines), lines)
         # Adam sees the inner points in units of ``unit``.
         variables = ((lines if coarse is None else coarse)[:, 1:-1] / unit).requires_grad_()
         adam = torch.optim.Adam([variables], self.lr, (0.9, self.beta2))
         with torch.enable_grad(), frozen(*self.networks):
-            straight = None if coarse is None else self._losses(lines, lines[:, 1:-1], labels)
+            straight = None if coarse is None else self.objective.losses(lines, lines[:, 1:-1], labels)
             for step in range(self.steps):
-                points = (variables.detach() * unit).requires_grad_()
-                history[step], gradient = self._losses_and_gradient(lines, points, labels)
+                points = variables.detach() * unit
+                history[step], gradient = self.objective.losses_and_gradient(lines, points, labels)
                 if step % _CHECK_EVERY == 0:
                     self._check_finite(history[: step + 1])
                 adam.param_groups[0]["lr"] = self._rate(step)
@@ -392,15 +309,15 @@ class LatentWalk:
                 adam.step()
                 self._report(progress, step + 1)
             points = variables.detach() * unit
-            history[-1] = self._losses(lines, points, labels)
+            history[-1] = self.objective.losses(lines, points, labels)
         self._check_finite(history)
         if straight is not None:
             history = torch.cat([straight[None], history])
 
         paths = torch.cat([lines[:, :1], points, lines[:, -1:]], dim=1).cpu()
-        total = self._total(history, lines).cpu()
+        total = self.objective.total(history, lines).cpu()
         return [
-            WalkResult(path=path, losses=dict(zip(self._loss_names, losses.unbind(1), strict=True)), total=of_pair)
+            WalkResult(path=path, losses=dict(zip(self.objective.names, losses.unbind(1), strict=True)), total=of_pair)
             for path, losses, of_pair in zip(paths, history.cpu().unbind(2), total.unbind(1), strict=True)
         ]
 
@@ -419,10 +336,7 @@ class LatentWalk:
                 progress(step * coarse._num_inner, self._points_in_all)
 
         paths = torch.stack([result.path for result in coarse.walk_pairs(w_a, w_b, labels, progress=show)])
-        place = torch.linspace(0, coarse.num_points - 1, self.num_points)
-        before = place.long().clamp(max=coarse.num_points - 2)
-        weight = _rows(place - before, paths[0])
-        return torch.lerp(paths[:, before], paths[:, before + 1], weight).to(self.device)
+        return refined(paths, self.num_points).to(self.device)
 
     @property
     def _points_in_all(self) -> int:
@@ -439,59 +353,6 @@ class LatentWalk:
             left = (self.steps - step) * self._num_inner
             progress(self._points_in_all - left, self._points_in_all)
 
-    @property
-    def _loss_names(self) -> tuple[str, ...]:
-        return (*_PUBLISHED_LOSSES, *self.terms)
-
-    @property
-    def _weights(self) -> tuple[float, ...]:
-        """λ of every loss after L_dist."""
-        return (self.lambda_id, self.lambda_class, *(weighted.weight for weighted in self.terms.values()))
-
-    @property
-    def _divisor(self) -> int:
-        """What the sums over points are divided by."""
-        return self._num_inner if self.normalize else 1
-
-    def _lines(self, w_a: Sequence[Tensor] | Tensor, w_b: Sequence[Tensor] | Tensor) -> Tensor:
-        """The checked straight lines [P, T, *latent]."""
-        w_dim = self.generator.w_dim
-        for name, ends in (("w_a", w_a), ("w_b", w_b)):
-            for w in ends:
-                if not _is_latent(w) or w.shape[-1] != w_dim:
-                    raise ConfigError(
-                        f"{name} must be [w_dim] = [{w_dim}]: got {list(w.shape)}; [num_ws, {w_dim}] with num_ws ≥ 2 "
-                        "would be a latent of W+."
-                    )
-                if not w.isfinite().all():
-                    raise ConfigError(f"{name} has values that are not finite: repeat the inversion it comes from.")
-        firsts, lasts = (
-            [w.detach().as_subclass(Tensor).to(self.device, torch.float32) for w in ends] for ends in (w_a, w_b)
-        )
-        lines = [linear_path(first, last, self.num_points) for first, last in zip(firsts, lasts, strict=True)]
-        shapes = {line.shape[1:]: None for line in lines}
-        if len(shapes) > 1:
-            raise ConfigError(f"The end points have the shapes {[list(s) for s in shapes]}: walk each on its own.")
-        stacked = torch.stack(lines)
-        if self.normalize and not (self._reference(stacked) > 0).all():
-            raise ConfigError(
-                "w_a and w_b are the same point, but normalize divides by their distance: choose two different "
-                "anchors, or leave normalize out."
-            )
-        return stacked
-
-    def _unit(self, lines: Tensor) -> Tensor:
-        """The length in W of one unit of what Adam sees, [P]: 1, or by ``normalize`` ‖w_b − w_a‖ / √d."""
-        if not self.normalize:
-            return torch.ones(len(lines), device=lines.device)
-        return (lines[:, -1] - lines[:, 0]).flatten(1).square().mean(1).sqrt()
-
-    def _reference(self, lines: Tensor) -> Tensor:
-        """What L_dist of each pair is divided by, [P]: 1, or L_dist of its straight line ‖w_b − w_a‖² / (T − 1)."""
-        if not self.normalize:
-            return torch.ones(len(lines), device=lines.device)
-        return (lines[:, -1] - lines[:, 0]).flatten(1).square().sum(1) / (self.num_points - 1)
-
     def _rate(self, step: int) -> float:
         lr = self.lr if self._coarse is None else self.lr * _FINE_RATE
         done = 2 * step / max(self.steps, 1) - 1  # of the second half
@@ -499,62 +360,12 @@ class LatentWalk:
             return lr
         return lr * (0.5 + 0.5 * math.cos(math.pi * done))
 
-    def _total(self, losses: Tensor, lines: Tensor) -> Tensor:
-        """L, [steps, P], of losses [steps, K, P] of pairs with these straight lines."""
-        total = losses[:, 0] / self._reference(lines)
-        for weight, loss in zip(self._weights, losses.unbind(1)[1:], strict=True):
-            total = total + weight * loss / self._divisor
-        return total
-
-    def _losses_and_gradient(self, lines: Tensor, moving: Tensor, labels: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """All losses of each pair, [K, P], and ∂L/∂w̄ at the moving points [P, points, *latent]."""
-        distance = _distances(lines, moving)
-        (gradient,) = torch.autograd.grad(distance.sum(), moving)
-        points, targets = self._points(moving.detach(), labels)
-
-        def one_batch(part: slice) -> tuple[Tensor, Tensor]:
-            w = points[part].requires_grad_()
-            losses = self._point_losses(w, targets[part])
-            pulling = self._weights[0] * losses[0]
-            for weight, loss in zip(self._weights[1:], losses[1:], strict=True):
-                pulling = pulling + weight * loss
-            (pull,) = torch.autograd.grad(pulling.sum(), w)
-            return torch.stack(losses).detach(), pull
-
-        losses, pulls = zip(*self._in_batches(one_batch, len(points)), strict=True)
-        gradient = gradient / _rows(self._reference(lines), gradient) + torch.cat(pulls).view_as(moving) / self._divisor
-        return _of_pairs(distance.detach(), losses), gradient
-
-    @torch.no_grad()
-    def _losses(self, lines: Tensor, moving: Tensor, labels: Sequence[int]) -> Tensor:
-        """All losses of each pair, [K, P]."""
-        points, targets = self._points(moving, labels)
-        losses = self._in_batches(
-            lambda part: torch.stack(self._point_losses(points[part], targets[part])), len(points)
-        )
-        return _of_pairs(_distances(lines, moving), losses)
-
-    def _points(self, moving: Tensor, labels: Sequence[int]) -> tuple[Tensor, list[int]]:
-        """The moving points of all pairs in a row, [P · points, *latent], and the label of each."""
-        return moving.flatten(0, 1), [label for label in labels for _ in range(self._num_inner)]
-
-    def _point_losses(self, w: Tensor, labels: Sequence[int]) -> list[Tensor]:
-        """What the points w [N, *latent] add to L_id, to L_class and to each further term, [N] each."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            images = self.generator.synthesis(w).clamp(-1, 1)
-            identity_logits, class_logits = self.identity_net(images), self.class_net(images)
-        _check_labels(labels, class_logits)
-        targets = torch.tensor(labels, device=self.device)
-        classes = functional.cross_entropy(class_logits.float(), targets, reduction="none")
-        further = [weighted.term(w, images.float(), targets) for weighted in self.terms.values()]
-        return [_identity_terms(identity_logits), classes, *further]
-
     def _check_finite(self, history: Tensor) -> None:
         """Look at losses [steps, K, P]."""
         bad = (~history.isfinite().all(1)).nonzero().tolist()
         if bad:
             step, pair = bad[0]
-            named = zip(self._loss_names, history[step, :, pair].tolist(), strict=True)
+            named = zip(self.objective.names, history[step, :, pair].tolist(), strict=True)
             values = ", ".join(f"{name} {value:g}" for name, value in named)
             raise TrainingError(
                 f"The walk's loss is not finite after {step} steps ({values}): lower lr, or check that the generator "
@@ -572,15 +383,3 @@ def _smoother(count: int, smoothing: float) -> Tensor:
     beside = torch.ones(count - 1, dtype=torch.float64)
     second_difference = 2 * torch.eye(count, dtype=torch.float64) - beside.diag(1) - beside.diag(-1)
     return torch.linalg.inv(torch.eye(count, dtype=torch.float64) + smoothing * second_difference).float()
-
-
-def _distances(lines: Tensor, moving: Tensor) -> Tensor:
-    """L_dist of the moving points [P, points, *latent] that hang between the ends of ``lines``, [P]."""
-    paths = torch.cat([lines[:, :1], moving, lines[:, -1:]], dim=1)
-    return (paths[:, 1:] - paths[:, :-1]).flatten(2).square().sum((1, 2))
-
-
-def _of_pairs(distance: Tensor, losses: Sequence[Tensor]) -> Tensor:
-    """The sums over the points of each pair, [K, P], from L_dist [P] and the losses of batches of points [K − 1, N]."""
-    of_points = torch.cat(list(losses), dim=1)
-    return torch.cat([distance[None], of_points.view(len(of_points), len(distance), -1).sum(2)])

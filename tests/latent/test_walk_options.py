@@ -190,11 +190,6 @@ def test_large_first_gradients_are_forgotten():
 # W+ --------------------------------------------------------------------------------------------------------------
 
 
-def test_linear_path_in_w_plus():
-    path = linear_path(torch.tensor([[0.0], [4.0]]), torch.tensor([[1.0], [0.0]]), 5)
-    assert path.tolist() == [[[0.0], [4.0]], [[0.25], [3.0]], [[0.5], [2.0]], [[0.75], [1.0]], [[1.0], [0.0]]]
-
-
 @DIMS
 def test_the_same_w_in_all_layers_has_the_losses_of_w(spatial_dims):
     nets, (w_a, w_b) = networks(spatial_dims), end_points()
