@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_plan.data import CheckedDataset, split_by_subject, write_synthetic
-from monai_plan.latent import LatentInverter, LatentWalk, choose_pairs, k_same
+from monai_plan.latent import LatentInverter, LatentWalk, WalkSettings, choose_pairs, k_same
 from monai_plan.metrics import PerceptualEmbedding, embed, nearest_other_images, nearest_real_images
 from monai_plan.networks import LatentDecoder, frozen
 from monai_plan.utils import ConfigError, DataError, TrainingError, load_artifact, save_artifact, write_json, write_text
@@ -30,7 +30,6 @@ __all__ = [
     "check_data",
     "class_counts",
     "class_items",
-    "describe_walk",
     "identity_items",
     "invert",
     "reproduction_distances",
@@ -149,8 +148,8 @@ def _try_networks(inverter: LatentInverter, walk: LatentWalk, dataset: CheckedDa
             )
         for network in (inverter.embedding, *([] if inverter.encoder is None else [inverter.encoder])):
             network(image)
-        for weighted in walk.terms.values():
-            weighted.term(w, image, label)
+        for term in walk.terms.values():
+            term(w, image, label)
         outputs = {
             "identity_network": (walk.identity_net(image).shape[1], dataset.num_subjects, "num_identities"),
             "class_network": (walk.class_net(image).shape[1], max(dataset.label_names) + 1, "num_classes"),
@@ -187,10 +186,11 @@ def invert(
         images_per_part: images between two savings.
     """
     networks = _digest(*inverter.networks)
+    how = {"settings": inverter.settings.as_dict(), "seed": inverter.seed}
     slices = [slice(first, first + images_per_part) for first in range(0, len(dataset), images_per_part)]
     files = [Path(parts_dir) / f"part_{part.start:06d}.pt" for part in slices]
     made_by: list[dict[str, Any]] = [
-        {"networks": networks, "images": _digest(dataset.images[part]), "keys": dataset.keys[part], **inverter.settings}
+        {"networks": networks, "images": _digest(dataset.images[part]), "keys": dataset.keys[part], **how}
         for part in slices
     ]
     rank, ranks = idist.get_rank(), idist.get_world_size()
@@ -235,7 +235,7 @@ def invert(
             "subjects": dataset.subjects,
             "keys": dataset.keys,
         },
-        made_by=inverter.settings,
+        made_by=how,
     )
     _report_inversion(distances.min(1).values, to_image, to_other, dataset.keys, report_file)
 
@@ -483,7 +483,7 @@ def walk_anchors(
         TrainingError: if no point of a class is kept.
     """
     anchors = load_artifact(anchors_file, kind="anchors")
-    inner = walk.num_points - 2
+    inner = walk.settings.num_points - 2
     wanted = class_counts(dataset.labels, num_images=num_images, balance=balance)
     sizes = {label: int((anchors["labels"] == label).sum()) for label in wanted}
     most_pairs = {label: size * (size - 1) // 2 for label, size in sizes.items()}
@@ -542,7 +542,7 @@ def walk_anchors(
             "kept": all_kept,
             "num_images": wanted,
         },
-        made_by={**walk.settings, "min_distance_quantile": min_distance_quantile, "seed": seed},
+        made_by={"settings": walk.settings.as_dict(), "min_distance_quantile": min_distance_quantile, "seed": seed},
     )
 
 
@@ -552,7 +552,10 @@ def _walk_pairs(
     """The parts {"path", "losses"} of all pairs [P, 2]; what is not there is walked now, shared over the ranks."""
     networks = _digest(*walk.networks)
     files = [Path(parts_dir) / f"path_{a:05d}_{b:05d}.pt" for a, b in pairs.tolist()]
-    made_by = [{"networks": networks, "ends": _digest(anchors["latents"][pair]), **walk.settings} for pair in pairs]
+    settings = walk.settings.as_dict()
+    made_by = [
+        {"networks": networks, "ends": _digest(anchors["latents"][pair]), "settings": settings} for pair in pairs
+    ]
     rank, ranks = idist.get_rank(), idist.get_world_size()
     mine = range(rank, len(files), ranks)
     missing = [number for number in mine if _finished_part(files[number], "path", made_by[number]) is None]
@@ -592,7 +595,7 @@ def _check_of_distances(
     dataset: CheckedDataset, embedding: PerceptualEmbedding | None, quantile: float | None, walk: LatentWalk
 ) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     """A function that says of paths [T, *latent] each which points [T] may be released: inner ones, far enough."""
-    inner = torch.ones(walk.num_points, dtype=torch.bool)
+    inner = torch.ones(walk.settings.num_points, dtype=torch.bool)
     inner[[0, -1]] = False
     if quantile is None:
         return lambda paths: [inner] * len(paths)
@@ -721,31 +724,11 @@ def synthesize(
         num_paths=len(data["labels"]),
         num_anchors=len(anchors["labels"]),
         k=anchors["k"],
-        beyond=_beyond_the_published(made_by),
-        walk=describe_walk(made_by),
-        **{name: made_by[name] for name in ("lambda_id", "lambda_class", "seed")},
+        walk=WalkSettings.from_dict(made_by["settings"]),
+        check="none" if made_by["min_distance_quantile"] is None else f"quantile {made_by['min_distance_quantile']}",
+        seed=made_by["seed"],
     )
     write_text(Path(release_dir) / "dataset_card.md", card)
-
-
-def describe_walk(made_by: Mapping[str, Any]) -> str:
-    """The recipe of a walk in words, from the header of its file: points, steps, rate, β2, smoothing."""
-    steps = f"{made_by['steps']} steps of {made_by['num_points']} points"
-    if made_by["coarse_points"]:
-        steps = (
-            f"{made_by['coarse_steps']} steps of {made_by['coarse_points']} points, then {steps} at a tenth of the rate"
-        )
-    rate = f"rate {made_by['lr']} ({made_by['schedule']}), β2 {made_by['beta2']}, smoothing {made_by['smoothing']}"
-    return f"{steps}; {rate}"
-
-
-def _beyond_the_published(made_by: Mapping[str, Any]) -> str:
-    """The options of the walk that PLAN does not have, as a line of the card; empty where none is used."""
-    used = [f"λ_{name} {weight}" for name, weight in made_by["terms"].items()]
-    used += ["relative objective"] if made_by["normalize"] else []
-    quantile = made_by["min_distance_quantile"]
-    used += [f"final check of the distance at quantile {quantile}"] if quantile is not None else []
-    return f"\n  Beyond the published walk: {', '.join(used)}." if used else ""
 
 
 def _shared_affine(affine: Sequence[Sequence[float]] | None) -> list[list[float]] | None:
@@ -783,7 +766,7 @@ _CARD = """# {name}
 - Made from {num_real} real images of {patients}, by a generative network trained on them. The images are points on
   {num_paths} walks between {num_anchors} anchors; an anchor is the average of at least {k} {persons} in the
   latent space.
-- Walk: {walk}; λ_id {lambda_id}, λ_class {lambda_class}, seed {seed}.{beyond}
+- Walk: {walk}; seed {seed}. Final check of the distance: {check}.
 
 What is not promised: that nothing about a patient can be inferred. The attacks in the report beside this card found
 what they found; empirical attacks are no proof. The images are not fit for diagnosis.

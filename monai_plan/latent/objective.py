@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from monai_plan.latent.path import distance_loss, per_row
-from monai_plan.latent.terms import WeightedTerm
+from monai_plan.latent.settings import WalkSettings
 from monai_plan.networks import BatchSplitter, LatentDecoder
 
 __all__ = ["WalkObjective"]
@@ -24,22 +24,21 @@ class WalkObjective:
 
     Args:
         generator: G.
-        terms: λ_term · term by name.
-        normalize: whether L is relative to the straight line.
+        terms: by name, each (w [N, *latent], images x̄ [N, C, *spatial] in [−1, 1], labels [N] int64 on the CPU) → [N]
+            float32.
+        settings: λ of each term, and whether L is relative to the straight line.
         in_batches: how many points are synthesised at once.
-        amp: bfloat16 autocast of G.
     """
 
     def __init__(
         self,
         generator: LatentDecoder,
-        terms: Mapping[str, WeightedTerm],
-        *,
-        normalize: bool,
+        terms: Mapping[str, nn.Module],
+        settings: WalkSettings,
         in_batches: BatchSplitter,
-        amp: bool,
     ) -> None:
-        self.generator, self.terms, self.normalize, self.amp = generator, terms, normalize, amp
+        self.generator, self.terms, self.settings = generator, terms, settings
+        self._weights = [settings.weights[name] for name in terms]
         self._in_batches = in_batches
 
     @property
@@ -49,21 +48,21 @@ class WalkObjective:
 
     def unit(self, lines: Tensor) -> Tensor:
         """The length in W in which Adam counts, [P]: 1, or, relative to the straight line, ‖w_b − w_a‖ / √d."""
-        if not self.normalize:
+        if not self.settings.normalize:
             return torch.ones(len(lines), device=lines.device)
         return (lines[:, -1] - lines[:, 0]).flatten(1).square().mean(1).sqrt()
 
     def reference(self, lines: Tensor) -> Tensor:
         """c, [P]."""
-        if not self.normalize:
+        if not self.settings.normalize:
             return torch.ones(len(lines), device=lines.device)
         return (lines[:, -1] - lines[:, 0]).flatten(1).square().sum(1) / (lines.shape[1] - 1)
 
     def total(self, losses: Tensor, lines: Tensor) -> Tensor:
         """L, [steps, P], of losses [steps, K, P] of paths with these straight lines."""
         total = losses[:, 0] / self.reference(lines)
-        for weighted, loss in zip(self.terms.values(), losses.unbind(1)[1:], strict=True):
-            total = total + weighted.weight * loss / self._divisor(lines)
+        for weight, loss in zip(self._weights, losses.unbind(1)[1:], strict=True):
+            total = total + weight * loss / self._divisor(lines)
         return total
 
     def losses_and_gradient(self, lines: Tensor, inner: Tensor, labels: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -76,7 +75,7 @@ class WalkObjective:
         def one_batch(part: slice) -> tuple[Tensor, Tensor]:
             w = points[part].requires_grad_()
             losses = self._of_points(w, targets[part])
-            weighted = [term.weight * loss for term, loss in zip(self.terms.values(), losses, strict=True)]
+            weighted = [weight * loss for weight, loss in zip(self._weights, losses, strict=True)]
             pulling = sum(weighted[1:], start=weighted[0])
             (pull,) = torch.autograd.grad(pulling.sum(), w)
             return torch.stack(losses).detach(), pull
@@ -95,13 +94,13 @@ class WalkObjective:
 
     def _divisor(self, lines: Tensor) -> int:
         """n."""
-        return lines.shape[1] - 2 if self.normalize else 1
+        return lines.shape[1] - 2 if self.settings.normalize else 1
 
     def _of_points(self, w: Tensor, labels: Tensor) -> list[Tensor]:
         """What the points w [N, *latent] add to each term, [N] each."""
-        with torch.autocast(w.device.type, torch.bfloat16, enabled=self.amp):
+        with torch.autocast(w.device.type, torch.bfloat16, enabled=self.settings.amp):
             images = self.generator.synthesis(w).clamp(-1, 1)
-        return [weighted.term(w, images.float(), labels) for weighted in self.terms.values()]
+        return [term(w, images.float(), labels) for term in self.terms.values()]
 
 
 def _with_ends(lines: Tensor, inner: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ the end.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,33 +16,7 @@ from monai_plan.metrics import PerceptualEmbedding, nearest_other_images
 from monai_plan.networks import frozen
 from monai_plan.utils import ConfigError, DataError
 
-__all__ = ["ClassTerm", "IdentityTerm", "MarginTerm", "WeightedTerm"]
-
-
-@dataclass(frozen=True, eq=False)
-class WeightedTerm:
-    """λ · term, for ``LatentWalk``.
-
-    Attributes:
-        weight: λ, at least 0; at 0 the term is measured and does not pull.
-        term: a module (w [N, *latent], images x̄ [N, C, *spatial] in [−1, 1], labels [N] int64) → [N] float32,
-            differentiable; the value of a point must not depend on the others. The labels may lie on the CPU.
-
-    Raises:
-        ConfigError: if the weight lies outside its range or the term is no module.
-    """
-
-    weight: float
-    term: nn.Module
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight < math.inf:
-            raise ConfigError(f"weight of a term of the walk is {self.weight}, but must be at least 0 and finite.")
-        if not isinstance(self.term, nn.Module):
-            raise ConfigError(
-                f"term is a {type(self.term).__name__}, but must be a torch.nn.Module, so that it can be moved and "
-                "frozen: wrap it in one."
-            )
+__all__ = ["ClassTerm", "IdentityTerm", "MarginTerm"]
 
 
 class IdentityTerm(nn.Module):

@@ -35,7 +35,7 @@ from monai_plan.bundle import (
     walk_anchors,
 )
 from monai_plan.data import CheckedDataset, write_datalist, write_image
-from monai_plan.latent import LatentInverter, LatentWalk, MarginTerm, WeightedTerm
+from monai_plan.latent import InversionSettings, LatentInverter, LatentWalk, MarginTerm, WalkSettings
 from monai_plan.networks import StyleGAN2Generator
 from monai_plan.utils import ArtifactError, ConfigError, DataError, TrainingError, load_artifact, save_artifact
 
@@ -77,15 +77,17 @@ def make_generator(spatial_dims, seed=0):
 
 
 def make_inverter(generator, **options):
-    settings = {"steps": 3, "starts": 2, "num_mean_samples": 8, "batch_size": 64, "seed": 1, **options}
-    return LatentInverter(generator, nn.Flatten(), **settings)
+    seed = options.pop("seed", 1)
+    settings = InversionSettings(**{"steps": 3, "starts": 2, "num_mean_samples": 8, **options})
+    return LatentInverter(generator, nn.Flatten(), settings=settings, seed=seed)
 
 
-def make_walk(generator, **options):
+def make_walk(generator, *, terms=None, points_per_batch=None, **options):
     torch.manual_seed(2)
     pixels = 8 ** len(generator.img_size)
     nets = [nn.Sequential(nn.Flatten(), nn.Linear(pixels, n)) for n in (10, 2)]
-    return LatentWalk(generator, *nets, **{"num_points": T, "steps": 3, **options})
+    settings = WalkSettings(**{"num_points": T, "steps": 3, **options})
+    return LatentWalk(generator, *nets, settings=settings, terms=terms, points_per_batch=points_per_batch)
 
 
 class Spy:
@@ -196,9 +198,9 @@ def test_check_data_tries_the_networks(case, tmp_path):
     larger = StyleGAN2Generator(case.dims, 16, 1, 5, 6, 2, channel_base=64, channel_max=4, mapping_layers=2)
     with pytest.raises(ConfigError, match=r"makes images \[1, 16.*\], but the real ones are \[1, 8"):
         check(tmp_path, training=case.dataset, walk=make_walk(larger))
-    term = {"wrong": WeightedTerm(0.0, nn.Bilinear(3, 3, 3))}
+    term = {"wrong": nn.Bilinear(3, 3, 3)}
     with pytest.raises(TypeError, match="positional arguments but 4 were given"):
-        check(tmp_path, training=case.dataset, walk=make_walk(case.generator, terms=term))
+        check(tmp_path, training=case.dataset, walk=make_walk(case.generator, terms=term, lambda_terms={"wrong": 0.0}))
     wrong_embedding = LatentInverter(make_generator(case.dims), nn.Linear(3, 3))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         check(tmp_path, training=case.dataset, inverter=wrong_embedding)
@@ -230,8 +232,9 @@ def test_invert_gives_what_the_inverter_gives(case):
     assert torch.equal(data["labels"], dataset.labels)
     assert data["subjects"] == dataset.subjects
     assert data["keys"] == dataset.keys
-    assert data["header"]["made_by"] == make_inverter(case.generator).settings
-    assert data["header"]["made_by"]["steps"] == 3
+    made_by = data["header"]["made_by"]
+    assert InversionSettings.from_dict(made_by["settings"]) == make_inverter(case.generator).settings
+    assert made_by["seed"] == 1
     report = json.loads(case.files.report.read_text())
     assert report["images"] == 20
     best = data["distances"].min(1).values
@@ -634,11 +637,9 @@ def test_walks(case):
         assert set(paths["losses"]) == {"distance", "identity", "class"}
         for name, values in paths["losses"].items():
             torch.testing.assert_close(values[index], expected.losses[name], rtol=1e-4, atol=1e-5)
-    made_by = {"num_points": T, "steps": 3, "lr": 0.1, "lambda_id": 0.025, "lambda_class": 0.25, "seed": 0}
-    made_by |= {"schedule": "constant", "smoothing": 0.0, "amp": False}
-    made_by |= {"normalize": False, "terms": {}, "min_distance_quantile": None}
-    made_by |= {"coarse_points": None, "coarse_steps": 40, "beta2": 0.999}
-    assert paths["header"]["made_by"] == made_by
+    made_by = paths["header"]["made_by"]
+    assert WalkSettings.from_dict(made_by["settings"]) == walk.settings
+    assert (made_by["seed"], made_by["min_distance_quantile"]) == (0, None)
 
 
 def many_anchors(tmp_path, count=4):
@@ -698,9 +699,9 @@ def test_walk_makes_parts_of_other_anchors_or_settings_anew(case, tmp_path):
     assert len(longer.calls) == len(first.calls)
     term, other_term = (MarginTerm(nn.Flatten(), case.dataset.images[:n], margin=9.0) for n in (2, 3))
     changes = [
-        {"beta2": 0.9}, {"normalize": True},
-        {"terms": {"margin": WeightedTerm(1.0, term)}}, {"terms": {"margin": WeightedTerm(2.0, term)}},
-        {"terms": {"margin": WeightedTerm(2.0, other_term)}},
+        {"beta2": 0.9}, {"normalize": True}, {"terms": {"margin": term}, "lambda_terms": {"margin": 1.0}},
+        {"terms": {"margin": term}, "lambda_terms": {"margin": 2.0}},
+        {"terms": {"margin": other_term}, "lambda_terms": {"margin": 2.0}},
     ]  # fmt: skip
     for change in changes:
         changed, again = (Spy(make_walk(case.generator, num_points=T + 1, **change)) for _ in range(2))
@@ -898,27 +899,9 @@ def test_card(case):
     assert "| 0 | normal | 4 |\n| 1 | lesion | 3 |\n" in card
     assert "Made from 20 real images of 10 patients" in card
     assert "2 walks between 4 anchors; an anchor is the average of at least 2 patients" in card.replace("\n  ", " ")
-    rates = "rate 0.1 (constant), β2 0.999, smoothing 0.0"
-    assert f"Walk: 3 steps of 6 points; {rates}; λ_id 0.025, λ_class 0.25, seed 0." in " ".join(card.split())
+    walk = make_walk(case.generator).settings
+    assert f"Walk: {walk}; seed 0. Final check of the distance: none." in " ".join(card.split())
     assert "anonymous" not in card
-    assert "Beyond the published walk" not in card
-
-
-def test_the_card_says_what_is_not_published(case, tmp_path):
-    term = WeightedTerm(0.5, MarginTerm(nn.Flatten(), case.dataset.images, margin=9.0))
-    walk = make_walk(
-        case.generator, terms={"margin": term}, normalize=True,
-    )  # fmt: skip
-    walk_anchors(
-        walk=walk, anchors_file=case.files.anchors, dataset=case.dataset, output_file=tmp_path / "paths.pt",
-        parts_dir=tmp_path / "parts", num_images=8,
-    )  # fmt: skip
-    synthesize(
-        generator=case.generator, paths_file=tmp_path / "paths.pt", anchors_file=case.files.anchors,
-        dataset=case.dataset, release_dir=tmp_path / "release", name="tiny",
-    )  # fmt: skip
-    wanted = "Beyond the published walk: λ_margin 0.5, relative objective."
-    assert wanted in (tmp_path / "release" / "dataset_card.md").read_text()
 
 
 def test_release_is_replaced_whole(case, tmp_path):

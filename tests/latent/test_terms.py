@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from monai_plan.latent import ClassTerm, IdentityTerm, MarginTerm, WeightedTerm
+from monai_plan.latent import ClassTerm, IdentityTerm, MarginTerm
 from monai_plan.utils import ConfigError, DataError
 
 DIMS = pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -116,9 +116,3 @@ def test_bad_options_of_the_margin(options, error, message):
         MarginTerm(nn.Flatten(), torch.zeros(2, 1, 2, 2), **options)
     with pytest.raises(DataError, match="no real images"):
         MarginTerm(nn.Flatten(), torch.zeros(0, 1, 2, 2), margin=1.0)
-
-
-@pytest.mark.parametrize(("weight", "term"), [(-1.0, nn.Flatten()), (math.inf, nn.Flatten()), (1.0, len)])
-def test_bad_weighted_terms(weight, term):
-    with pytest.raises(ConfigError, match="term"):
-        WeightedTerm(weight, term)
