@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from monai_plan.audit import PathFigure, evaluate, write_report
-from monai_plan.bundle.stages.synthesize import describe_walk
 from monai_plan.data import CheckedDataset
 from monai_plan.engines import predict_probabilities
-from monai_plan.latent import linear_path
+from monai_plan.latent import WalkSettings, linear_path
 from monai_plan.metrics import PerceptualEmbedding, embed, nearest_real
 from monai_plan.networks import LatentDecoder
 from monai_plan.release import Release, load_paths, may_leave, select, synthesize_images
@@ -117,9 +116,7 @@ def evaluate_release(
             "k": anchors["k"],
             "anchors": len(anchors["labels"]),
             "paths": len(paths["labels"]),
-            "walk": describe_walk(made_by),
-            "λ_id": made_by["lambda_id"],
-            "λ_class": made_by["lambda_class"],
+            "walk": str(WalkSettings.from_dict(made_by["settings"])),
             "final check": "none" if quantile is None else _CHECKED.format(quantile=quantile),
             "L_id a path, straight line": round(paths["losses"]["identity"][:, 0].mean().item(), 2),
             "L_id a path, after the walk": round(paths["losses"]["identity"][:, -1].mean().item(), 2),
