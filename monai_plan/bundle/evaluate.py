@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_plan.audit import PathFigure, evaluate, write_report
+from monai_plan.audit import AuditInputs, ImageSet, evaluate, write_report
+from monai_plan.bundle.path_figure import choose_path, path_sections
 from monai_plan.bundle.stages import describe_walk, select_points, synthesize_images
 from monai_plan.data import CheckedDataset
-from monai_plan.engines import predict_probabilities
+from monai_plan.engines import ClassifierSettings, predict_probabilities
 from monai_plan.latent import LatentGenerator, linear_path
-from monai_plan.metrics import PerceptualEmbedding, embed, nearest_real
+from monai_plan.metrics import PerceptualEmbedding
 from monai_plan.utils import load_artifact
 
 __all__ = ["evaluate_release"]
@@ -76,39 +77,39 @@ def evaluate_release(
     points = select_points(paths["labels"], kept=paths["kept"], num_images=paths["num_images"])
     straight = torch.stack([linear_path(path[0], path[-1], num_points) for path in paths["paths"]])
     labels = paths["labels"][points[:, 0]]
-    rows = {
-        "linear": (synthesize_images(generator, straight[points[:, 0], points[:, 1]]), labels),
-        "k-same": (synthesize_images(generator, anchors["latents"]), anchors["labels"]),
-        "PLAN": (released.images, released.labels),
-    }
-    evaluation = evaluate(
-        rows,
+    averages = synthesize_images(generator, anchors["latents"])
+    note = f"k-same has only as many images as there are anchors: {len(averages)}."
+    inputs = AuditInputs(
         train=training,
         test=test,
         embedding=embedding,
         classifier_factory=class_network,
+        settings=ClassifierSettings(epochs, batch_size, lr),
         cache_dir=os.path.join(private_dir, "evaluate"),
         identity_net=identity_net,
-        epochs=epochs,
         seeds=seeds,
         seed=seed,
-        batch_size=batch_size,
-        lr=lr,
         augment=augmentation,
         device=device,
     )
+    image_sets = [
+        ImageSet("linear", synthesize_images(generator, straight[points[:, 0], points[:, 1]]), labels),
+        ImageSet("k-same", averages, anchors["labels"], note),
+        ImageSet("PLAN", released.images, released.labels),
+    ]
+    evaluation = evaluate(image_sets, inputs)
     probabilities = predict_probabilities(class_net, released.images, batch_size=batch_size, device=device)
     kept = (probabilities.argmax(1) == released.labels).double().mean().item()
     names = training.label_names
     made_by = paths["header"]["made_by"]
     quantile = made_by["min_distance_quantile"]
+    held_out = evaluation.row("real").results["distance"]["mean"]
+    path = choose_path(training, generator, straight, paths, embedding, held_out, device)
     write_report(
         evaluation,
+        judged="PLAN",
         release_dir=release_dir,
         private_dir=private_dir,
-        path_figure=_path_figure(
-            training, generator, straight, paths, embedding, evaluation.row("real").mean_min_distance, device
-        ),
         samples=_samples(released.images, released.labels, names),
         real_samples=_samples(training.images, training.labels, names),
         parameters={
@@ -119,12 +120,14 @@ def evaluate_release(
             "λ_id": made_by["lambda_id"],
             "λ_class": made_by["lambda_class"],
             "final check": "none" if quantile is None else _CHECKED.format(quantile=quantile),
-            "L_id a path, straight line": round(paths["losses"]["identity"][:, 0].mean().item(), 2),
-            "L_id a path, after the walk": round(paths["losses"]["identity"][:, -1].mean().item(), 2),
+            "L_id per path, straight line": round(paths["losses"]["identity"][:, 0].mean().item(), 2),
+            "L_id per path, after the walk": round(paths["losses"]["identity"][:, -1].mean().item(), 2),
             "released images that φ_class assigns to their class": f"{100 * kept:.1f} %",
             "seeds of the evaluation": seeds,
             "seed": seed,
         },
+        sections=path_sections(path, evaluation.embedding_title),
+        made="Images made by PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984)",
     )
 
 
@@ -136,38 +139,3 @@ def _samples(images: Tensor, labels: Tensor, names: Mapping[int, str]) -> dict[s
         spread = torch.linspace(0, len(of_class) - 1, min(SAMPLES_SHOWN, len(of_class))).long()
         samples[name] = images[of_class[spread]]
     return samples
-
-
-def _path_figure(
-    training: CheckedDataset,
-    generator: LatentGenerator,
-    straight: Tensor,
-    paths: Mapping[str, Any],
-    embedding: PerceptualEmbedding,
-    held_out_distance: float,
-    device: torch.device | str,
-) -> PathFigure:
-    """Of the pairs of which a point is kept the one whose straight path comes nearest to a real image.
-
-    There a walk has most to do.
-    """
-    reals = embed(embedding, training.images, device=device)
-
-    def distances(images: Tensor) -> Tensor:
-        return nearest_real(embed(embedding, images, device=device), reals).distances
-
-    least = torch.stack([distances(synthesize_images(generator, path)).min() for path in straight])
-    pair = int(least.where(paths["kept"].any(1), torch.inf).argmin())
-    linear_images = synthesize_images(generator, straight[pair])
-    private_images = synthesize_images(generator, paths["paths"][pair])
-    nearest = nearest_real(embed(embedding, private_images, device=device), reals)
-    return PathFigure(
-        linear_distances=distances(linear_images),
-        private_distances=nearest.distances,
-        linear_images=linear_images,
-        private_images=private_images,
-        nearest_real_images=training.images[nearest.indices],
-        kept=paths["kept"][pair],
-        held_out_distance=held_out_distance,
-        label=training.label_names[int(paths["labels"][pair])],
-    )
