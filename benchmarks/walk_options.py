@@ -24,10 +24,11 @@ from finished_run import add_arguments, configs_of, parse, settings_of
 from monai.bundle import ConfigWorkflow
 
 from monai_plan.audit import AuditInputs, ImageSet, evaluate
-from monai_plan.bundle import select_points, synthesize_images, walk_anchors
+from monai_plan.bundle.stages import WalkStage
 from monai_plan.data import contact_sheet
 from monai_plan.engines import ClassifierSettings
 from monai_plan.networks import load_classifier
+from monai_plan.release import load_paths, select, synthesize_images
 from monai_plan.utils import load_artifact, save_artifact, seeded_generator
 
 SHOWN = 8  # images a class on a sheet
@@ -46,19 +47,14 @@ def options_of(base: Mapping[str, Any], anchors: Mapping[str, Any]) -> dict[str,
             "walk_coarse_points": None, "walk_steps": 500, "walk_schedule": "constant", "walk_beta2": 0.999,
             "walk_smoothing": 0.0,
         },
-        "straight-through": {"walk_clamp": "straight_through"},
-        "free ends": {"walk_free_ends": True},
         "relative": {
             "walk_normalize": True, "lambda_id": base["lambda_id"] * relative,
             "lambda_class": base["lambda_class"] * relative, "walk_lr": base["walk_lr"] / unit,
         },
-        "likelihood": {"lambda_likelihood": base["lambda_id"]},
-        "realism": {"lambda_realism": base["lambda_id"]},
         "margin": {"lambda_margin": 10 * base["lambda_id"]},
         "robust φ_id": {"identity_epsilon": 0.03},
         "check 0.1": {"min_distance_quantile": 0.1},
         "L_id x 4": {"lambda_id": 4 * base["lambda_id"]},
-        "L_id x 4, realism": {"lambda_id": 4 * base["lambda_id"], "lambda_realism": 2 * base["lambda_id"]},
     }  # fmt: skip
 
 
@@ -118,15 +114,14 @@ def main() -> None:
             changes["identity_file"] = str(file)
         here = parse({**settings, "min_distance_quantile": None, **changes}, "train", "walk")
         folder = work / name.replace(" ", "_")
-        walk_anchors(
+        WalkStage(
             walk=here.get_parsed_content("walk"), anchors_file=anchors_file, dataset=training,
             output_file=folder / "paths.pt", parts_dir=folder / "parts", num_images=options.num_images,
             embedding=embedding, min_distance_quantile=here["min_distance_quantile"], seed=here["seed"],
-        )  # fmt: skip
-        paths = load_artifact(folder / "paths.pt", kind="paths")
-        points = select_points(paths["labels"], kept=paths["kept"], num_images=paths["num_images"])
-        images = synthesize_images(generator, paths["paths"][points[:, 0], points[:, 1]])
-        labels = paths["labels"][points[:, 0]]
+        ).run()  # fmt: skip
+        paths = load_paths(folder / "paths.pt")
+        points = select(paths, num_images=paths["num_images"])
+        images, labels = synthesize_images(generator, points.latents), points.labels
         spread = [
             torch.where(labels == y)[0][torch.linspace(0, int((labels == y).sum()) - 1, SHOWN).long()]
             for y in labels.unique()

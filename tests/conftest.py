@@ -9,40 +9,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-BUNDLE = Path(__file__).parents[1] / "bundles" / "chest_xray_plan"
-
-# Everything as small as it goes: about seven seconds for the ten stages on one core.
-TINY: dict[str, Any] = {
-    "img_size": [16, 16],
-    "z_dim": 16,
-    "w_dim": 16,
-    "channel_base": 64,
-    "channel_max": 8,
-    "total_images": 64,
-    "epoch_images": 32,
-    "batch_size": 8,
-    "classifier_channels": [4, 4, 4, 4],
-    "classifier_stride": 1,
-    "encoder_channels": [4, 4, 4, 4],
-    "encoder_epochs": 2,
-    "encoder_epoch_steps": 3,
-    "encoder_batch_size": 8,
-    "inversion_steps": 3,
-    "inversion_starts": 2,
-    "identity_epochs": 2,
-    "class_epochs": 2,
-    "k": 2,
-    "num_points": 8,
-    "walk_steps": 2,
-    "evaluation_epochs": 1,
-    "evaluation_seeds": 2,
-    "device": "cpu",
-}
-PATIENT = "Mustermann-{:02d}"  # the phantoms' own names would be too harmless to look for
+from tiny_bundle import BUNDLE, PATIENT, TINY
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

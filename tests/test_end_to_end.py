@@ -23,10 +23,10 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE, PATIENT, TINY
 from monai.data import load_decathlon_datalist
 from monai.transforms import LoadImage
 from PIL import Image
+from tiny_bundle import BUNDLE, PATIENT, TINY
 
 from monai_plan.__main__ import main
 from monai_plan.audit import Evaluation
@@ -565,7 +565,7 @@ BAD_SETS: dict[str, tuple[Callable[[_Bad], None], list[str], list[str]]] = {
         ["--walk_coarse_points", "50"],
         ["coarse_points of the walk is 50", "outside its range"],
     ),
-    "clamp of no kind": (_nothing, ["--walk_clamp", "soft"], ["clamp of the walk is soft", "outside its range"]),
+    "rate of no kind": (_nothing, ["--walk_schedule", "soft"], ["schedule of the walk is soft", "outside its range"]),
     "share above one": (_nothing, ["--min_distance_quantile", "2"], ["min_distance_quantile is 2", "[0, 1]"]),
     "space of no kind": (_nothing, ["--inversion_space", "z"], ["space of the inversion is", "z"]),
     "no evaluation": (_nothing, ["--evaluation_seeds", "0"], ["evaluation_seeds is 0", "at least 1"]),
@@ -599,8 +599,7 @@ def test_bad_input_ends_before_any_training(
 
 
 def test_the_check_builds_what_the_walk_will_have(bad: _Bad, tmp_path: Path) -> None:
-    terms = [f"--lambda_{name}" for name in ("likelihood", "realism", "margin")]
-    options = [word for term in terms for word in (term, "0.1")] + ["--walk_free_ends", "True", "--only", "check"]
+    options = ["--lambda_margin", "0.1", "--only", "check"]
     assert main(_command(bad, tmp_path / "out", *options)) == 0
     assert main(_command(bad, tmp_path / "out", *options, "--walk_margin", "-1.0")) == 2
 

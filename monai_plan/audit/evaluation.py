@@ -148,10 +148,11 @@ def evaluate(image_sets: Sequence[ImageSet], inputs: AuditInputs) -> Evaluation:
     measures = [measure for measure in registered_measures() if measure.applies(inputs)]
     rows = []
     with tqdm(total=len(sets) * len(measures), desc="evaluate", disable=not inputs.progress) as bar:
+        inputs.show = bar.set_postfix_str
         for image_set in sets:
             results = {}
             for measure in measures:
-                bar.set_postfix_str(f"{image_set.name}, {measure.name}")
+                inputs.show(f"{image_set.name}, {measure.name}")
                 results[measure.name] = inputs.part(
                     image_set,
                     measure.name,

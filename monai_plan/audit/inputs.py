@@ -79,7 +79,7 @@ class AuditInputs:
         augment: see ``fit_classifier``.
         cache_key: anything else on which results depend; change it with ``augment``, which cannot be told apart.
         device: where to compute.
-        progress: show progress bars.
+        progress: show a progress bar.
 
     Raises:
         ConfigError: if ``seeds`` is less than 1.
@@ -116,6 +116,7 @@ class AuditInputs:
         self.seeds = [derive_seed(seed, "evaluate", number) for number in range(seeds)]
         self.real = ImageSet(REAL, train.images, train.labels)
         reals = (train.images, train.labels, train.subjects, test.images, test.labels, test.subjects)
+        self.show: Callable[[str], object] = lambda text: None  # what is being done now; ``evaluate`` listens
         self._shared = digest(*reals, cache_key, settings.batch_size)
 
     def check(self, image_set: ImageSet) -> None:
@@ -196,8 +197,9 @@ class AuditInputs:
         epochs = max(1, round(self.settings.epochs * len(self.train.images) / len(image_set.images)))
         opinions = []
         for number, seed in enumerate(self.seeds):
+            self.show(f"{image_set.name}, classifier {number + 1} of {len(self.seeds)}")
 
-            def make(seed: int = seed, number: int = number) -> dict[str, Tensor]:
+            def make(seed: int = seed) -> dict[str, Tensor]:
                 network = fit_classifier(
                     new_classifier(self.classifier_factory, seed=seed),
                     image_set.images,
@@ -206,7 +208,6 @@ class AuditInputs:
                     augment=self.augment,
                     seed=seed,
                     device=self.device,
-                    desc=f"{image_set.name}, classifier {number + 1}" if self.progress else None,
                 )
                 sides = {"train": self.train, "test": self.test}
                 return {name: self.probabilities(network, reals.images) for name, reals in sides.items()}

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from monai_plan.audit import AuditInputs, ImageSet, evaluate, write_report
 from monai_plan.bundle.path_figure import choose_path, path_sections
-from monai_plan.bundle.stages import describe_walk, select_points, synthesize_images
+from monai_plan.bundle.stages.synthesize import describe_walk
 from monai_plan.data import CheckedDataset
 from monai_plan.engines import ClassifierSettings, predict_probabilities
-from monai_plan.latent import LatentGenerator, linear_path
+from monai_plan.latent import linear_path
 from monai_plan.metrics import PerceptualEmbedding
+from monai_plan.networks import LatentDecoder
+from monai_plan.release import Release, load_paths, select, synthesize_images
 from monai_plan.utils import load_artifact
 
 __all__ = ["evaluate_release"]
@@ -31,8 +33,8 @@ def evaluate_release(
     *,
     training: CheckedDataset,
     test: CheckedDataset,
-    released: CheckedDataset,
-    generator: LatentGenerator,
+    released: Release,
+    generator: LatentDecoder,
     paths_file: str | os.PathLike[str],
     anchors_file: str | os.PathLike[str],
     embedding: PerceptualEmbedding,
@@ -51,13 +53,13 @@ def evaluate_release(
 ) -> None:
     """Compare real images, straight paths, k-same centroids and the release, and write the report.
 
-    The row "PLAN" is what lies in ``release/``, read back through the preprocessing; "linear" takes the same points of
-    the straight paths between the same anchors.
+    The row "PLAN" is what lies in ``release/``, read back by its own value range; "linear" takes the same points of the
+    straight paths between the same anchors.
 
     Args:
         training: real training images.
         test: real images of other patients.
-        released: the synthetic images as they were written.
+        released: the synthetic data set as it was written.
         generator: G.
         paths_file: of the stage ``walk``.
         anchors_file: of the stage ``aggregate``.
@@ -71,12 +73,12 @@ def evaluate_release(
         release_dir: gets ``report.html``, ``evaluation.json``, ``evaluation.md`` and ``figures/``.
         private_dir: gets ``figures/`` with real images and ``evaluate/`` with finished parts.
     """
-    paths = load_artifact(paths_file, kind="paths")
+    paths = load_paths(paths_file)
     anchors = load_artifact(anchors_file, kind="anchors")
     num_points = paths["paths"].shape[1]
-    points = select_points(paths["labels"], kept=paths["kept"], num_images=paths["num_images"])
+    path, point = select(paths, num_images=paths["num_images"]).places.unbind(1)
     straight = torch.stack([linear_path(path[0], path[-1], num_points) for path in paths["paths"]])
-    labels = paths["labels"][points[:, 0]]
+    images, released_labels = released.images, torch.tensor(released.labels)
     averages = synthesize_images(generator, anchors["latents"])
     note = f"k-same has only as many images as there are anchors: {len(averages)}."
     inputs = AuditInputs(
@@ -93,24 +95,24 @@ def evaluate_release(
         device=device,
     )
     image_sets = [
-        ImageSet("linear", synthesize_images(generator, straight[points[:, 0], points[:, 1]]), labels),
+        ImageSet("linear", synthesize_images(generator, straight[path, point]), paths["labels"][path]),
         ImageSet("k-same", averages, anchors["labels"], note),
-        ImageSet("PLAN", released.images, released.labels),
+        ImageSet("PLAN", images, released_labels),
     ]
     evaluation = evaluate(image_sets, inputs)
-    probabilities = predict_probabilities(class_net, released.images, batch_size=batch_size, device=device)
-    kept = (probabilities.argmax(1) == released.labels).double().mean().item()
+    probabilities = predict_probabilities(class_net, images, batch_size=batch_size, device=device)
+    kept = (probabilities.argmax(1) == released_labels).double().mean().item()
     names = training.label_names
     made_by = paths["header"]["made_by"]
     quantile = made_by["min_distance_quantile"]
     held_out = evaluation.row("real").results["distance"]["mean"]
-    path = choose_path(training, generator, straight, paths, embedding, held_out, device)
+    figure = choose_path(training, generator, straight, paths, embedding, held_out, device)
     write_report(
         evaluation,
         judged="PLAN",
         release_dir=release_dir,
         private_dir=private_dir,
-        samples=_samples(released.images, released.labels, names),
+        samples=_samples(images, released_labels, names),
         real_samples=_samples(training.images, training.labels, names),
         parameters={
             "k": anchors["k"],
@@ -126,7 +128,7 @@ def evaluate_release(
             "seeds of the evaluation": seeds,
             "seed": seed,
         },
-        sections=path_sections(path, evaluation.embedding_title),
+        sections=path_sections(figure, evaluation.embedding_title),
         made="Images made by PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984)",
     )
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from monai_plan.audit import Section
 from monai_plan.audit.figures import WIDTH, image_panel, new_figure, png_of, show_panels
-from monai_plan.bundle.stages import synthesize_images
 from monai_plan.data import CheckedDataset
-from monai_plan.latent import LatentGenerator
 from monai_plan.metrics import PerceptualEmbedding, embed, nearest_real
+from monai_plan.networks import LatentDecoder
+from monai_plan.release import may_leave, synthesize_images
 from monai_plan.utils import DataError
 
 __all__ = ["PathFigure", "choose_path", "draw_path", "path_sections"]
@@ -64,7 +64,7 @@ class PathFigure:
 
 def choose_path(
     training: CheckedDataset,
-    generator: LatentGenerator,
+    generator: LatentDecoder,
     straight: Tensor,
     paths: Mapping[str, Any],
     embedding: PerceptualEmbedding,
@@ -75,13 +75,13 @@ def choose_path(
 
     There a walk has most to do.
     """
-    reals = embed(embedding, training.images, device=device)
+    reals, allowed = embed(embedding, training.images, device=device), may_leave(paths)
 
     def distances(images: Tensor) -> Tensor:
         return nearest_real(embed(embedding, images, device=device), reals).distances
 
     least = torch.stack([distances(synthesize_images(generator, path)).min() for path in straight])
-    pair = int(least.where(paths["kept"].any(1), torch.inf).argmin())
+    pair = int(least.where(allowed.any(1), torch.inf).argmin())
     linear_images = synthesize_images(generator, straight[pair])
     private_images = synthesize_images(generator, paths["paths"][pair])
     nearest = nearest_real(embed(embedding, private_images, device=device), reals)
@@ -91,7 +91,7 @@ def choose_path(
         linear_images=linear_images,
         private_images=private_images,
         nearest_real_images=training.images[nearest.indices],
-        kept=paths["kept"][pair],
+        kept=allowed[pair],
         held_out_distance=held_out_distance,
         label=training.label_names[int(paths["labels"][pair])],
     )

@@ -11,7 +11,7 @@ from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_plan.latent.generator import frozen
+from monai_plan.networks import frozen
 from monai_plan.utils import ConfigError
 
 __all__ = ["AdversarialInferer"]

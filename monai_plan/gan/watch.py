@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -19,13 +20,15 @@ from torch import Tensor
 from monai_plan.data import CheckedDataset, contact_sheet
 from monai_plan.gan.trainer import StyleGAN2Trainer
 from monai_plan.metrics import PerceptualEmbedding, embed, frechet_distance
-from monai_plan.networks import save_generator
+from monai_plan.networks import StyleGAN2Generator, load_generator, save_generator
 from monai_plan.utils import ConfigError, seeded_generator
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["BestGenerator", "GANProgressBar", "SampleSheetHandler", "summary_writer"]
+
+logger = logging.getLogger(__name__)
 
 
 def summary_writer(*, log_dir: str | os.PathLike[str], enabled: bool | None = None) -> SummaryWriter | None:
@@ -125,8 +128,7 @@ class BestGenerator:
     Args:
         dataset: the training images.
         embedding: see ``monai_plan.metrics.perceptual_embedding``.
-        path: file of the best generator so far, see ``save_generator``; beside the last one, which the training
-            returns.
+        path: file of the best generator so far, see ``save_generator``; ``save`` takes it up again.
         every_images: images seen between two measurements, looked at after each epoch.
         num_images: samples a measurement, with the classes of the training images; at most as many as these.
         seed: of the latents.
@@ -177,6 +179,17 @@ class BestGenerator:
         if distance < min((value for _, value in self.history), default=float("inf")):
             save_generator(engine.ema, self.path, made_by={"images_seen": seen, "frechet": distance})
         self.history.append((seen, distance))
+
+    @idist.one_rank_only()
+    def save(self, ema: StyleGAN2Generator, path: str | os.PathLike[str], *, use_best: bool) -> None:
+        """Save what a finished training returns: the last moving average ``ema``, or the best one that was measured."""
+        if use_best and not self.history:
+            logger.warning(
+                "the training saw fewer than every_images = %d images, so that nothing was measured: the last "
+                "generator is saved", self.every_images,
+            )  # fmt: skip
+        chosen = load_generator(self.path) if use_best and self.history else ema
+        save_generator(chosen, path)
 
     def _distance(self, engine: StyleGAN2Trainer) -> float:
         device = engine.state.device

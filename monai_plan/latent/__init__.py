@@ -5,13 +5,10 @@ MICCAI 2023, arXiv 2307.02984.
 """
 
 from monai_plan.latent.encoder import LatentEncoder, LatentPairs
-from monai_plan.latent.generator import LatentGenerator
 from monai_plan.latent.inversion import SPACES, Inversion, LatentInverter
 from monai_plan.latent.k_same import Anchors, choose_pairs, k_same
 from monai_plan.latent.terms import (
-    LikelihoodTerm,
     MarginTerm,
-    RealismTerm,
     WeightedTerm,
 )
 from monai_plan.latent.walk import LatentWalk, WalkResult, class_loss, distance_loss, identity_loss, linear_path
@@ -21,13 +18,10 @@ __all__ = [
     "Anchors",
     "Inversion",
     "LatentEncoder",
-    "LatentGenerator",
     "LatentInverter",
     "LatentPairs",
     "LatentWalk",
-    "LikelihoodTerm",
     "MarginTerm",
-    "RealismTerm",
     "WalkResult",
     "WeightedTerm",
     "choose_pairs",

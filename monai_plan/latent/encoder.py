@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from monai_plan.latent.generator import LatentGenerator, frozen, prepare_networks
+from monai_plan.networks import LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, seeded_generator
 
 __all__ = ["LatentEncoder", "LatentPairs"]
@@ -53,7 +53,7 @@ class LatentPairs:
     The encoder's mean and scale, E w and σ_w/√w_dim, are measured here.
 
     Args:
-        generator: G, see ``LatentGenerator``.
+        generator: G.
         encoder: the encoder that the pairs are for.
         batch_size: pairs in a batch, at least 1.
         noise: the largest standard deviation, at least 0.
@@ -67,7 +67,7 @@ class LatentPairs:
 
     def __init__(
         self,
-        generator: LatentGenerator,
+        generator: LatentDecoder,
         encoder: LatentEncoder,
         *,
         batch_size: int = 64,

@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from monai_plan.latent.generator import BatchSplitter, LatentGenerator, frozen, prepare_networks
+from monai_plan.networks import BatchSplitter, LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, DataError, TrainingError, seeded_generator
 
 __all__ = ["SPACES", "Inversion", "LatentInverter"]
@@ -75,7 +76,7 @@ class LatentInverter:
     eval mode, and after it as they were before.
 
     Args:
-        generator: G, see ``LatentGenerator``; for W+ with the attribute ``num_ws``, the number of its layers' w.
+        generator: G; for W+ one with ``num_ws``.
         embedding: e, images [B, C, *spatial] in [−1, 1] → [B, E]. G is not clamped: a clamp stops the gradient.
         encoder: images → first guesses of w [B, w_dim], see ``LatentEncoder``; None begins at the mean.
         space: "w", or "w_plus" for a w of each layer: nearer to the image, and farther from where G was trained.
@@ -102,7 +103,7 @@ class LatentInverter:
 
     def __init__(
         self,
-        generator: LatentGenerator,
+        generator: LatentDecoder,
         embedding: nn.Module,
         *,
         encoder: nn.Module | None = None,
@@ -142,13 +143,13 @@ class LatentInverter:
         ):
             if not valid:
                 raise ConfigError(f"{name} of the inversion is {value!r}, outside its range: see LatentInverter.")
-        if space == "w_plus" and not hasattr(generator, "num_ws"):
-            raise ConfigError(
-                f"space of the inversion is 'w_plus', but {type(generator).__name__} has no num_ws, the number of its "
-                "layers' latents: use 'w'."
-            )
         networks = [embedding] if encoder is None else [embedding, encoder]
         self.device = prepare_networks(generator, *networks, device=device)
+        if space == "w_plus" and generator.num_ws is None:
+            raise ConfigError(
+                f"space of the inversion is 'w_plus', but {type(generator).__name__} has no num_ws, so its layers "
+                "share one latent: use 'w'."
+            )
         self.generator = generator
         self.embedding = embedding
         self.encoder = encoder
@@ -169,7 +170,7 @@ class LatentInverter:
         self._in_batches = BatchSplitter(batch_size)
 
     @property
-    def networks(self) -> list[LatentGenerator | nn.Module]:
+    def networks(self) -> list[nn.Module]:
         """G, e and, if there is one, the encoder: all whose weights a result depends on."""
         return [self.generator, self.embedding, *([] if self.encoder is None else [self.encoder])]
 
@@ -314,7 +315,7 @@ class LatentInverter:
             nearer = self._distances(guess, targets, embedded) < self._distances(w, targets, embedded)
             w = torch.where(nearer[:, None], guess, w)
         if self.space == "w_plus":
-            w = w[:, None].repeat(1, self.generator.num_ws, 1)  # type: ignore[attr-defined]  # __init__ has checked it
+            w = w[:, None].repeat(1, cast(int, self.generator.num_ws), 1)  # __init__ has checked it
         inverse = inverse.to(self.device)
         return w[inverse], targets[inverse], embedded[inverse]
 

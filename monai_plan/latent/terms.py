@@ -1,26 +1,22 @@
-"""Terms that the walk can add to the objective of PLAN, one number a point; none of them is in the published form.
+"""Terms that the walk can add to the objective of PLAN, one number per point; none of them is in the published form.
 
-A walk that is let loose leaves the images that G was trained to make: it fools φ_id instead of leaving the patients.
-``LikelihoodTerm`` and ``RealismTerm`` hold it where w and the image are likely, ``MarginTerm`` keeps the image off the
-real ones by the distance that is measured in the end.
+``MarginTerm`` keeps the image off the real ones by the distance that is measured in the end.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 
 import torch
-from sklearn.covariance import ledoit_wolf_shrinkage
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_plan.latent.generator import LatentGenerator, frozen
 from monai_plan.metrics import PerceptualEmbedding, nearest_other_images
-from monai_plan.utils import ConfigError, DataError, TrainingError, seeded_generator
+from monai_plan.networks import frozen
+from monai_plan.utils import ConfigError, DataError
 
-__all__ = ["LikelihoodTerm", "MarginTerm", "RealismTerm", "WeightedTerm"]
+__all__ = ["MarginTerm", "WeightedTerm"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,111 +43,6 @@ class WeightedTerm:
                 f"term is a {type(self.term).__name__}, but must be a torch.nn.Module, so that it can be moved and "
                 "frozen: wrap it in one."
             )
-
-
-class LikelihoodTerm(nn.Module):
-    """L_w = ‖Σ_y^{−1/2} (w − μ_y)‖² / (2 d): how far w lies out in the mapping's distribution of its class.
-
-    Up to a constant and the factor 1/d, d = w_dim, this is the negative log density of the Gaussian with the mean and
-    the covariance of w = mapping(z, y), z ~ N(0, I); samples of it have the mean ½ whatever d is, and less as
-    far as Σ_y is shrunk. The true distribution is no Gaussian; this is the opinion of its first two moments. A latent
-    of W+ has the mean over its layers.
-
-    Σ_y = (1 − δ) S + δ (tr S / d) I, with S the covariance of the samples and δ the larger of ``min_shrinkage`` and
-    the shrinkage of Ledoit and Wolf ("A well-conditioned estimator for large-dimensional covariance matrices", Journal
-    of Multivariate Analysis, 2004). So a direction in which the mapping does not vary at all costs 1/δ times an average
-    one and not infinitely much: inverted latents and their k-same centroids lie outside of what the mapping gives.
-
-    Args:
-        generator: G; only its mapping is used, and only here. An unconditional one has one distribution for all y.
-        num_samples: draws of z a class, at least 2.
-        min_shrinkage: the least δ, in (0, 1].
-        seed: of the draws.
-
-    Raises:
-        ConfigError: if an argument lies outside its range.
-        TrainingError: if the mapping is constant or not finite.
-    """
-
-    mean: Tensor
-    whitening: Tensor
-
-    def __init__(
-        self, generator: LatentGenerator, *, num_samples: int = 10_000, min_shrinkage: float = 0.05, seed: int = 0
-    ) -> None:
-        super().__init__()
-        for name, value, valid in (
-            ("num_samples", num_samples, num_samples >= 2),
-            ("min_shrinkage", min_shrinkage, 0 < min_shrinkage <= 1),
-        ):
-            if not valid:
-                raise ConfigError(f"{name} of the likelihood is {value}, outside its range: see LikelihoodTerm.")
-        z = torch.randn(num_samples, generator.z_dim, generator=seeded_generator(seed, "likelihood"))
-        z = z.to(next(generator.parameters()).device)
-        classes = range(generator.num_classes) if generator.num_classes else [None]
-        moments = []
-        with torch.no_grad(), frozen(generator):
-            for y in classes:
-                labels = None if y is None else torch.full((num_samples,), y, device=z.device)
-                w = generator.mapping(z, labels).double().cpu()
-                moments.append(_mean_and_whitening(w, min_shrinkage))
-        means, whitenings = zip(*moments, strict=True)
-        self.register_buffer("mean", torch.stack(means).float())  # [classes, w_dim]
-        self.register_buffer("whitening", torch.stack(whitenings).float())  # [classes, w_dim, w_dim]
-
-    def forward(self, w: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """L_w [N] of w [N, w_dim] or [N, num_ws, w_dim] with labels [N] of G's classes; the images are not used."""
-        layers = w.reshape(len(w), -1, w.shape[-1])
-        if len(self.mean) == 1:
-            labels = torch.zeros_like(labels)
-        centred = layers - self.mean[labels][:, None]
-        # By every class, then the right one: a matrix for every point would take N · d² numbers.
-        whitened = torch.einsum("cij,nlj->ncli", self.whitening, centred)[torch.arange(len(w), device=w.device), labels]
-        return whitened.square().mean((1, 2)) / 2
-
-
-def _mean_and_whitening(w: Tensor, min_shrinkage: float) -> tuple[Tensor, Tensor]:
-    """μ [d] and the symmetric Σ^{−1/2} [d, d] of samples [n, d] in float64."""
-    mean = w.mean(0)
-    covariance = (w - mean).T @ (w - mean) / len(w)
-    average = covariance.diagonal().mean()
-    if not (average.isfinite() and average > 0):
-        raise TrainingError(
-            f"The variance of the mapping's w is {average:g}, so it has no distribution to stay in: train the "
-            "generator again, or leave the likelihood out (weight 0)."
-        )
-    shrinkage = max(min_shrinkage, float(ledoit_wolf_shrinkage(w.numpy())))
-    values, vectors = torch.linalg.eigh(covariance)
-    values = (1 - shrinkage) * values.clamp(min=0) + shrinkage * average
-    return mean, vectors @ (values.rsqrt()[:, None] * vectors.T)
-
-
-class RealismTerm(nn.Module):
-    """L_D = softplus(−D(x̄, y)), the logistic loss of a generator (arXiv 1406.2661): is the image real?
-
-    D compares the images of a batch (minibatch standard deviation). Here every image is a group of its own, so that no
-    point depends on those beside it: D sees a deviation of 0 everywhere, its logits are shifted, and only their
-    differences between images mean something.
-
-    Args:
-        discriminator: D(images [N, C, *spatial], labels [N] or None) → logits [N] or, of L places, [N, L], over
-            which L_D is the mean; positive for "real"; copied. Labels are given where its ``num_classes`` is not 0. Of
-            an ``AidedDiscriminator`` its ``own`` is asked alone, as the pretrained features' many logits would
-            drown it.
-    """
-
-    def __init__(self, discriminator: nn.Module) -> None:
-        super().__init__()
-        self.discriminator = copy.deepcopy(getattr(discriminator, "own", discriminator))
-        self.conditional = bool(getattr(discriminator, "num_classes", 0))
-        for module in self.discriminator.modules():
-            if hasattr(module, "group_size"):
-                setattr(module, "group_size", 1)  # noqa: B010  # of any discriminator
-
-    def forward(self, w: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """L_D [N] of the images with labels [N]; w is not used."""
-        logits = self.discriminator(images, labels if self.conditional else None)
-        return functional.softplus(-logits.float()).view(len(images), -1).mean(1)
 
 
 class MarginTerm(nn.Module):

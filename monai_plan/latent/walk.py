@@ -12,8 +12,8 @@ points t = 2 … T − 1,
 The published code takes means over chunks of four points and weights their sums with 0.1 and 1. For T = 50 that is
 λ_id = 0.025 and λ_class = 0.25 here; the sums above do not change their scale with T or with the batch size.
 
-By option, and none by default: further terms (``monai_plan.latent.terms``), free ends, an objective that is relative to
-the straight line, a clamp that lets the gradient through, and a stop at the plateau; see ``LatentWalk``.
+By option, and none by default: further terms (``monai_plan.latent.terms``), and an objective that is relative to the
+straight line; see ``LatentWalk``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_plan.latent.generator import BatchSplitter, LatentGenerator, frozen, prepare_networks
 from monai_plan.latent.terms import WeightedTerm
+from monai_plan.networks import BatchSplitter, LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, TrainingError
 
 __all__ = ["LatentWalk", "WalkResult", "class_loss", "distance_loss", "identity_loss", "linear_path"]
@@ -139,12 +139,10 @@ class WalkResult:
     """A path and how it came about. All tensors are float32 on the CPU.
 
     Attributes:
-        path: [T, w_dim] or [T, num_ws, w_dim], w̄_1 … w̄_T; the first and last row are the given end points, unless
-            these are free.
+        path: [T, w_dim] or [T, num_ws, w_dim], w̄_1 … w̄_T; the first and last row are the given end points.
         losses: ``"distance"``, ``"identity"``, ``"class"`` and each further term by its name: L_dist, L_id, L_class
-            and Σ_t term, unweighted sums, [steps + 1] each: before every step and after the last. Of a pair that
-            stopped early the losses of its path are repeated to the end. With ``coarse_points`` [steps + 2]: those of
-            the straight line come before.
+            and Σ_t term, unweighted sums, [steps + 1] each: before every step and after the last. With
+            ``coarse_points`` [steps + 2]: those of the straight line come before.
         total: [steps + 1] or [steps + 2], L.
     """
 
@@ -162,13 +160,6 @@ class LatentWalk:
 
     With ``terms``, L gains Σ_term λ_term · Σ_t term(w̄_t, x̄_t, y).
 
-    With ``free_ends`` the ends move as well: L_id, L_class and the terms are summed over t = 1 … T, and
-
-        L_dist = ‖w̄_1 − w_a‖² + Σ_{t=1}^{T−1} ‖w̄_{t+1} − w̄_t‖² + ‖w̄_T − w_b‖²
-
-    so that the path hangs on its two anchors. What is published releases inner points only, and so does
-    ``bundle.synthesize``: the ends' losses then matter by what they do to their neighbours.
-
     With ``normalize`` every part is relative, and one λ serves any w_dim, T and distance of the anchors:
 
         L = L_dist / (‖w_b − w_a‖² / (T − 1)) + λ_id · mean_t KL + λ_class · mean_t CE + Σ_term λ_term · mean_t term
@@ -176,10 +167,10 @@ class LatentWalk:
     The divisor is L_dist of the straight line, so L begins at 1 plus what the networks say. Adam then moves w in units
     of ‖w_b − w_a‖ / √d, d the numbers of a latent: ``lr`` is a fraction of that a step. It is the published objective,
     divided by a constant, where λ is (T − 1)(T − 2) / ‖w_b − w_a‖² times that of the sums (2352 / ‖w_b − w_a‖² at
-    T = 50, with fixed ends): the same numbers λ mean the same where ‖w_b − w_a‖² = (T − 1)(T − 2).
+    T = 50): the same numbers λ mean the same where ‖w_b − w_a‖² = (T − 1)(T − 2).
 
     Args:
-        generator: G, see ``LatentGenerator``.
+        generator: G.
         identity_net: φ_id, images [B, C, *spatial] in [−1, 1] → logits [B, n] over n ≥ 2 identities.
         class_net: φ_class, the same → logits [B, num_classes].
         num_points: T, at least 3, end points included.
@@ -193,19 +184,13 @@ class LatentWalk:
         smoothing: α ≥ 0. The gradient is multiplied by (I + α Δ)⁻¹ along the path before Adam sees it, Δ the second
             difference between fixed ends, half of L_dist's Hessian. L stays as it is, but stiff zigzags no longer
             hold the steps back: with α = 10 fewer steps reach the same L (docs/results.md). 0, as published, is off.
-        tolerance: at least 0. Every 50 steps a pair is looked at; where the mean of L over the last 25 steps differs
-            from that over the 25 before by less than this fraction of it, the pair stops and the others go on. 0, as
-            published, never stops. A pair may stop before the rate decays, and then misses what that gains.
         coarse_points: T_c, at least 3 and less than T: first ``coarse_steps`` steps, at a rate that decays, with a path
             of T_c points, whose λ and α are scaled so that the same curve is the best one; then T points on that curve
-            and ``steps`` steps at a tenth of ``lr``. Far fewer images are made for the same L. Not with ``free_ends``.
+            and ``steps`` steps at a tenth of ``lr``. Far fewer images are made for the same L.
         coarse_steps: at least 1; without ``coarse_points`` it has no part.
         lambda_id: λ_id, at least 0.
         lambda_class: λ_class, at least 0.
         terms: further terms by name; computed in float32. Their modules are moved and frozen like the networks.
-        clamp: of G's images to [−1, 1]: "hard", as published, which stops the gradient where a pixel saturates, or
-            "straight_through", which lets it through as if there were no clamp (Bengio et al., arXiv 1308.3432).
-        free_ends: see above; False, as published, keeps the ends where they are.
         normalize: see above; False is as published.
         points_per_batch: how many points are synthesised at once, which bounds the memory but does not change the
             result; default: 1024 on a GPU, where it is halved whenever the memory does not suffice, and the points of
@@ -220,7 +205,7 @@ class LatentWalk:
 
     def __init__(
         self,
-        generator: LatentGenerator,
+        generator: LatentDecoder,
         identity_net: nn.Module,
         class_net: nn.Module,
         *,
@@ -230,14 +215,11 @@ class LatentWalk:
         schedule: str = "constant",
         beta2: float = 0.999,
         smoothing: float = 0.0,
-        tolerance: float = 0.0,
         coarse_points: int | None = None,
         coarse_steps: int = 40,
         lambda_id: float = 0.025,
         lambda_class: float = 0.25,
         terms: Mapping[str, WeightedTerm] | None = None,
-        clamp: str = "hard",
-        free_ends: bool = False,
         normalize: bool = False,
         points_per_batch: int | None = None,
         amp: bool = False,
@@ -251,7 +233,6 @@ class LatentWalk:
             ("schedule", schedule, schedule in ("constant", "decay")),
             ("beta2", beta2, 0 <= beta2 < 1),
             ("smoothing", smoothing, 0 <= smoothing < math.inf),
-            ("tolerance", tolerance, 0 <= tolerance < math.inf),
             (
                 "coarse_points",
                 coarse_points,
@@ -260,7 +241,6 @@ class LatentWalk:
             ("coarse_steps", coarse_steps, coarse_steps >= 1),
             ("lambda_id", lambda_id, 0 <= lambda_id < math.inf),
             ("lambda_class", lambda_class, 0 <= lambda_class < math.inf),
-            ("clamp", clamp, clamp in ("hard", "straight_through")),
             ("points_per_batch", points_per_batch, points_per_batch is None or points_per_batch >= 1),
         ):
             if not valid:
@@ -280,17 +260,12 @@ class LatentWalk:
         self.schedule = schedule
         self.beta2 = beta2
         self.smoothing = smoothing
-        self.tolerance = tolerance
         self.lambda_id = lambda_id
         self.lambda_class = lambda_class
-        self.clamp = clamp
-        self.free_ends = free_ends
         self.normalize = normalize
         self.amp = amp
-        self._moving = slice(None) if free_ends else slice(1, -1)  # of the T points
-        self._num_moving = num_points if free_ends else num_points - 2
         if points_per_batch is None:
-            points_per_batch = self._num_moving if self.device.type == "cpu" else max(1024, self._num_moving)
+            points_per_batch = self._num_inner if self.device.type == "cpu" else max(1024, self._num_inner)
         self._in_batches = BatchSplitter(points_per_batch)
         self.coarse_points, self.coarse_steps = coarse_points, coarse_steps
         self._coarse = None if coarse_points is None else self._of_fewer_points(coarse_points, coarse_steps)
@@ -301,8 +276,6 @@ class LatentWalk:
         Two neighbours' pull on a point goes as the square of the step, 1/(T − 1)², so λ and α⁻¹ do; the relative
         objective has the factor (T − 1)/(T − 2) of its means besides.
         """
-        if self.free_ends:
-            raise ConfigError("coarse_points cannot be used with free_ends: leave one of them out.")
         finer = (self.num_points - 1) / (num_points - 1)
         scale = finer * (num_points - 2) / (self.num_points - 2) if self.normalize else finer**2
         return LatentWalk(
@@ -315,11 +288,9 @@ class LatentWalk:
             schedule="decay",
             beta2=self.beta2,
             smoothing=self.smoothing / finer**2,
-            tolerance=self.tolerance,
             lambda_id=self.lambda_id * scale,
             lambda_class=self.lambda_class * scale,
             terms={name: WeightedTerm(term.weight * scale, term.term) for name, term in self.terms.items()},
-            clamp=self.clamp,
             normalize=self.normalize,
             points_per_batch=self._in_batches.size,
             amp=self.amp,
@@ -327,20 +298,25 @@ class LatentWalk:
         )
 
     @property
+    def _num_inner(self) -> int:
+        """The points that move."""
+        return self.num_points - 2
+
+    @property
     def pairs_per_batch(self) -> int:
         """How many pairs fill one batch of points; walking as many at once keeps a GPU busy."""
-        return max(self._in_batches.size // self._num_moving, 1)
+        return max(self._in_batches.size // self._num_inner, 1)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The options that decide what a walk gives, as plain values for the header of a file; terms by weight."""
-        names = ("num_points", "steps", "lr", "schedule", "beta2", "smoothing", "tolerance", "amp", "lambda_id")
-        further = ("lambda_class", "coarse_points", "coarse_steps", "clamp", "free_ends", "normalize")
+        names = ("num_points", "steps", "lr", "schedule", "beta2", "smoothing", "amp", "lambda_id")
+        further = ("lambda_class", "coarse_points", "coarse_steps", "normalize")
         options = {name: getattr(self, name) for name in (*names, *further)}
         return {**options, "terms": {name: weighted.weight for name, weighted in self.terms.items()}}
 
     @property
-    def networks(self) -> tuple[LatentGenerator | nn.Module, ...]:
+    def networks(self) -> tuple[nn.Module, ...]:
         """G, φ_id, φ_class and the modules of the terms."""
         return (self.generator, *self._networks)
 
@@ -380,7 +356,7 @@ class LatentWalk:
             w_b: the last points.
             labels: y of each pair.
             progress: called with (steps done, steps in all) after every step, or (points, points in all) with
-                ``coarse_points``, whose steps are cheaper; when all pairs have stopped early, once more with all.
+                ``coarse_points``, whose steps are cheaper.
 
         Returns:
             P results.
@@ -396,44 +372,36 @@ class LatentWalk:
         if not len(labels):
             return []
         coarse = None if self._coarse is None else self._coarse_paths(self._coarse, w_a, w_b, labels, progress)
-        pairs = self._start([self._line(a, b) for a, b in zip(w_a, w_b, strict=True)], labels, coarse)
-        lines, paths = pairs.lines, pairs.lines.clone()
-        smoother = _smoother(self._num_moving, self.smoothing).to(self.device) if self.smoothing else None
+        lines = self._lines(w_a, w_b)
+        smoother = _smoother(self._num_inner, self.smoothing).to(self.device) if self.smoothing else None
         history = torch.zeros(self.steps + 1, 3 + len(self.terms), len(labels), device=self.device)
+        unit = _rows(self._unit(lines), lines)
+        # Adam sees the inner points in units of ``unit``.
+        variables = ((lines if coarse is None else coarse)[:, 1:-1] / unit).requires_grad_()
+        adam = torch.optim.Adam([variables], self.lr, (0.9, self.beta2))
         with torch.enable_grad(), frozen(*self.networks):
-            straight = None if coarse is None else self._losses(lines, lines[:, self._moving], labels)
+            straight = None if coarse is None else self._losses(lines, lines[:, 1:-1], labels)
             for step in range(self.steps):
-                losses, gradient = self._losses_and_gradient(pairs.lines, pairs.points.requires_grad_(), pairs.labels)
-                history[step].index_copy_(1, pairs.rows, losses)
+                points = (variables.detach() * unit).requires_grad_()
+                history[step], gradient = self._losses_and_gradient(lines, points, labels)
                 if step % _CHECK_EVERY == 0:
-                    self._check_finite(history[: step + 1, :, pairs.rows])
-                    settled = self._settled(history[: step + 1], pairs)
-                    if settled.any():
-                        # Before the step, so that the losses are those of the path that is kept.
-                        stopped = pairs.rows[settled]
-                        paths[stopped, self._moving] = pairs.points[settled]
-                        history[step + 1 :, :, stopped] = history[step, :, stopped]
-                        pairs, gradient = pairs.select(~settled), gradient[~settled]
-                    if not len(pairs.rows):
-                        break
-                pairs.adam.param_groups[0]["lr"] = self._rate(step)
-                gradient = gradient * _rows(pairs.unit, gradient)
-                pairs.variables.grad = gradient if smoother is None else _along_path(smoother, gradient)
-                pairs.adam.step()
+                    self._check_finite(history[: step + 1])
+                adam.param_groups[0]["lr"] = self._rate(step)
+                gradient = gradient * unit
+                variables.grad = gradient if smoother is None else _along_path(smoother, gradient)
+                adam.step()
                 self._report(progress, step + 1)
-            if len(pairs.rows):
-                history[-1].index_copy_(1, pairs.rows, self._losses(pairs.lines, pairs.points, pairs.labels))
-                paths[pairs.rows, self._moving] = pairs.points
-            else:
-                self._report(progress, self.steps)
+            points = variables.detach() * unit
+            history[-1] = self._losses(lines, points, labels)
         self._check_finite(history)
         if straight is not None:
             history = torch.cat([straight[None], history])
 
-        total = self._total(history, lines)
+        paths = torch.cat([lines[:, :1], points, lines[:, -1:]], dim=1).cpu()
+        total = self._total(history, lines).cpu()
         return [
             WalkResult(path=path, losses=dict(zip(self._loss_names, losses.unbind(1), strict=True)), total=of_pair)
-            for path, losses, of_pair in zip(paths.cpu(), history.cpu().unbind(2), total.cpu().unbind(1), strict=True)
+            for path, losses, of_pair in zip(paths, history.cpu().unbind(2), total.unbind(1), strict=True)
         ]
 
     def _coarse_paths(
@@ -448,7 +416,7 @@ class LatentWalk:
 
         def show(step: int, steps: int) -> None:
             if progress is not None:
-                progress(step * coarse._num_moving, self._points_in_all)
+                progress(step * coarse._num_inner, self._points_in_all)
 
         paths = torch.stack([result.path for result in coarse.walk_pairs(w_a, w_b, labels, progress=show)])
         place = torch.linspace(0, coarse.num_points - 1, self.num_points)
@@ -459,8 +427,8 @@ class LatentWalk:
     @property
     def _points_in_all(self) -> int:
         """Points that are synthesised for a pair in all steps."""
-        coarse = 0 if self._coarse is None else self._coarse.steps * self._coarse._num_moving
-        return coarse + self.steps * self._num_moving
+        coarse = 0 if self._coarse is None else self._coarse.steps * self._coarse._num_inner
+        return coarse + self.steps * self._num_inner
 
     def _report(self, progress: Callable[[int, int], None] | None, step: int) -> None:
         if progress is None:
@@ -468,7 +436,7 @@ class LatentWalk:
         if self._coarse is None:
             progress(step, self.steps)
         else:
-            left = (self.steps - step) * self._num_moving
+            left = (self.steps - step) * self._num_inner
             progress(self._points_in_all - left, self._points_in_all)
 
     @property
@@ -483,38 +451,40 @@ class LatentWalk:
     @property
     def _divisor(self) -> int:
         """What the sums over points are divided by."""
-        return self._num_moving if self.normalize else 1
+        return self._num_inner if self.normalize else 1
 
-    def _line(self, w_a: Tensor, w_b: Tensor) -> Tensor:
-        """The checked straight line [T, *latent]."""
+    def _lines(self, w_a: Sequence[Tensor] | Tensor, w_b: Sequence[Tensor] | Tensor) -> Tensor:
+        """The checked straight lines [P, T, *latent]."""
         w_dim = self.generator.w_dim
-        for name, w in (("w_a", w_a), ("w_b", w_b)):
-            if not _is_latent(w) or w.shape[-1] != w_dim:
-                raise ConfigError(
-                    f"{name} must be [w_dim] = [{w_dim}]: got {list(w.shape)}; [num_ws, {w_dim}] with num_ws ≥ 2 would "
-                    "be a latent of W+."
-                )
-            if not w.isfinite().all():
-                raise ConfigError(f"{name} has values that are not finite: repeat the inversion it comes from.")
-        w_a, w_b = (w.detach().as_subclass(Tensor).to(self.device, torch.float32) for w in (w_a, w_b))
-        return linear_path(w_a, w_b, self.num_points)
-
-    def _start(self, lines: Sequence[Tensor], labels: Sequence[int], paths: Tensor | None) -> _Pairs:
-        """All pairs on these paths [P, T, *latent], by default on their straight lines."""
+        for name, ends in (("w_a", w_a), ("w_b", w_b)):
+            for w in ends:
+                if not _is_latent(w) or w.shape[-1] != w_dim:
+                    raise ConfigError(
+                        f"{name} must be [w_dim] = [{w_dim}]: got {list(w.shape)}; [num_ws, {w_dim}] with num_ws ≥ 2 "
+                        "would be a latent of W+."
+                    )
+                if not w.isfinite().all():
+                    raise ConfigError(f"{name} has values that are not finite: repeat the inversion it comes from.")
+        firsts, lasts = (
+            [w.detach().as_subclass(Tensor).to(self.device, torch.float32) for w in ends] for ends in (w_a, w_b)
+        )
+        lines = [linear_path(first, last, self.num_points) for first, last in zip(firsts, lasts, strict=True)]
         shapes = {line.shape[1:]: None for line in lines}
         if len(shapes) > 1:
             raise ConfigError(f"The end points have the shapes {[list(s) for s in shapes]}: walk each on its own.")
-        stacked = torch.stack(list(lines))
+        stacked = torch.stack(lines)
         if self.normalize and not (self._reference(stacked) > 0).all():
             raise ConfigError(
                 "w_a and w_b are the same point, but normalize divides by their distance: choose two different "
                 "anchors, or leave normalize out."
             )
-        unit = torch.ones(len(stacked), device=self.device)
-        if self.normalize:
-            unit = (stacked[:, -1] - stacked[:, 0]).flatten(1).square().mean(1).sqrt()
-        points = (stacked if paths is None else paths)[:, self._moving]
-        return _Pairs.on(stacked, points, labels, unit=unit, lr=self._rate(0), beta2=self.beta2)
+        return stacked
+
+    def _unit(self, lines: Tensor) -> Tensor:
+        """The length in W of one unit of what Adam sees, [P]: 1, or by ``normalize`` ‖w_b − w_a‖ / √d."""
+        if not self.normalize:
+            return torch.ones(len(lines), device=lines.device)
+        return (lines[:, -1] - lines[:, 0]).flatten(1).square().mean(1).sqrt()
 
     def _reference(self, lines: Tensor) -> Tensor:
         """What L_dist of each pair is divided by, [P]: 1, or L_dist of its straight line ‖w_b − w_a‖² / (T − 1)."""
@@ -535,14 +505,6 @@ class LatentWalk:
         for weight, loss in zip(self._weights, losses.unbind(1)[1:], strict=True):
             total = total + weight * loss / self._divisor
         return total
-
-    def _settled(self, history: Tensor, pairs: _Pairs) -> Tensor:
-        """Which of the pairs are on the plateau, [P] bool, by the losses so far [steps, K, all pairs]."""
-        if not self.tolerance or len(history) <= _CHECK_EVERY:
-            return torch.zeros_like(pairs.rows, dtype=torch.bool)
-        before, after = self._total(history[-_CHECK_EVERY:, :, pairs.rows], pairs.lines).chunk(2)
-        # Means: Adam's ripples are higher than what is still gained. A rise is no plateau either.
-        return (after.mean(0) - before.mean(0)).abs() < self.tolerance * before.mean(0).abs()
 
     def _losses_and_gradient(self, lines: Tensor, moving: Tensor, labels: Sequence[int]) -> tuple[Tensor, Tensor]:
         """All losses of each pair, [K, P], and ∂L/∂w̄ at the moving points [P, points, *latent]."""
@@ -574,24 +536,18 @@ class LatentWalk:
 
     def _points(self, moving: Tensor, labels: Sequence[int]) -> tuple[Tensor, list[int]]:
         """The moving points of all pairs in a row, [P · points, *latent], and the label of each."""
-        return moving.flatten(0, 1), [label for label in labels for _ in range(self._num_moving)]
+        return moving.flatten(0, 1), [label for label in labels for _ in range(self._num_inner)]
 
     def _point_losses(self, w: Tensor, labels: Sequence[int]) -> list[Tensor]:
         """What the points w [N, *latent] add to L_id, to L_class and to each further term, [N] each."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            images = self._clamped(self.generator.synthesis(w))
+            images = self.generator.synthesis(w).clamp(-1, 1)
             identity_logits, class_logits = self.identity_net(images), self.class_net(images)
         _check_labels(labels, class_logits)
         targets = torch.tensor(labels, device=self.device)
         classes = functional.cross_entropy(class_logits.float(), targets, reduction="none")
         further = [weighted.term(w, images.float(), targets) for weighted in self.terms.values()]
         return [_identity_terms(identity_logits), classes, *further]
-
-    def _clamped(self, images: Tensor) -> Tensor:
-        """x̄ = clamp(G(w̄), −1, 1), with the gradient of the clamp or of no clamp."""
-        if self.clamp == "hard":
-            return images.clamp(-1, 1)
-        return images.detach().clamp(-1, 1) + (images - images.detach())  # adds exactly 0
 
     def _check_finite(self, history: Tensor) -> None:
         """Look at losses [steps, K, P]."""
@@ -604,53 +560,6 @@ class LatentWalk:
                 f"The walk's loss is not finite after {step} steps ({values}): lower lr, or check that the generator "
                 "and the classifiers were trained to the end."
             )
-
-
-@dataclass(frozen=True, eq=False)
-class _Pairs:
-    """The pairs that are still walked; row p of every tensor belongs to one of them.
-
-    Attributes:
-        rows: [P] their numbers among all pairs.
-        lines: [P, T, *latent], the straight lines.
-        labels: P labels.
-        unit: [P], the length in W of one unit of the variables; 1 as published.
-        variables: [P, points, *latent], the moving points over ``unit``: what Adam sees.
-        adam: on the variables.
-    """
-
-    rows: Tensor
-    lines: Tensor
-    labels: Sequence[int]
-    unit: Tensor
-    variables: Tensor
-    adam: torch.optim.Adam
-
-    @classmethod
-    def on(
-        cls, lines: Tensor, points: Tensor, labels: Sequence[int], *, unit: Tensor, lr: float, beta2: float
-    ) -> _Pairs:
-        """All pairs at the start, their moving points at ``points``."""
-        variables = (points / _rows(unit, points)).requires_grad_()
-        rows, adam = torch.arange(len(lines), device=lines.device), torch.optim.Adam([variables], lr, (0.9, beta2))
-        return cls(rows, lines, labels, unit, variables, adam)
-
-    @property
-    def points(self) -> Tensor:
-        """The moving points, [P, points, *latent]; a new tensor."""
-        return self.variables.detach() * _rows(self.unit, self.variables)
-
-    def select(self, kept: Tensor) -> _Pairs:
-        """The pairs where ``kept`` [P] is True, and Adam with their moments."""
-        variables = self.variables.detach()[kept].requires_grad_()
-        group = self.adam.param_groups[0]
-        adam = torch.optim.Adam([variables], group["lr"], group["betas"])
-        adam.state[variables] = {
-            name: value[kept] if value.shape == self.variables.shape else value
-            for name, value in self.adam.state[self.variables].items()
-        }
-        labels = [label for label, keep in zip(self.labels, kept.tolist(), strict=True) if keep]
-        return _Pairs(self.rows[kept], self.lines[kept], labels, self.unit[kept], variables, adam)
 
 
 def _along_path(matrix: Tensor, gradient: Tensor) -> Tensor:

@@ -1,16 +1,17 @@
-"""Networks: StyleGAN2 in two and three dimensions, and files that hold a generator with its architecture."""
+"""Networks: the decoder contract, StyleGAN2 in two and three dimensions, and files that hold networks."""
 
 from monai_plan.networks.checkpoint import (
     classifier_outputs,
     load_classifier,
-    load_discriminator,
     load_generator,
     save_classifier,
     save_generator,
 )
 from monai_plan.networks.classifier import resnet_classifier
+from monai_plan.networks.decoder import LatentDecoder, register_decoder
 from monai_plan.networks.export import OneInputGenerator
 from monai_plan.networks.import_stylegan2 import load_stylegan2_pickle
+from monai_plan.networks.running import BatchSplitter, frozen, prepare_networks
 from monai_plan.networks.stylegan2 import (
     MappingNetwork,
     StyleGAN2Discriminator,
@@ -19,16 +20,20 @@ from monai_plan.networks.stylegan2 import (
 )
 
 __all__ = [
+    "BatchSplitter",
+    "LatentDecoder",
     "MappingNetwork",
     "OneInputGenerator",
     "StyleGAN2Discriminator",
     "StyleGAN2Generator",
     "SynthesisNetwork",
     "classifier_outputs",
+    "frozen",
     "load_classifier",
-    "load_discriminator",
     "load_generator",
     "load_stylegan2_pickle",
+    "prepare_networks",
+    "register_decoder",
     "resnet_classifier",
     "save_classifier",
     "save_generator",

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
-from monai_plan.networks.stylegan2 import StyleGAN2Generator
+from monai_plan.networks.decoder import LatentDecoder, decoder_class
 from monai_plan.utils import ArtifactError, ConfigError, first_line, load_artifact, save_artifact
 
 __all__ = [
     "classifier_outputs",
     "load_classifier",
-    "load_discriminator",
     "load_generator",
     "save_classifier",
     "save_generator",
@@ -23,26 +22,34 @@ __all__ = [
 
 
 def save_generator(
-    generator: StyleGAN2Generator, path: str | os.PathLike[str], *, made_by: Mapping[str, Any] | None = None
+    generator: LatentDecoder, path: str | os.PathLike[str], *, made_by: Mapping[str, Any] | None = None
 ) -> None:
-    """Save a generator's architecture and weights, whole or not at all.
+    """Save a generator's class, architecture and weights, whole or not at all.
 
     Args:
         generator: the network, usually the exponential moving average of the trained one.
         path: the file, by convention ``model.pt``.
         made_by: what made it, kept in the file's header.
+
+    Raises:
+        ConfigError: if the class is not registered, or the architecture is missing or not plain.
     """
+    name = type(generator).__name__
+    decoder_class(name)
+    try:
+        json.dumps(generator.architecture)
+    except (AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"This {name} cannot be saved: its architecture must hold the arguments of its constructor by name, as "
+            f"plain values ({error})."
+        ) from error
     weights = {name: value.detach().cpu() for name, value in generator.state_dict().items()}
-    save_artifact(
-        path,
-        kind="generator",
-        data={"network": "StyleGAN2Generator", "architecture": generator.architecture, "state_dict": weights},
-        made_by=made_by,
-    )
+    data = {"network": name, "architecture": generator.architecture, "state_dict": weights}
+    save_artifact(path, kind="generator", data=data, made_by=made_by)
 
 
-def load_generator(path: str | os.PathLike[str]) -> StyleGAN2Generator:
-    """Load a generator with its saved architecture and weights, on the CPU, in eval mode and without gradients.
+def load_generator(path: str | os.PathLike[str]) -> LatentDecoder:
+    """Load a generator of its saved class, architecture and weights, on the CPU, in eval mode and without gradients.
 
     Args:
         path: a file written by ``save_generator``.
@@ -51,13 +58,16 @@ def load_generator(path: str | os.PathLike[str]) -> StyleGAN2Generator:
         The generator; move it with ``.to(device)``.
 
     Raises:
-        ArtifactError: if the file is missing, damaged, no generator, or its weights do not fit its architecture.
+        ArtifactError: if the file is missing, damaged, no generator, of a class that is not registered, or its weights
+            do not fit its architecture.
     """
     data = load_artifact(path, kind="generator")
-    if data["network"] != "StyleGAN2Generator":
-        raise ArtifactError(f"{path} holds a {data['network']}, but a StyleGAN2Generator was expected.")
     try:
-        generator = StyleGAN2Generator(**data["architecture"])
+        network = decoder_class(data["network"])
+    except ConfigError as error:
+        raise ArtifactError(f"{path} cannot be loaded: {error}") from error
+    try:
+        generator = network(**data["architecture"])
         generator.load_state_dict(data["state_dict"])
     except (RuntimeError, TypeError, ConfigError) as error:
         raise ArtifactError(
@@ -120,34 +130,5 @@ def load_classifier(network: nn.Module, path: str | os.PathLike[str], *, kind: s
             f"{path} holds the weights of a {data['network']} with {data['num_outputs']} outputs, which do not fit the "
             f"{type(network).__name__} of the config: use the config that trained it, or train again. "
             f"({first_line(error)})"
-        ) from error
-    return network.eval().requires_grad_(False)
-
-
-def load_discriminator(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
-    """Load the discriminator of a GAN's training from the checkpoint that a restart would go on from.
-
-    Args:
-        network: the architecture that was trained.
-        path: the checkpoint; what it holds under ``"discriminator"`` is taken, and nothing in it is executed.
-
-    Returns:
-        ``network``, in eval mode and without gradients.
-
-    Raises:
-        ArtifactError: if the file is missing or damaged, holds no discriminator, or one of another architecture.
-    """
-    if not os.path.isfile(path):
-        raise ArtifactError(
-            f"{path} does not exist, and with it the discriminator: run the stage train first. (A generator that was "
-            "imported comes without one; do without what asks for it, lambda_realism in the walk.)"
-        )
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)["discriminator"]
-        network.load_state_dict(weights)
-    except Exception as error:  # torch.load raises what it likes on a damaged file
-        raise ArtifactError(
-            f"{path} holds no discriminator that fits the {type(network).__name__} of the config: use the config that "
-            f"trained it, or train again. ({type(error).__name__}: {first_line(error)})"
         ) from error
     return network.eval().requires_grad_(False)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from monai_plan.networks.decoder import LatentDecoder, register_decoder
 from monai_plan.utils import ConfigError
 
 __all__ = ["MappingNetwork", "StyleGAN2Discriminator", "StyleGAN2Generator", "SynthesisNetwork"]
@@ -435,7 +436,8 @@ def one_hot_labels(labels: Tensor | None, num_classes: int, batch_size: int) -> 
         raise ValueError(f"labels must be integers from 0 to {num_classes - 1}: {error}") from error
 
 
-class StyleGAN2Generator(nn.Module):
+@register_decoder
+class StyleGAN2Generator(LatentDecoder):
     """The StyleGAN2 generator in two or three dimensions: G = synthesis ∘ mapping.
 
     Args:
@@ -481,7 +483,7 @@ class StyleGAN2Generator(nn.Module):
         self.img_size = full_size(img_size, spatial_dims)
         self.img_channels = img_channels
         self.z_dim, self.w_dim, self.num_classes = z_dim, w_dim, num_classes
-        self.architecture: dict[str, Any] = {
+        self.architecture = {
             "spatial_dims": spatial_dims,
             "img_size": list(self.img_size),
             "img_channels": img_channels,
@@ -493,8 +495,8 @@ class StyleGAN2Generator(nn.Module):
             "mapping_layers": mapping_layers,
             "conv_clamp": conv_clamp,
         }
-        self.mapping = MappingNetwork(z_dim, w_dim, num_classes, num_layers=mapping_layers)
-        self.synthesis = SynthesisNetwork(
+        self.mapping: MappingNetwork = MappingNetwork(z_dim, w_dim, num_classes, num_layers=mapping_layers)
+        self.synthesis: SynthesisNetwork = SynthesisNetwork(
             spatial_dims,
             self.img_size,
             img_channels,

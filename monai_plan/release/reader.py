@@ -5,7 +5,6 @@ Images have the axes that MONAI's ``LoadImaged`` with ``ensure_channel_first`` g
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from monai_plan.data.datalist import DATALIST_NAME, Datalist, read_datalist
-from monai_plan.utils import DataError, file_digest, first_line
+from monai_plan.utils import DataError, digest, first_line
 
 __all__ = ["Release", "read_release"]
 
@@ -40,7 +39,7 @@ class Release:
         img_size: elements of each spatial axis.
         img_channels: channels.
         affine: [4, 4], float64, voxel to RAS+ millimetres; the identity in 2D.
-        digest: SHA-256 of the data list and all image files.
+        digest: 64 hexadecimal digits, of the contents of the data list and all image files.
     """
 
     folder: Path
@@ -112,15 +111,13 @@ def read_release(release_dir: str | os.PathLike[str]) -> Release:
     items = datalist.sections["training"]
     paths: list[str] = [item["image"] for item in items]
     shape, affine = _header(paths[0])
-    digest = hashlib.sha256(file_digest(datalist.path).encode())
-    for path in paths:
+    for path in paths[1:]:
         other_shape, other_affine = _header(path)
         if other_shape != shape or not np.allclose(other_affine, affine):
             raise DataError(
                 f"{path} has the shape {list(other_shape)} and {paths[0]} {list(shape)}, or their affines differ, but "
                 "all images of a release share both: write the release again."
             )
-        digest.update(file_digest(path).encode())
     img_channels, *img_size = shape
     return Release(
         folder=datalist.path.parent,
@@ -131,7 +128,7 @@ def read_release(release_dir: str | os.PathLike[str]) -> Release:
         img_size=tuple(img_size),
         img_channels=img_channels,
         affine=affine,
-        digest=digest.hexdigest(),
+        digest=digest(datalist.path, *map(Path, paths)),
     )
 
 

@@ -6,13 +6,14 @@ import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from monai_plan.data.datalist import DATALIST_NAME, write_datalist
 from monai_plan.data.writers import IMAGES_FOLDER, image_suffix, replaced_dataset, write_image
 from monai_plan.utils import ConfigError, DataError
 
-__all__ = ["write_synthetic"]
+__all__ = ["shared_affine", "write_synthetic"]
 
 
 def write_synthetic(
@@ -81,3 +82,24 @@ def write_synthetic(
             description=description,
         )
     return Path(output_dir) / DATALIST_NAME
+
+
+def shared_affine(affine: Sequence[Sequence[float]] | None) -> list[list[float]] | None:
+    """The geometry that all volumes share: axis directions and spacing to 0.1 mm, without a patient's origin or tilt.
+
+    Args:
+        affine: 4 x 4 of one real volume; None for formats without geometry.
+    """
+    if affine is None:
+        return None
+    axes = torch.tensor(affine, dtype=torch.float64)[:3, :3]
+    spacing = axes.square().sum(0).sqrt()
+    shared = torch.eye(4, dtype=torch.float64)
+    shared[:3, :3] = 0
+    free = list(range(3))
+    for axis in range(3):  # the direction that the axis is nearest to, each taken once
+        nearest = max(free, key=lambda row: abs(axes[row, axis].item()))
+        free.remove(nearest)
+        sign = -1.0 if axes[nearest, axis] < 0 else 1.0
+        shared[nearest, axis] = sign * max(round(spacing[axis].item(), 1), 0.1)
+    return shared.tolist()

@@ -1,30 +1,31 @@
-"""Samples made when they are asked for, by a generator at the points of the walks: no release needed, but a device."""
+"""Samples made when they are asked for, by a generator at points of the walks: no release needed, but a device."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from monai_plan.networks import StyleGAN2Generator, load_generator
-from monai_plan.utils import ArtifactError, ConfigError, file_digest, load_artifact
+from monai_plan.networks import LatentDecoder, load_generator
+from monai_plan.release import load_paths, select
+from monai_plan.utils import ArtifactError, ConfigError, digest
 
 __all__ = ["OnlineSource"]
 
 
 class OnlineSource:
-    """x̄ = clamp(G(w̄_t), −1, 1) at the inner points of all paths, one sample a point, made at every call anew.
+    """x̄ = clamp(G(w̄_t), −1, 1) at all points of the paths that may leave, one sample per point, made at every call.
 
     For a walk that has more points than a release should hold, or a look at its images before one is written. It
-    reads private files and stays on the private side; a ``SyntheticBank`` is faster and needs no device. Sample
-    p · (T − 2) + t − 2 is the point t = 2 … T − 1 of path p = 0 … P − 1. Unlike a release, values are not rounded to
-    8 bits.
+    reads private files and stays on the private side; a ``SyntheticBank`` is faster and needs no device. Points that
+    the final check of the walk refused are never given (``monai_plan.release.select``). Unlike a release, values are
+    not rounded to 8 bits.
 
     The network is loaded onto the device at the first sample, in every process anew, and never pickled.
 
@@ -69,25 +70,25 @@ class OnlineSource:
             raise ConfigError(f"affine has the shape {list(self.affine.shape)}, but must be 4 x 4.")
         self.generator_file = os.path.abspath(generator_file)
         network = load_generator(generator_file)
-        paths = load_artifact(paths_file, kind="paths")
-        inner: Tensor = paths["paths"][:, 1:-1]  # the ends are anchors, which no release holds
-        if inner.shape[-1] != network.w_dim:
+        points = select(load_paths(paths_file))
+        if points.latents.shape[-1] != network.w_dim:
             raise ArtifactError(
-                f"{paths_file} holds points of {inner.shape[-1]} numbers, but w of {generator_file} has "
+                f"{paths_file} holds points of {points.latents.shape[-1]} numbers, but w of {generator_file} has "
                 f"{network.w_dim}: give the paths that were walked with this generator."
             )
-        self._latents = inner.flatten(0, 1).numpy()  # not a tensor: see SyntheticSource
-        self.labels: list[int] = paths["labels"].repeat_interleave(inner.shape[1]).tolist()
+        if not len(points.labels):
+            raise ArtifactError(f"{paths_file} has no point that may leave: walk again, see min_distance_quantile.")
+        self._latents = points.latents.numpy()  # not a tensor: see SyntheticSource
+        self.labels: list[int] = points.labels.tolist()
         self.label_names = dict(label_names or {})
-        self.img_size: tuple[int, ...] = tuple(network.img_size)
+        self.img_size: tuple[int, ...] = network.img_size
         self.img_channels = network.img_channels
-        digests = file_digest(generator_file) + file_digest(paths_file)
-        self.digest = hashlib.sha256(digests.encode()).hexdigest()
+        self.digest = digest(Path(generator_file), Path(paths_file))
         self._start()
 
     def _start(self) -> None:
         """What belongs to one process; the network comes with the first sample."""
-        self._network: StyleGAN2Generator | None = None
+        self._network: LatentDecoder | None = None
         self._lock = threading.Lock()
         self._process = os.getpid()
 

@@ -7,13 +7,11 @@ it is. No real file is opened then.
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence, Sized
 from functools import cache
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -21,10 +19,10 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import get_track_meta
 from monai.data.meta_tensor import MetaTensor
-from monai.data.utils import set_rnd, to_affine_nd
+from monai.data.utils import to_affine_nd
 from monai.transforms import MapTransform, SpatialResample, Transform
 from monai.transforms.traits import RandomizableTrait
-from monai.utils import MAX_SEED, MetaKeys, PostFix, TransformBackends, ensure_tuple, get_seed
+from monai.utils import MetaKeys, PostFix, TransformBackends, ensure_tuple, get_seed
 from torch import Tensor
 
 from monai_plan.release import SyntheticBank, SyntheticSource
@@ -180,22 +178,6 @@ class SubstituteSynthetic(Transform):
         ):
             return self.source.path(number)
         return self._image(number)
-
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> SubstituteSynthetic:
-        """Set the seed, or draw it from ``state``; with neither, draw it from the entropy of the system.
-
-        Returns:
-            The transform.
-        """
-        # MONAI's DataLoader seeds what it reaches outside a Compose in every worker anew, which would make the
-        # samples depend on the workers.
-        if not _called_by_data_loader(sys._getframe(1)):
-            if seed is None:
-                seed = int((state or np.random.RandomState()).randint(MAX_SEED, dtype="uint32"))
-            self.seed = int(seed)
-        return self
 
     @property
     def epoch(self) -> int:
@@ -435,18 +417,6 @@ class SubstituteSyntheticd(MapTransform):
             self.label_key: self.substitute.own_label(label),
         }
 
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> SubstituteSyntheticd:
-        """Set the seed, or draw it from ``state``; with neither, draw it from the entropy of the system.
-
-        Returns:
-            The transform.
-        """
-        if not _called_by_data_loader(sys._getframe(1)):
-            self.substitute.set_random_state(seed, state)
-        return self
-
     def _value(self, item: Mapping[Hashable, Any], key: Hashable) -> Any:
         if key not in item:
             raise DataError(f"An item has no key {key!r}: name the right key, or add it to the data list.")
@@ -564,10 +534,6 @@ def _warn_of_loaded_image() -> None:
         UserWarning,
         stacklevel=3,
     )
-
-
-def _called_by_data_loader(caller: FrameType) -> bool:
-    return caller.f_code is set_rnd.__code__
 
 
 def _is_path(value: Any) -> bool:

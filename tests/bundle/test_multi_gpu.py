@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from tiny_bundle import TINY
 
 from monai_plan.data import make_phantoms
 from monai_plan.networks import load_generator
@@ -33,8 +33,12 @@ def test_torchrun_trains_and_only_the_first_rank_writes(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     private = tmp_path / "out" / "private"
-    assert sorted(path.name for path in private.iterdir()) == ["model.pt", "model_best.pt", "train"]
-    assert sorted(path.name for path in (private / "train").iterdir()) == ["checkpoint.pt", "samples.png"]
+    assert sorted(path.name for path in private.iterdir()) == ["model.pt", "train"]
+    assert sorted(path.name for path in (private / "train").iterdir()) == [
+        "checkpoint.pt",
+        "model_best.pt",
+        "samples.png",
+    ]
     checkpoint = torch.load(private / "train" / "checkpoint.pt", weights_only=True)
     assert checkpoint["trainer"]["images_seen"] == 16  # of both ranks together
     assert checkpoint["trainer"]["iteration"] == 4  # of 2 images on each of 2 ranks

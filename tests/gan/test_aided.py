@@ -18,7 +18,6 @@ from monai_plan.gan import (
     ProjectedDiscriminator,
     gan_discriminator,
 )
-from monai_plan.latent import RealismTerm
 from monai_plan.networks import StyleGAN2Discriminator
 from monai_plan.utils import ConfigError
 
@@ -147,19 +146,6 @@ def test_the_generator_follows_and_every_weight_moves():
     # (the gradient of a last bias is 0 while real and generated logits lie within the margin)
     still = [name for name, p in trainer.discriminator.named_parameters() if torch.equal(p, before[name])]
     assert [name for name in still if not name.endswith("out.bias")] == []
-
-
-def test_the_walk_takes_its_opinion():
-    """That of the discriminator that learnt from the images alone, each image by itself."""
-    torch.manual_seed(0)
-    both = make_discriminator(objective="aided").eval()
-    term = RealismTerm(both)
-    w = torch.zeros(4, 6)
-    own = copy.deepcopy(both.own)
-    own.group_size = 1
-    torch.testing.assert_close(term(w, images(), LABELS), softplus(-own(images(), LABELS)))
-    places = RealismTerm(both.aid)(w, images(), LABELS)  # of a discriminator of places, their mean
-    torch.testing.assert_close(places, softplus(-both.aid(images(), LABELS)).mean(1))
 
 
 def test_both_must_know_the_same_classes():

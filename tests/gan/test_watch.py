@@ -12,7 +12,7 @@ from PIL import Image
 
 from monai_plan.gan import BestGenerator, GANProgressBar, SampleSheetHandler, summary_writer
 from monai_plan.metrics import frechet_distance, perceptual_embedding
-from monai_plan.networks import load_generator
+from monai_plan.networks import load_generator, save_generator
 from monai_plan.utils import ConfigError, seeded_generator
 
 KINDS = [(2, 0), (2, 2), (3, 0), (3, 2)]
@@ -89,6 +89,21 @@ def test_best_generator_survives_a_restart(tmp_path):
     make_trainer(folder=tmp_path, max_epochs=3, handlers=[second]).run()
     assert [seen for seen, _ in second.history] == [8, 16, 24]
     assert (tmp_path / "best.pt").read_bytes() == file
+
+
+def test_the_last_generator_is_saved_or_the_best(tmp_path, caplog):
+    best = best_generator(tmp_path, every_images=8)
+    trainer = make_trainer(folder=tmp_path, max_epochs=2, handlers=[best])
+    best.save(trainer.ema, tmp_path / "chosen.pt", use_best=True)
+    assert "nothing was measured" in caplog.text
+    trainer.run()
+    nearest = load_generator(tmp_path / "best.pt")
+    nearest.load_state_dict({name: value + 1 for name, value in nearest.state_dict().items()})
+    save_generator(nearest, tmp_path / "best.pt")
+    for use_best, expected in ((False, trainer.ema), (True, nearest)):
+        best.save(trainer.ema, tmp_path / "chosen.pt", use_best=use_best)
+        chosen = load_generator(tmp_path / "chosen.pt").state_dict()
+        assert all(torch.equal(value, chosen[name]) for name, value in expected.state_dict().items())
 
 
 @pytest.mark.parametrize("options", [{"every_images": 0}, {"num_images": 1}])

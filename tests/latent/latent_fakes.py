@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from monai_plan.networks import LatentDecoder
+
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
-class FakeGenerator(nn.Module):
+class FakeGenerator(LatentDecoder):
     """w → a linear map to a small image → one convolution; weights from a seed."""
 
     def __init__(self, spatial_dims: int, *, num_classes: int = 0, w_dim: int = 6, size: int = 6, seed: int = 0):

@@ -274,7 +274,7 @@ def test_w_plus_has_a_latent_for_every_layer(spatial_dims):
 
 def test_w_plus_needs_a_generator_of_several_layers():
     generator = FakeGenerator(2)
-    del generator.num_ws
+    generator.num_ws = None
     with pytest.raises(ConfigError, match=r"space of the inversion is 'w_plus', but FakeGenerator has no num_ws"):
         inverter(generator, 2, space="w_plus")
 

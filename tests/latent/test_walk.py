@@ -405,5 +405,10 @@ def test_bad_end_points(w_a, w_b, message):
 
 
 def test_generator_without_the_contract_is_refused():
-    with pytest.raises(ConfigError, match="Linear cannot be used as the generator: it lacks mapping, synthesis"):
-        LatentWalk(nn.Linear(2, 2), fake_classifier(2, 2), fake_classifier(2, 2))
+    classifiers = fake_classifier(2, 2), fake_classifier(2, 2)
+    with pytest.raises(ConfigError, match=r"Linear cannot be used as the generator: it is no .*Decoder\. Wrap it"):
+        LatentWalk(nn.Linear(2, 2), *classifiers)
+    generator = FakeGenerator(2)
+    del generator.w_dim
+    with pytest.raises(ConfigError, match="FakeGenerator lacks w_dim: set what is missing"):
+        LatentWalk(generator, *classifiers)

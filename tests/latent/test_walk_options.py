@@ -1,4 +1,4 @@
-"""What the walk does by option: terms, free ends, the relative objective, the clamp, the stop at the plateau, W+."""
+"""What the walk does by option: terms, the relative objective, coarse to fine, W+."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from latent_fakes import FakeGenerator, assert_same_state, fake_classifier, state_of
 from torch import nn
 
-from monai_plan.latent import LatentWalk, WeightedTerm, distance_loss, linear_path
+from monai_plan.latent import LatentWalk, WeightedTerm, linear_path
+from monai_plan.networks import LatentDecoder
 from monai_plan.utils import ConfigError
 
 DIMS = pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -85,45 +86,10 @@ def test_a_term_needs_a_name_of_its_own(name):
         LatentWalk(*networks(2), terms={name: WeightedTerm(1.0, FirstNumber())})
 
 
-# free ends -------------------------------------------------------------------------------------------------------
-
-
-@DIMS
-def test_free_ends_hang_on_the_anchors(spatial_dims):
-    """By L_dist alone T points spread evenly over the T + 1 pieces between the anchors."""
-    w_a, w_b = end_points()
-    walk = LatentWalk(*networks(spatial_dims), num_points=6, steps=400, free_ends=True, **ONLY_DISTANCE)
-    result = walk(w_a, w_b, 0)
-    torch.testing.assert_close(result.path, linear_path(w_a, w_b, 8)[1:-1], rtol=0, atol=2e-3)
-    hanging = torch.cat([w_a[None], result.path, w_b[None]])
-    torch.testing.assert_close(result.losses["distance"][-1], distance_loss(hanging))
-
-
-def test_free_ends_have_the_losses_of_the_other_points():
-    nets, (w_a, w_b) = networks(2), end_points()
-    fixed, free = (LatentWalk(*nets, num_points=6, steps=0, free_ends=free)(w_a, w_b, 1) for free in (False, True))
-    assert torch.equal(free.path, fixed.path)
-    torch.testing.assert_close(free.losses["distance"], fixed.losses["distance"])
-    # the ends as inner points: a path of three points has one
-    ends = [LatentWalk(*nets, num_points=3, steps=0)(w, w, 1).losses for w in (w_a, w_b)]
-    for name in ("identity", "class"):
-        torch.testing.assert_close(free.losses[name], fixed.losses[name] + ends[0][name] + ends[1][name])
-
-
-def test_free_ends_move_and_lower_the_objective():
-    walk = LatentWalk(*networks(2), num_points=6, steps=40, lr=0.02, free_ends=True, smoothing=1.0)
-    w_a, w_b = end_points()
-    result = walk(w_a, w_b, 1)
-    assert (result.path[0] - w_a).norm() > 0.05
-    assert (result.path[-1] - w_b).norm() > 0.05
-    assert result.total[-1] < result.total[0]
-    assert walk.pairs_per_batch == 1
-
-
 # the relative objective ------------------------------------------------------------------------------------------
 
 
-class Rescaled(nn.Module):
+class Rescaled(LatentDecoder):
     """G in a space W that is ``scale`` times as wide: synthesis(w) = G(w / scale)."""
 
     def __init__(self, generator: FakeGenerator, scale: float):
@@ -143,11 +109,11 @@ RELATIVE = {"normalize": True, "lambda_id": 0.2, "lambda_class": 0.2, "lr": 0.02
 
 
 @settings(deadline=None, max_examples=10)
-@given(st.floats(0.01, 100), st.sampled_from([2, 3]), st.booleans(), st.sampled_from([0.0, 5.0]))
-def test_a_wider_w_gives_the_wider_path(scale, spatial_dims, free_ends, smoothing):
+@given(st.floats(0.01, 100), st.sampled_from([2, 3]), st.sampled_from([0.0, 5.0]))
+def test_a_wider_w_gives_the_wider_path(scale, spatial_dims, smoothing):
     generator, *classifiers = networks(spatial_dims)
     w_a, w_b = end_points()
-    options = {"num_points": 7, "steps": 10, "free_ends": free_ends, "smoothing": smoothing, **RELATIVE}
+    options = {"num_points": 7, "steps": 10, "smoothing": smoothing, **RELATIVE}
     plain = LatentWalk(generator, *classifiers, **options)(w_a, w_b, 1)
     wide = LatentWalk(Rescaled(generator, scale), *classifiers, **options)(scale * w_a, scale * w_b, 1)
     assert (plain.path - linear_path(w_a, w_b, 7)).abs().max() > 0.05
@@ -166,13 +132,12 @@ def test_the_published_objective_is_another_one_in_a_wider_w():
 
 
 @DIMS
-@pytest.mark.parametrize("free_ends", [False, True])
-def test_the_conversion_of_the_weights(spatial_dims, free_ends):
-    """With λ (T − 1) n / ‖w_b − w_a‖², n the points that move, it is the published objective over a constant."""
+def test_the_conversion_of_the_weights(spatial_dims):
+    """With λ (T − 1) (T − 2) / ‖w_b − w_a‖² it is the published objective over a constant."""
     nets, (w_a, w_b) = networks(spatial_dims), end_points()
     squared = (w_b - w_a).square().sum()
-    factor = (11 * (12 if free_ends else 10) / squared).item()
-    options = {"num_points": 12, "free_ends": free_ends, "lr": 0.02}
+    factor = (11 * 10 / squared).item()
+    options = {"num_points": 12, "lr": 0.02}
     published = LatentWalk(*nets, steps=8, **options)(w_a, w_b, 2)
     unit = (squared / 6).sqrt().item()
     relative = LatentWalk(
@@ -198,126 +163,6 @@ def test_the_same_point_twice_has_no_distance_to_divide_by():
     w, _ = end_points()
     with pytest.raises(ConfigError, match="w_a and w_b are the same point, but normalize"):
         LatentWalk(*networks(2), normalize=True)(w, w.clone(), 0)
-
-
-# the clamp -------------------------------------------------------------------------------------------------------
-
-
-@DIMS
-def test_clamps_differ_in_the_gradient_of_saturated_pixels_alone(spatial_dims):
-    nets = networks(spatial_dims)
-    for network in nets:
-        network.eval()
-    generator, *classifiers = nets
-    path = torch.stack(end_points()).repeat(4, 1)[:6] * torch.arange(6)[:, None]  # from no pixel outside to nearly all
-    lines, inner = path[None], path[None, 1:-1]
-    found = {}
-    for clamp in ("hard", "straight_through"):
-        walk = LatentWalk(generator, *classifiers, num_points=6, clamp=clamp)
-        found[clamp] = walk._losses_and_gradient(lines, inner.clone().requires_grad_(), [1])
-    assert torch.equal(found["hard"][0], found["straight_through"][0])
-
-    def gradient(clamp_of_the_gradient):
-        w = inner[0].clone().requires_grad_()
-        raw = generator.synthesis(w)
-        images = raw.detach().clamp(-1, 1).requires_grad_()
-        kl = -math.log(7) - classifiers[0](images).log_softmax(1).mean(1)
-        ce = -classifiers[1](images).log_softmax(1)[:, 1]
-        (of_images,) = torch.autograd.grad((0.025 * kl + 0.25 * ce).sum(), images)
-        (pull,) = torch.autograd.grad((clamp_of_the_gradient(raw, of_images) * raw).sum(), w)
-        free = inner.clone().requires_grad_()
-        whole = torch.cat([path[:1], free[0], path[-1:]])
-        return pull + torch.autograd.grad(distance_loss(whole), free)[0][0]
-
-    hard = gradient(lambda raw, g: (g * (raw.abs() <= 1)).detach())
-    through = gradient(lambda raw, g: g.detach())
-    assert (hard - through).abs().max() > 0.01
-    torch.testing.assert_close(found["hard"][1][0], hard, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(found["straight_through"][1][0], through, rtol=1e-3, atol=1e-4)
-
-
-# the stop at the plateau -----------------------------------------------------------------------------------------
-
-
-class Counting(nn.Module):
-    """Counts the images that a classifier sees."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network, self.seen = network, 0
-
-    def forward(self, x):
-        self.seen += len(x)
-        return self.network(x)
-
-
-def stop_of(result) -> int:
-    """The step before which a pair stopped; from it on its objective is repeated."""
-    return int((result.total != result.total[-1]).nonzero()[-1]) + 1
-
-
-def test_a_pair_on_the_plateau_stops_and_leaves_the_batch():
-    """The long line hardly feels the term and stops first; the short one goes on as if it were alone."""
-    identity_net = Counting(fake_classifier(2, 7))
-    walk = LatentWalk(
-        FakeGenerator(2), identity_net, fake_classifier(2, 3), num_points=6, steps=160, lr=0.01, smoothing=3.0,
-        lambda_id=0.0, lambda_class=0.0, tolerance=0.01, terms={"first": WeightedTerm(0.5, FirstNumber())},
-    )  # fmt: skip
-    zero, near, far = torch.zeros(6), torch.ones(6), torch.full((6,), 8.0)
-    alone = [walk(zero, end, 0) for end in (far, near)]
-    assert [stop_of(result) for result in alone] == [50, 150]
-    assert identity_net.seen == (51 + 151) * 4  # looked at before the next step, four points each
-    together = walk.walk_pairs([zero, zero], [far, near], [0, 0])
-    assert identity_net.seen == 2 * (51 + 151) * 4
-    for one, other in zip(alone, together, strict=True):
-        torch.testing.assert_close(other.path, one.path, rtol=0, atol=1e-3)
-        torch.testing.assert_close(other.total, one.total, rtol=1e-4, atol=1e-4)
-        assert len(other.total) == 161
-
-
-def test_who_goes_on_keeps_the_memory_of_adam():
-    """With a short one, for which 0.999 would be far off."""
-    nets = networks(2)
-    options = {"num_points": 6, "steps": 160, "lr": 0.05, "beta2": 0.5, "tolerance": 0.01}
-    options |= {"lambda_id": 0.0, "lambda_class": 0.0, "terms": {"first": WeightedTerm(0.5, FirstNumber())}}
-    zero, near, far = torch.zeros(6), torch.ones(6), torch.full((6,), 8.0)
-    alone = LatentWalk(*nets, **options)(zero, near, 0)
-    together = LatentWalk(*nets, **options).walk_pairs([zero, zero], [far, near], [0, 0])
-    assert stop_of(together[0]) < stop_of(together[1])
-    torch.testing.assert_close(together[1].path, alone.path, rtol=0, atol=1e-4)
-    other = LatentWalk(*nets, **options | {"beta2": 0.999})(zero, near, 0)
-    assert (other.path - alone.path).abs().max() > 1e-3
-
-
-def test_a_stopped_pair_is_where_it_would_have_ended():
-    """And its last losses are those of its path."""
-    w_a, w_b = end_points()
-    options = {"num_points": 8, "lambda_id": 0.0, "lambda_class": 0.0, "lr": 0.02, "smoothing": 3.0}
-    nets, term = networks(2), {"first": WeightedTerm(0.5, FirstNumber())}
-    whole = LatentWalk(*nets, steps=1000, terms=term, **options)(w_a, w_b, 0)
-    stopped = LatentWalk(*nets, steps=1000, tolerance=1e-4, terms=term, **options)(w_a, w_b, 0)
-    last = stop_of(stopped)
-    assert 50 <= last < 1000
-    assert last % 50 == 0
-    assert torch.equal(stopped.total[: last + 1], whole.total[: last + 1])
-    assert stopped.total[-1].item() == pytest.approx(whole.total[-1].item(), rel=1e-3)
-    torch.testing.assert_close(stopped.path, whole.path, rtol=0, atol=0.02)
-    torch.testing.assert_close(stopped.losses["distance"][-1], distance_loss(stopped.path))
-    torch.testing.assert_close(stopped.losses["first"][-1], stopped.path[1:-1, 0].sum())
-
-
-def test_progress_of_a_walk_that_stopped():
-    seen = []
-    options = {"num_points": 4, "steps": 80, **ONLY_DISTANCE}
-    LatentWalk(*networks(2), tolerance=1.0, **options)(*end_points(), 0, progress=lambda *done: seen.append(done))
-    assert seen == [*((step, 80) for step in range(1, 51)), (80, 80)]
-
-
-def test_no_tolerance_never_stops():
-    nets = networks(2)
-    nets = (nets[0], Counting(nets[1]), nets[2])
-    LatentWalk(*nets, num_points=4, steps=110, **ONLY_DISTANCE)(*end_points(), 0)
-    assert nets[1].seen == 111 * 2
 
 
 # Adam's second moment ---------------------------------------------------------------------------------------------
@@ -362,9 +207,7 @@ def test_the_same_w_in_all_layers_has_the_losses_of_w(spatial_dims):
 
 
 @DIMS
-@pytest.mark.parametrize(
-    "options", [{}, {"smoothing": 3.0}, {"free_ends": True}, {"normalize": True, "lambda_id": 0.5}, {"tolerance": 0.5}]
-)
+@pytest.mark.parametrize("options", [{}, {"smoothing": 3.0}, {"normalize": True, "lambda_id": 0.5}])
 def test_a_walk_in_w_plus(spatial_dims, options):
     nets = networks(spatial_dims)
     w_a, w_b = end_points(2, 3, 6)  # two pairs of three layers
@@ -372,9 +215,8 @@ def test_a_walk_in_w_plus(spatial_dims, options):
     together = walk.walk_pairs(w_a, w_b, [1, 2])
     for a, b, label, result in zip(w_a, w_b, [1, 2], together, strict=True):
         assert result.path.shape == (7, 3, 6)
-        if "free_ends" not in options:
-            assert torch.equal(result.path[0], a)
-            assert torch.equal(result.path[-1], b)
+        assert torch.equal(result.path[0], a)
+        assert torch.equal(result.path[-1], b)
         assert result.total[-1] < result.total[0]
         alone = walk(a, b, label)
         torch.testing.assert_close(result.path, alone.path, rtol=0, atol=5e-3)
@@ -399,9 +241,7 @@ def test_pairs_of_one_space_are_walked_together():
         LatentWalk(*networks(2)).walk_pairs(*[[torch.zeros(6), torch.zeros(2, 6)]] * 2, [0, 0])
 
 
-@pytest.mark.parametrize(
-    "option", [{"tolerance": -1.0}, {"tolerance": math.nan}, {"clamp": "soft"}, {"beta2": 1.0}, {"beta2": -0.1}]
-)
+@pytest.mark.parametrize("option", [{"beta2": 1.0}, {"beta2": -0.1}])
 def test_bad_options_name_the_argument(option):
     with pytest.raises(ConfigError, match=next(iter(option))):
         LatentWalk(*networks(2), **option)
@@ -432,9 +272,7 @@ def test_the_coarse_path_lies_on_the_curve_of_the_fine_objective(spatial_dims, n
 
 
 @DIMS
-@pytest.mark.parametrize(
-    "options", [{"beta2": 0.5}, {"smoothing": 8.0}, {"tolerance": 0.1}, {"clamp": "straight_through"}]
-)
+@pytest.mark.parametrize("options", [{"beta2": 0.5}, {"smoothing": 8.0}])
 def test_the_coarse_walk_is_that_of_fewer_points(spatial_dims, options):
     """With every option, λ times (6 / 3)² and α divided by it."""
     w_a, w_b = end_points()
@@ -446,8 +284,6 @@ def test_the_coarse_walk_is_that_of_fewer_points(spatial_dims, options):
     expected = LatentWalk(*nets, num_points=4, steps=120, lambda_id=0.8, lambda_class=1.2, **few)(w_a, w_b, 1)
     torch.testing.assert_close(walk(w_a, w_b, 1).path[::2], expected.path)
     assert (expected.path - linear_path(w_a, w_b, 4)).abs().max() > 0.01
-    if "tolerance" in options:
-        assert stop_of(expected) == 50
 
 
 @DIMS
@@ -481,7 +317,6 @@ def test_a_coarse_walk_is_refined(spatial_dims, shape):
         ({"coarse_points": 4, "coarse_steps": 0}, "coarse_steps of the walk is 0"),
         ({"coarse_points": "four"}, "coarse_points of the walk is four"),
         ({"steps": "many"}, "steps of the walk is many"),
-        ({"coarse_points": 4, "free_ends": True}, "cannot be used with free_ends"),
     ],
 )
 def test_bad_options_of_the_coarse_walk(options, message):

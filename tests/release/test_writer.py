@@ -11,7 +11,7 @@ from PIL import Image
 import monai_plan.data.writers as writers
 import monai_plan.release.writer as release_writer
 from monai_plan.data import CheckedDataset, read_datalist, write_image
-from monai_plan.release import write_synthetic
+from monai_plan.release import shared_affine, write_synthetic
 from monai_plan.utils import ConfigError, DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")
@@ -158,3 +158,23 @@ def test_what_cannot_be_written(tmp_path, batch, change, error, message):
 def test_volumes_without_an_affine_get_the_identity(tmp_path):
     synthetic(tmp_path, images(1, (1, 4, 5, 6)), labels=torch.tensor([0]))
     assert np.array_equal(nibabel.load(tmp_path / "images/000000.nii").affine, np.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("affine", "shared"),
+    [
+        (torch.eye(4), torch.eye(4)),
+        (
+            [[-0.7031, 0.01, 0, 171.3], [0.01, -0.7031, 0, -55.2], [0, 0, 2.5, 12.0], [0, 0, 0, 1]],
+            torch.diag(torch.tensor([-0.7, -0.7, 2.5, 1.0])),
+        ),
+        (
+            [[0, 0, 3.0, 5], [1.26, 0, 0, 5], [0, -1.04, 0, 5], [0, 0, 0, 1]],
+            [[0, 0, 3.0, 0], [1.3, 0, 0, 0], [0, -1.0, 0, 0], [0, 0, 0, 1]],
+        ),
+    ],
+)
+def test_the_shared_geometry_has_no_origin_and_no_tilt(affine, shared):
+    found = shared_affine(torch.as_tensor(affine).tolist())
+    torch.testing.assert_close(torch.tensor(found), torch.as_tensor(shared, dtype=torch.float32))
+    assert shared_affine(None) is None

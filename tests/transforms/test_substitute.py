@@ -299,23 +299,6 @@ def test_the_seed_follows_determinism_at_construction(release):
         monai.utils.set_determinism(seed=None)
 
 
-@pytest.mark.parametrize("dictionary", [True, False])
-def test_set_random_state_sets_the_seed(release, dictionary):
-    transform = SubstituteSyntheticd("image", "label", release) if dictionary else SubstituteSynthetic(release)
-    inner = transform.substitute if dictionary else transform
-    assert transform.set_random_state(seed=5) is transform
-    assert inner.seed == 5
-    transform.set_random_state(state=np.random.RandomState(1))
-    from_state = inner.seed
-    assert from_state != 5
-    transform.set_random_state(state=np.random.RandomState(1))
-    assert inner.seed == from_state
-    transform.set_random_state()
-    fresh = inner.seed
-    transform.set_random_state()
-    assert inner.seed != fresh
-
-
 @pytest.mark.parametrize("random", [True, False])
 def test_a_compose_does_not_change_the_seed(release, random):
     kind = RandSubstituteSyntheticd if random else SubstituteSyntheticd

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-import monai_plan.bundle.runner as runner
+import monai_plan.bundle.runner.record as record
+import monai_plan.bundle.runner.run as runner
 from monai_plan.bundle import StageOutcome, run_bundle
 from monai_plan.utils import ArtifactError, ConfigError, DataError
 
@@ -256,6 +257,22 @@ def test_changed_and_missing_files_are_named(toy: Toy) -> None:
     assert (toy.out / "private/replaced/train-1/private/model.pt").read_text() == "imported"
 
 
+def test_the_content_of_a_folder_counts(toy: Toy) -> None:
+    """A foreign image of the same size and time among the released ones, a corrected slice of a volume."""
+    (toy.data / "a.png").unlink()
+    (toy.data / "a.png").mkdir()  # a series of slices
+    for name in ("1.dcm", "2.dcm"):
+        (toy.data / "a.png" / name).write_text(name)
+    toy.run()
+    image = toy.out / "release" / "images" / "2.txt"
+    before, content = image.stat(), image.read_text()
+    image.write_text("x" + content[1:])
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert toy.reasons() == {"emit": "release/images changed"}
+    (toy.data / "a.png" / "2.dcm").write_text("3.dcm")
+    assert toy.reasons()["train"] == "data set: 1 image changed"
+
+
 def test_data_set_changes_are_counted(toy: Toy) -> None:
     toy.run()
     (toy.data / "a.png").write_text("longer")
@@ -296,9 +313,9 @@ def test_a_data_list_elsewhere_counts(toy: Toy) -> None:
 
 
 def test_a_new_version_redoes_everything(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "__version__", "0.1.0")
+    monkeypatch.setattr(record, "__version__", "0.1.0")
     toy.run()
-    monkeypatch.setattr(runner, "__version__", "0.2.0")
+    monkeypatch.setattr(record, "__version__", "0.2.0")
     reasons = toy.reasons()
     assert reasons["train"] == "monai_plan changed from 0.1.0 to 0.2.0"
     assert reasons["walk"] == "stage train was redone; monai_plan changed from 0.1.0 to 0.2.0"
@@ -498,8 +515,8 @@ def test_files_of_others_are_moved_aside(toy: Toy) -> None:
             (toy.out / path).parent.mkdir(parents=True, exist_ok=True)
             (toy.out / path).write_text("mine")
         toy.run()
-        for record in (toy.out / "private" / "run").glob("*.json"):
-            record.unlink()
+        for file in (toy.out / "private" / "run").glob("*.json"):
+            file.unlink()
     replaced = toy.out / "private" / "replaced"
     for number in (1, 2):
         assert (replaced / f"train-{number}/private/model.pt").read_text() == "mine"

@@ -1,71 +1,25 @@
-"""The generator contract, and how the networks are run here: frozen, and in batches that fit into the memory."""
+"""How networks are run that are not trained: frozen, on one device, and in batches that fit into the memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from monai_plan.networks.decoder import LatentDecoder
 from monai_plan.utils import ConfigError, TrainingError
 
-__all__ = ["BatchSplitter", "LatentGenerator", "frozen", "prepare_networks"]
+__all__ = ["BatchSplitter", "frozen", "prepare_networks"]
 
 Result = TypeVar("Result")
 
 
-class LatentGenerator(Protocol):
-    """What the latent room asks of a generator G = synthesis ∘ mapping, beside being an ``nn.Module``.
-
-    The members below the line are those of ``nn.Module`` that are used.
-    """
-
-    @property
-    def z_dim(self) -> int:
-        """Length of z, which is drawn from N(0, I)."""
-
-    @property
-    def w_dim(self) -> int:
-        """Length of w."""
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes of a conditional generator; 0 for an unconditional one."""
-
-    @property
-    def img_size(self) -> int | Sequence[int]:
-        """Spatial size of an image."""
-
-    @property
-    def img_channels(self) -> int:
-        """Number of channels of an image."""
-
-    def mapping(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """z [B, z_dim] and, if conditional, labels [B] int → w [B, w_dim]."""
-
-    def synthesis(self, w: Tensor) -> Tensor:
-        """w [B, w_dim] or [B, num_ws, w_dim] → images [B, C, *spatial], about [−1, 1], not clamped."""
-
-    # -------------------------------------------------------------------------------------------------------------
-
-    def modules(self) -> Iterator[nn.Module]:
-        """See ``torch.nn.Module``."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """See ``torch.nn.Module``."""
-
-    def buffers(self) -> Iterator[Tensor]:
-        """See ``torch.nn.Module``."""
-
-    def to(self, device: torch.device) -> Any:
-        """See ``torch.nn.Module``."""
-
-
 def prepare_networks(
-    generator: LatentGenerator, *others: nn.Module, device: torch.device | str | None = None
+    generator: LatentDecoder, *others: nn.Module, device: torch.device | str | None = None
 ) -> torch.device:
     """Check the generator contract and move all networks to one device.
 
@@ -78,15 +32,14 @@ def prepare_networks(
         The device.
 
     Raises:
-        ConfigError: if the generator lacks a member of the contract.
+        ConfigError: if the generator is no ``LatentDecoder`` or lacks a member of the contract.
     """
-    needed = ("mapping", "synthesis", "z_dim", "w_dim", "num_classes", "img_size", "img_channels")
-    missing = [name for name in needed if not hasattr(generator, name)]
-    if missing:
+    if not isinstance(generator, LatentDecoder):
         raise ConfigError(
-            f"{type(generator).__name__} cannot be used as the generator: it lacks {', '.join(missing)}. "
-            "Use StyleGAN2Generator or wrap the network to fulfil LatentGenerator."
+            f"{type(generator).__name__} cannot be used as the generator: it is no monai_plan.networks.LatentDecoder. "
+            "Wrap it in a subclass of that."
         )
+    generator.check_contract()
     if device is None:
         tensors: Iterator[Tensor] = chain(generator.parameters(), generator.buffers())
         device = next((tensor.device for tensor in tensors), "cpu")
@@ -98,7 +51,7 @@ def prepare_networks(
 
 
 @contextmanager
-def frozen(*networks: nn.Module | LatentGenerator) -> Iterator[None]:
+def frozen(*networks: nn.Module) -> Iterator[None]:
     """Put networks into eval mode and stop gradients to their weights; restore both afterwards, also on an error."""
     modes = [(module, module.training) for network in networks for module in network.modules()]
     flags = [(weight, weight.requires_grad) for network in networks for weight in network.parameters()]

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from monai_plan.bundle import TrainClass, TrainIdentity, identities, synthesize_images
+from monai_plan.bundle.stages import TrainClassStage, TrainIdentityStage, identities
 from monai_plan.engines import ClassifierSettings
 from monai_plan.networks import classifier_outputs, load_classifier
+from monai_plan.release import synthesize_images
 from monai_plan.utils import ConfigError, DataError, save_artifact
 
 
@@ -59,7 +60,7 @@ def case(request, tmp_path):
 @pytest.mark.parametrize("identity_of", ["subject", "image"])
 def test_the_identity_net_learns_reals_and_reconstructions(case, identity_of):
     outputs = {"subject": 10, "image": 20}[identity_of]
-    stage = TrainIdentity(
+    stage = TrainIdentityStage(
         generator=case.generator, latents_file=case.latents_file, identity_of=identity_of,
         network=case.network(outputs), **case.options,
     )  # fmt: skip
@@ -79,7 +80,7 @@ def test_the_identity_net_learns_reals_and_reconstructions(case, identity_of):
 def test_of_a_single_start_the_real_images_validate(case):
     data = {"latents": case.latents[:, :1], "keys": case.dataset.keys}
     save_artifact(case.latents_file, kind="latents", data=data)
-    stage = TrainIdentity(
+    stage = TrainIdentityStage(
         generator=case.generator, latents_file=case.latents_file, network=case.network(10), **case.options
     )
     (images, _), (held_out, _) = stage.data()
@@ -92,14 +93,14 @@ def test_the_identity_net_s_errors(case):
         identities(case.dataset, "patient")
     case.dataset.keys = case.dataset.keys[1:]
     with pytest.raises(DataError, match=r"latents\.pt is of other images than the data list"):
-        TrainIdentity(
+        TrainIdentityStage(
             generator=case.generator, latents_file=case.latents_file, network=case.network(10), **case.options
         ).data()
 
 
 def test_the_class_net_is_validated_on_other_patients(case):
     def sides(seed):
-        stage = TrainClass(network=case.network(2), seed=seed, **case.options)
+        stage = TrainClassStage(network=case.network(2), seed=seed, **case.options)
         found = []
         for images, labels in stage.data():
             index = [int((case.dataset.images == image).flatten(1).all(1).nonzero()) for image in images]
@@ -120,7 +121,7 @@ def test_the_class_net_s_weights_follow_the_seed_alone(case):
         torch.manual_seed(len(name))
         file = case.options["work_dir"].parent / name
         options = {**case.options, "output_file": file, "work_dir": file.with_suffix("")}
-        TrainClass(network=case.network(2), seed=seed, **options).run()
+        TrainClassStage(network=case.network(2), seed=seed, **options).run()
         return load_classifier(case.network(2)(), file, kind="class_net")[1].weight
 
     first = weights(3, "one.pt")

@@ -1,0 +1,7 @@
+"""Run all stages of a bundle in order; skip what is done, resume what was stopped, say why anything is redone."""
+
+from __future__ import annotations
+
+from monai_plan.bundle.runner.run import StageOutcome, run_bundle
+
+__all__ = ["StageOutcome", "run_bundle"]

@@ -1,0 +1,301 @@
+"""Run all stages of a bundle in order; skip what is done, resume what was stopped, say why anything is redone.
+
+A bundle says in ``configs/stages.json`` which config files make a stage and which files pass between stages::
+
+    {"stages": [
+        {"name": "train", "config": ["train.json"], "reads": [], "writes": ["private/model.pt"]},
+        {"name": "invert", "config": ["train.json", "invert.json"],
+         "reads": ["private/model.pt"], "writes": ["private/latents.pt"]}
+    ]}
+
+``config`` is relative to ``BUNDLE/configs``, later files merged over earlier ones as ``python -m monai.bundle run``
+does it; ``reads`` and ``writes`` are relative to ``output_dir`` and may be folders. Beside its writes a stage owns the
+work folder ``OUTPUT/private/<stage>/``, from which it resumes by itself (checkpoints, finished parts).
+
+What a stage depends on is its *fingerprint*: the config items that ``initialize``, ``run`` and ``finalize`` reach
+through ``@`` references, the content of its reads, the data set if it reaches ``dataset_dir`` or ``datalist_file``, and
+the version of monai_plan. The config id ``datalist_file``, where there is one, is the path of the data list; without
+it, ``dataset_dir/datalist.json`` is looked at, and without that every file below ``dataset_dir`` counts. The code that
+a config calls is not part of the fingerprint, except by the version of monai_plan.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import filelock
+import torch
+from monai.bundle import ConfigWorkflow
+
+from monai_plan.bundle.runner.configs import Plan, closest, make_plans
+from monai_plan.bundle.runner.record import (
+    Fingerprint,
+    clock,
+    data_digests,
+    differences,
+    fingerprint,
+    path_digest,
+    read_record,
+    written_differences,
+)
+from monai_plan.bundle.runner.stages_file import Stage, check_reads, covers, feeds, load_stages
+from monai_plan.utils import ArtifactError, ConfigError, PLANError, write_json
+
+__all__ = ["StageOutcome", "run_bundle"]
+
+Echo = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What became of one stage.
+
+    Attributes:
+        name: the stage.
+        status: ``"ran"`` or ``"skipped"``.
+        reason: why, in words.
+        seconds: wall-clock time it took, 0 for a skipped stage.
+    """
+
+    name: str
+    status: Literal["ran", "skipped"]
+    reason: str
+    seconds: float
+
+
+def run_bundle(
+    bundle_root: str | os.PathLike[str],
+    *,
+    dataset_dir: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    overrides: Mapping[str, object] | None = None,
+    only: Sequence[str] | None = None,
+    echo: Echo = print,
+) -> list[StageOutcome]:
+    """Run the stages of a bundle in order, each as ``python -m monai.bundle run`` would, in this process.
+
+    A stage is skipped if nothing that it depends on has changed since it finished and its writes are as it left them.
+    A stage that is redone has those redone as well that read what it writes, and so on. A stage that was stopped goes
+    on from its work folder if nothing has changed, and begins anew otherwise. Files in the way that this function did
+    not write are moved to ``OUTPUT/private/replaced/``, never deleted.
+
+    Args:
+        bundle_root: the bundle's folder, with ``configs/stages.json``.
+        dataset_dir: the data set's folder; set on every stage, as are ``output_dir`` and ``bundle_root``.
+        output_dir: where the stages write; made if missing.
+        overrides: config id (``"walk#steps"`` or ``"walk::steps"``) to value, applied to the stages that know the id.
+        only: names of the stages to look at; the others are left as they are. All by default.
+        echo: called with each line of progress.
+
+    Returns:
+        One outcome for each stage looked at, in order.
+
+    Raises:
+        ConfigError: before anything runs, if the bundle, a config, an override or a name in ``only`` is wrong, or
+            another run is using ``output_dir``.
+        ArtifactError: if a file that a stage reads is missing, or a stage ended without writing what it promised.
+        PLANError: as a stage raised it, freed of MONAI's wrapping.
+    """
+    bundle, dataset, output = (Path(os.path.abspath(path)) for path in (bundle_root, dataset_dir, output_dir))
+    paths = {"dataset_dir": str(dataset), "output_dir": str(output), "bundle_root": str(bundle)}
+    stages = load_stages(bundle)
+    if not dataset.is_dir():
+        raise ConfigError(f"dataset_dir {dataset} does not exist or is no folder: give the data set's folder.")
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"output_dir {output} is a file: give a folder.")
+    plans = make_plans(stages, overrides or {}, paths)
+    if only is not None:
+        names = [stage.name for stage in stages]
+        for name in only:
+            if name not in names:
+                raise ConfigError(f"the bundle has no stage {name!r}. {closest(name, names)}")
+        plans = [plan for plan in plans if plan.stage.name in only]
+    check_reads([plan.stage for plan in plans], stages, output)
+
+    outcomes: list[StageOutcome] = []
+    data: dict[Path, dict[str, Any]] = {}
+    redone: list[Stage] = []
+    with _locked(output / "private" / "run"):
+        for number, plan in enumerate(plans, start=1):
+            if plan.datalist is not None and plan.datalist not in data:
+                data[plan.datalist] = data_digests(plan.datalist, dataset, output)
+            label = f"[{number}/{len(plans)}] {plan.stage.name}"
+            source = next((stage.name for stage in redone if feeds(stage, plan.stage)), None)
+            outcome = _run_stage(plan, fingerprint(plan, data, output), paths, source, label, echo)
+            outcomes.append(outcome)
+            if outcome.status == "ran":
+                redone.append(plan.stage)
+    return outcomes
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a second run away from the same output folder; the lock ends with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise ConfigError(
+            f"another run is writing to {folder.parent.parent}: wait for its end or give another output_dir."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run_stage(
+    plan: Plan, now: Fingerprint, paths: Mapping[str, str], redone: str | None, label: str, echo: Echo
+) -> StageOutcome:
+    """Skip, resume or redo one stage, and keep its records."""
+    stage, output = plan.stage, Path(paths["output_dir"])
+    record_file = output / "private" / "run" / f"{stage.name}.json"
+    started_file = record_file.with_suffix(".started.json")
+    record, started = read_record(record_file), read_record(started_file)
+    resuming = started is not None and not differences(started["fingerprint"], now)
+    reasons = _reasons(record, started, now, stage, output, redone)
+    if not reasons and record is not None:
+        if resuming:  # killed between the record and the removal of this file
+            started_file.unlink()
+        reason = f"unchanged since {record['finished']}"
+        echo(f"{label}: skipped, {reason}")
+        return StageOutcome(stage.name, "skipped", reason, 0.0)
+    if resuming:
+        reasons = ["resuming, it was stopped before its end"]
+    reason = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+    echo(f"{label}: {reason}")
+    if not resuming:
+        _make_way(stage, now, record, started, output, echo)
+    write_json(started_file, {"fingerprint": now, "started": clock()})
+    start = time.monotonic()
+    try:
+        _execute(plan)
+    except Exception:
+        echo(f"{label}: failed. The finished stages are kept; the same command goes on from here.")
+        raise
+    finally:
+        _free_memory()
+    seconds = time.monotonic() - start
+    writes = {write: path_digest(output / write) for write in stage.writes}
+    for write, digest in writes.items():
+        if digest is None:
+            raise ArtifactError(
+                f"stage {stage.name} ended without writing {write}, which stages.json promises: correct the config."
+            )
+    write_json(record_file, {"fingerprint": now, "writes": writes, "seconds": seconds, "finished": clock()})
+    started_file.unlink()
+    echo(f"{label}: done in {seconds:.1f} s")
+    return StageOutcome(stage.name, "ran", reason, seconds)
+
+
+def _reasons(
+    record: Mapping[str, Any] | None,
+    started: Mapping[str, Any] | None,
+    now: Fingerprint,
+    stage: Stage,
+    output: Path,
+    redone: str | None,
+) -> list[str]:
+    """Why the stage has to run; empty if it has not."""
+    if record is None:
+        if started is None:
+            return ["no record of an earlier run"]
+        return ["it was stopped before its end", *differences(started["fingerprint"], now)]
+    changed = differences(record["fingerprint"], now) + written_differences(record, stage, output)
+    if redone is None:
+        return changed
+    # That its reads changed goes without saying where an earlier stage was redone.
+    of_reads = {f"{read} changed" for read in stage.reads}
+    return [f"stage {redone} was redone", *(text for text in changed if text not in of_reads)]
+
+
+def _make_way(
+    stage: Stage,
+    now: Fingerprint,
+    record: Mapping[str, Any] | None,
+    started: Mapping[str, Any] | None,
+    output: Path,
+    echo: Echo,
+) -> None:
+    """Clear the place of a stage that begins anew: what the records vouch for goes, all else is moved aside.
+
+    The work folder stays if it was made with the same fingerprint (a finished stage whose output was lost).
+    """
+    work = PurePosixPath("private", stage.name)
+    owner = started or record
+    aside = []
+    if (output / work).exists():
+        if owner is None:
+            aside.append(str(work))
+        elif differences(owner["fingerprint"], now):
+            _remove(output / work)
+    for write in stage.writes:
+        if covers(str(work), write) and str(work) in aside:
+            continue
+        digest = path_digest(output / write)
+        if digest is not None and (record is None or digest != record["writes"].get(write)):
+            aside.append(write)
+        else:
+            _remove(output / write)
+    if not aside:
+        return
+    replaced = output / "private" / "replaced"
+    number = 1
+    while (replaced / f"{stage.name}-{number}").exists():
+        number += 1
+    for path in aside:
+        target = replaced / f"{stage.name}-{number}" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(output / path, target)
+        echo(f"    {path} was not left there by a finished stage of this command: moved to {target}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _execute(plan: Plan) -> None:
+    """Run one stage as ``python -m monai.bundle run`` does."""
+    search_path = list(sys.path)  # ConfigWorkflow adds the bundle to it
+    try:
+        workflow = ConfigWorkflow(config_file=[str(file) for file in plan.stage.config])
+        workflow.parser.update(deepcopy(plan.overrides))  # not as arguments: an id may have the name of one of them
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+        return
+    except Exception as error:
+        meant = _plan_error(error)
+        if meant is None:
+            raise
+    finally:
+        sys.path[:] = search_path
+    raise meant
+
+
+def _free_memory() -> None:
+    """Drop the networks and caches of the last stage, which reference each other in cycles."""
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _plan_error(error: BaseException | None) -> PLANError | None:
+    """The PLANError that MONAI has wrapped ("Failed to instantiate …"), if there is one."""
+    while error is not None and not isinstance(error, PLANError):
+        error = error.__cause__
+    return error

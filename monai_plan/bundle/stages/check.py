@@ -1,0 +1,151 @@
+"""The first stage: what no single image shows and what only late stages need, before hours of training."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+import torch
+
+from monai_plan.bundle.stages.walk import class_counts
+from monai_plan.data import CheckedDataset
+from monai_plan.latent import LatentInverter, LatentWalk
+from monai_plan.networks import frozen
+from monai_plan.release import check_quantile
+from monai_plan.utils import ConfigError, DataError, write_json
+
+__all__ = ["CheckStage"]
+
+logger = logging.getLogger(__name__)
+
+MOST_WHITE = 0.3  # a larger share of pixels at the upper end of the range is suspicious
+
+
+@dataclass(kw_only=True, eq=False)
+class CheckStage:
+    """Check the data and the options of all stages.
+
+    Args:
+        training: real images of the training section, each one checked already.
+        test: real images of the test section.
+        inverter, walk: as the later stages will build them, of networks that are not trained yet: what is wrong with
+            their options shows when they are built. One image is put through each of their networks.
+        batch_size: of the GAN's training.
+        k: of k-same.
+        num_images, balance: see ``class_counts``.
+        inversion_init: where the inversion begins, "encoder" or "mean".
+        min_distance_quantile: see ``Walk``.
+        evaluation_epochs, evaluation_seeds, evaluation_batch_size: of the classifiers of the evaluation.
+        report_file: private JSON with the counts and the images left out.
+    """
+
+    training: CheckedDataset
+    test: CheckedDataset
+    inverter: LatentInverter
+    walk: LatentWalk
+    batch_size: int
+    k: int
+    num_images: int | None
+    balance: str
+    inversion_init: str
+    min_distance_quantile: float | None
+    evaluation_epochs: int
+    evaluation_seeds: int
+    evaluation_batch_size: int
+    report_file: str | os.PathLike[str]
+
+    def run(self) -> None:
+        """Check, and write the report.
+
+        Raises:
+            DataError: if a class has too few subjects for two anchors, or there are fewer images than ``batch_size``.
+            ConfigError: if an option cannot work.
+        """
+        self._check_options()
+        if len(self.training) < self.batch_size:
+            raise DataError(
+                f"the training section has {len(self.training)} images, fewer than batch_size = {self.batch_size}: "
+                "lower batch_size."
+            )
+        class_counts(self.training.labels, num_images=self.num_images, balance=self.balance)
+        self._try_networks()
+        self._check_subjects()
+        if self.min_distance_quantile is not None:
+            check_quantile(self.min_distance_quantile, self.training.identities)
+        self._report()
+
+    def _check_options(self) -> None:
+        for name, valid, remedy in (
+            ("k", self.k >= 2, "a centroid of fewer than 2 patients hides nobody: use 5 or more"),
+            ("inversion_init", self.inversion_init in ("encoder", "mean"), "it must be 'encoder' or 'mean'"),
+            ("evaluation_epochs", self.evaluation_epochs >= 1, "it must be at least 1"),
+            ("evaluation_seeds", self.evaluation_seeds >= 1, "it must be at least 1, and 3 show a spread"),
+            ("evaluation_batch_size", self.evaluation_batch_size >= 2, "it must be at least 2"),
+        ):
+            if not valid:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, but {remedy}.")
+
+    def _check_subjects(self) -> None:
+        data = self.training
+        for label, name in data.label_names.items():
+            subjects = {s for s, y in zip(data.subjects, data.labels.tolist(), strict=True) if y == label}
+            if len(subjects) < 2 * self.k:
+                raise DataError(
+                    f"class {label} ({name}) has {len(subjects)} subjects in the training section, but a walk needs "
+                    f"two anchors of k = {self.k} subjects each: add patients"
+                    + (f", or use k <= {len(subjects) // 2}." if len(subjects) >= 4 else " or leave the class out.")
+                )
+
+    @torch.no_grad()
+    def _try_networks(self) -> None:
+        """One image through each network that a later stage will use."""
+        dataset, inverter, walk = self.training, self.inverter, self.walk
+        generator, label = walk.generator, dataset.labels[:1].to(walk.device)
+        with frozen(*inverter.networks, *walk.networks):
+            z = torch.zeros(1, generator.z_dim, device=walk.device)
+            w = generator.mapping(z, label if generator.num_classes else None)
+            image = generator.synthesis(w)
+            if image.shape[1:] != dataset.images.shape[1:]:
+                raise ConfigError(
+                    f"the generator makes images {list(image.shape[1:])}, but the real ones are "
+                    f"{list(dataset.images.shape[1:])}: let network_def have the bundle's img_size and img_channels."
+                )
+            for network in (inverter.embedding, *([] if inverter.encoder is None else [inverter.encoder])):
+                network(image)
+            for weighted in walk.terms.values():
+                weighted.term(w, image, label)
+            outputs = {
+                "identity_network": (walk.identity_net(image).shape[1], dataset.num_subjects, "num_identities"),
+                "class_network": (walk.class_net(image).shape[1], max(dataset.label_names) + 1, "num_classes"),
+            }
+        for name, (found, needed, id) in outputs.items():
+            if found < needed:
+                raise ConfigError(f"{name} returns {found} logits, but {needed} are needed: give it {id} outputs.")
+
+    def _report(self) -> None:
+        sections = {"training": self.training, "test": self.test}
+        write_json(
+            self.report_file,
+            {
+                name: {
+                    "images": len(data),
+                    "subjects": data.num_subjects,
+                    "has_subjects": data.has_subjects,
+                    "images_per_class": {label: int((data.labels == label).sum()) for label in data.label_names},
+                    "left_out": data.skipped,
+                }
+                for name, data in sections.items()
+            },
+        )
+        white = (self.training.images >= 1).float().mean().item()
+        if white > MOST_WHITE:
+            logger.warning(
+                "%.0f %% of the pixels of the training images are at the upper end of intensity_range: if they look "
+                "washed out, widen it (4095 is common for 12 bits)",
+                100 * white,
+            )
+        for name, data in sections.items():
+            logger.info(
+                "%s: %d images of %d subjects, %d left out", name, len(data), data.num_subjects, len(data.skipped)
+            )

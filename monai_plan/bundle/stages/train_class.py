@@ -1,0 +1,39 @@
+"""The stage that trains φ_class, the classifier of the diagnosis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from monai_plan.bundle.stages.train_classifier import Labelled, TrainClassifierStage
+from monai_plan.data import split_by_subject
+
+__all__ = ["TrainClassStage"]
+
+VALIDATION_SHARE = 0.2  # of the patients of each class
+
+
+@dataclass(kw_only=True, eq=False)
+class TrainClassStage(TrainClassifierStage):
+    """φ_class: learns the diagnosis from real images; a fifth of the patients of each class validates.
+
+    Args: see ``TrainClassifierStage``.
+    """
+
+    name = "train_class"
+    kind = "class_net"
+
+    def data(self) -> tuple[Labelled, Labelled]:
+        """The real images, split by subject."""
+        dataset = self.dataset
+        items = [
+            {"image": index, "label": int(label), "subject": subject}
+            for index, (label, subject) in enumerate(zip(dataset.labels, dataset.subjects, strict=True))
+        ]
+        sides = split_by_subject(items, test_fraction=VALIDATION_SHARE, seed=self.seed)
+        training, validation = (torch.tensor([item["image"] for item in side]) for side in sides)
+        return (
+            (dataset.images[training], dataset.labels[training]),
+            (dataset.images[validation], dataset.labels[validation]),
+        )

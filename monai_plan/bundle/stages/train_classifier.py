@@ -1,0 +1,70 @@
+"""What the trainings of φ_id and φ_class have in common."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from monai_plan.data import CheckedDataset
+from monai_plan.engines import ClassifierSettings, fit_classifier, new_classifier
+from monai_plan.networks import save_classifier
+
+__all__ = ["Labelled", "TrainClassifierStage"]
+
+Labelled = tuple[Tensor, Tensor]  # images [N, C, *spatial] and labels [N]
+
+
+@dataclass(kw_only=True, eq=False)
+class TrainClassifierStage(ABC):
+    """Train a classifier on what ``data`` gives, from its checkpoint if there is one, and save the best weights.
+
+    Args:
+        dataset: N real images.
+        network: makes an untrained classifier, [B, C, *spatial] → [B, number of labels] logits.
+        settings: of its training.
+        augment: a MONAI dictionary transform over ``"image"``.
+        output_file: where the network goes.
+        work_dir: private folder of the checkpoint.
+        seed: of everything that is drawn.
+        device: where to train.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[str]
+
+    dataset: CheckedDataset
+    network: Callable[[], nn.Module]
+    settings: ClassifierSettings
+    augment: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    output_file: str | os.PathLike[str]
+    work_dir: str | os.PathLike[str]
+    seed: int = 0
+    device: torch.device | str = "cpu"
+
+    @abstractmethod
+    def data(self) -> tuple[Labelled, Labelled]:
+        """Images and labels for training and for validation."""
+
+    def run(self) -> None:
+        """Train, or go on, and save."""
+        (images, labels), validation = self.data()
+        network = fit_classifier(
+            new_classifier(self.network, seed=self.seed),
+            images,
+            labels,
+            settings=self.settings,
+            validation=validation,
+            augment=self.augment,
+            seed=self.seed,
+            device=self.device,
+            checkpoint=Path(self.work_dir) / "checkpoint.pt",
+            desc=self.name,
+        )
+        save_classifier(network, self.output_file, kind=self.kind, num_outputs=int(labels.max()) + 1)

@@ -1,0 +1,246 @@
+"""The stage that walks between the anchors, and checks every point of the paths."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from monai_plan.data import CheckedDataset
+from monai_plan.latent import LatentWalk, choose_pairs
+from monai_plan.metrics import PerceptualEmbedding
+from monai_plan.release import DistanceCheck, synthesize_images
+from monai_plan.utils import ConfigError, TrainingError, digest, load_artifact, load_part, save_artifact, save_part
+
+__all__ = ["WalkStage", "class_counts"]
+
+logger = logging.getLogger(__name__)
+
+_BAR = "{l_bar}{bar}| {n:.1f}/{total_fmt} paths [{elapsed}<{remaining}{postfix}]"  # a path counts by its steps
+MOST_PAIRS_WITHOUT_A_POINT = 16  # of a class; after so many it is given up
+
+
+def class_counts(labels: Tensor, *, num_images: int | None = None, balance: str = "real") -> dict[int, int]:
+    """How many images of each class to make.
+
+    Args:
+        labels: [N], of the real images.
+        num_images: in total; by default N.
+        balance: "real", as among the real images, or "balanced".
+
+    Returns:
+        Class → number, at least 1; the numbers add up to ``num_images``.
+
+    Raises:
+        ConfigError: if ``balance`` is neither, or there are fewer images than classes.
+    """
+    if balance not in ("real", "balanced"):
+        raise ConfigError(f"balance is {balance!r}, but must be 'real' or 'balanced'.")
+    classes, counts = labels.unique(return_counts=True)
+    total = len(labels) if num_images is None else num_images
+    if total < len(classes):
+        raise ConfigError(f"num_images is {total}, but there are {len(classes)} classes and each needs an image.")
+    weights = counts if balance == "real" else torch.ones_like(counts)
+    ends = (2 * weights.cumsum(0) * total + weights.sum()) // (2 * weights.sum())  # rounded, in whole numbers
+    numbers = ends.diff(prepend=ends.new_zeros(1)).clamp(min=1)
+    while numbers.sum() > total:  # a class too rare for one image was given one
+        numbers[numbers.argmax()] -= 1
+    return dict(zip(classes.tolist(), numbers.tolist(), strict=True))
+
+
+@dataclass(kw_only=True, eq=False)
+class WalkStage:
+    """Walk between anchors of one class, for as many pairs as the images asked for need; every anchor is used.
+
+    With ``min_distance_quantile`` every inner point goes through the final check (``DistanceCheck``) as it would be
+    released. For what is dropped further pairs are walked, while there are any.
+
+    Writes a file of kind "paths": ``paths`` [P, T, w_dim] or [P, T, num_ws, w_dim], ``labels`` [P], ``pairs`` [P, 2],
+    ``losses`` (name → [P, steps + 1]), ``kept`` [P, T] bool, which points may be released, ``num_images`` (class →
+    number).
+
+    Under ``torch.distributed`` every rank runs with the same arguments and ``parts_dir`` is shared; the ranks take
+    turns with the pairs, and the first one saves. The result is the same on any number of ranks.
+
+    Args:
+        walk: the walk of one pair.
+        anchors_file: of the stage ``aggregate``.
+        dataset: the real images, for their number and balance of classes, and for the check.
+        output_file: where to save.
+        parts_dir: folder of the finished walks.
+        num_images, balance: see ``class_counts``. What the distinct pairs of a class cannot give is left out, with
+            a warning.
+        embedding: of the perceptual distance, for the check.
+        min_distance_quantile: of the check, in [0, 1]; None checks nothing.
+        seed: of the pairs.
+    """
+
+    walk: LatentWalk
+    anchors_file: str | os.PathLike[str]
+    dataset: CheckedDataset
+    output_file: str | os.PathLike[str]
+    parts_dir: str | os.PathLike[str]
+    embedding: PerceptualEmbedding
+    num_images: int | None = None
+    balance: str = "real"
+    min_distance_quantile: float | None = None
+    seed: int = 0
+
+    def run(self) -> None:
+        """Walk what is not walked yet, check, and save.
+
+        Raises:
+            ConfigError: if the quantile lies outside its range.
+            DataError: if all images are of one subject, so that no distance between patients can be measured.
+            TrainingError: if no point of a class is kept.
+        """
+        anchors = load_artifact(self.anchors_file, kind="anchors")
+        wanted, most_pairs = self._wanted(anchors["labels"])
+        check = None
+        if self.min_distance_quantile is not None:
+            check = DistanceCheck(
+                self.dataset.images, self.dataset.identities, self.embedding,
+                quantile=self.min_distance_quantile, device=self.walk.device,
+            )  # fmt: skip
+        inner = self.walk.num_points - 2
+        num_pairs = {label: -(-number // inner) for label, number in wanted.items()}
+        kept: dict[tuple[int, int], Tensor] = {}
+        while True:
+            pairs = choose_pairs(anchors["labels"], num_pairs=num_pairs, seed=self.seed)
+            parts = self._walk_pairs(anchors, pairs)
+            self._check_paths(check, pairs, parts, kept)
+            labels = anchors["labels"][pairs[:, 0]]
+            all_kept = torch.stack([kept[a, b] for a, b in pairs.tolist()])
+            found = {label: int(all_kept[labels == label].sum()) for label in wanted}
+            more = _more_pairs(wanted, found, labels, most_pairs)
+            if check is not None:
+                logger.info("%d of %d points are far enough from every real image", all_kept.sum(), len(pairs) * inner)
+            if not more:
+                break
+            logger.info("%d more pairs are walked for what is dropped", sum(more.values()))
+            num_pairs = {label: int((labels == label).sum()) + more.get(label, 0) for label in wanted}
+        if idist.get_rank() == 0:
+            num_images = self._found_of_wanted(wanted, found)
+            losses = {name: torch.stack([part["losses"][name] for part in parts]) for name in parts[0]["losses"]}
+            _log_losses(losses)
+            data = {
+                "paths": torch.stack([part["path"] for part in parts]),
+                "labels": labels,
+                "pairs": pairs,
+                "losses": losses,
+                "kept": all_kept,
+                "num_images": num_images,
+            }
+            made_by = {**self.walk.settings, "min_distance_quantile": self.min_distance_quantile, "seed": self.seed}
+            save_artifact(self.output_file, kind="paths", data=data, made_by=made_by)
+
+    def _wanted(self, anchor_labels: Tensor) -> tuple[dict[int, int], dict[int, int]]:
+        """How many images of each class to make, and how many pairs of anchors each class has."""
+        inner = self.walk.num_points - 2
+        wanted = class_counts(self.dataset.labels, num_images=self.num_images, balance=self.balance)
+        sizes = {label: int((anchor_labels == label).sum()) for label in wanted}
+        most_pairs = {label: size * (size - 1) // 2 for label, size in sizes.items()}
+        for label, number in wanted.items():
+            if number > inner * most_pairs[label]:
+                logger.warning(
+                    "class %d: %d images were asked for, but %d anchors give %d pairs and so %d images; a smaller k or "
+                    "more points per path give more",
+                    label, number, sizes[label], most_pairs[label], inner * most_pairs[label],
+                )  # fmt: skip
+                wanted[label] = inner * most_pairs[label]
+        return wanted, most_pairs
+
+    def _walk_pairs(self, anchors: Mapping[str, Any], pairs: Tensor) -> list[dict[str, Any]]:
+        """The parts {"path", "losses"} of all pairs [P, 2]; what is not there is walked now, shared over the ranks."""
+        walk, rank, ranks = self.walk, idist.get_rank(), idist.get_world_size()
+        networks, latents = digest(*walk.networks), anchors["latents"]
+        files = [Path(self.parts_dir) / f"path_{a:05d}_{b:05d}.pt" for a, b in pairs.tolist()]
+        made_by = [{"networks": networks, "ends": latents[pair], **walk.settings} for pair in pairs]
+        mine = range(rank, len(files), ranks)
+        missing = [number for number in mine if load_part(files[number], kind="path", made_by=made_by[number]) is None]
+        desc = "walk" if ranks == 1 else f"walk, share of 1 of {ranks} ranks"
+        done = len(mine) - len(missing)
+        with tqdm(total=len(mine), initial=done, desc=desc, bar_format=_BAR, disable=rank > 0) as bar:
+            for start in range(0, len(missing), walk.pairs_per_batch):
+                group = missing[start : start + walk.pairs_per_batch]
+                w_a, w_b = latents[pairs[group]].unbind(1)
+                labels = anchors["labels"][pairs[group, 0]].tolist()
+
+                def show(steps: int, all_steps: int, before: int = done, paths: int = len(group)) -> None:
+                    bar.update(before + paths * steps / all_steps - bar.n)
+
+                results = walk.walk_pairs(w_a, w_b, labels, progress=show)
+                for number, result in zip(group, results, strict=True):
+                    data = {"path": result.path, "losses": result.losses}
+                    save_part(files[number], kind="path", made_by=made_by[number], data=data)
+                done += len(group)
+                bar.n = done
+                bar.set_postfix({name: float(values[-1]) for name, values in results[-1].losses.items()})
+        idist.barrier()
+        return [load_artifact(file, kind="path") for file in files]
+
+    def _check_paths(
+        self,
+        check: DistanceCheck | None,
+        pairs: Tensor,
+        parts: Sequence[Mapping[str, Any]],
+        kept: dict[tuple[int, int], Tensor],
+    ) -> None:
+        """Add to ``kept``, for the pairs that are not in it, which points of their paths may leave: inner ones."""
+        new = [number for number, (a, b) in enumerate(pairs.tolist()) if (a, b) not in kept]
+        if not new:
+            return
+        inner = torch.ones(len(new), self.walk.num_points, dtype=torch.bool)
+        inner[:, [0, -1]] = False
+        if check is not None:
+            latents = torch.stack([parts[number]["path"] for number in new])[inner]
+            inner[inner.clone()] = check(synthesize_images(self.walk.generator, latents))
+        for number, row in zip(new, inner, strict=True):
+            kept[int(pairs[number, 0]), int(pairs[number, 1])] = row
+
+    def _found_of_wanted(self, wanted: Mapping[int, int], found: Mapping[int, int]) -> dict[int, int]:
+        """How many images of each class there will be."""
+        for label, number in wanted.items():
+            if not found[label]:
+                raise TrainingError(
+                    f"No point of class {label} is as far from every real image as min_distance_quantile = "
+                    f"{self.min_distance_quantile} asks for: lower it, or raise lambda_id; None checks nothing."
+                )
+            if found[label] < number:
+                logger.warning(
+                    "class %d: %d images were asked for, but %d points are far enough from every real image",
+                    label, number, found[label],
+                )  # fmt: skip
+        return {label: min(number, found[label]) for label, number in wanted.items()}
+
+
+def _more_pairs(
+    wanted: Mapping[int, int], found: Mapping[int, int], labels: Tensor, most_pairs: Mapping[int, int]
+) -> dict[int, int]:
+    """How many further pairs each class needs, if those give as many points as the pairs so far, and has.
+
+    At most as many again, for the first few say little; none for a class without a kept point in its first pairs.
+    """
+    more = {}
+    for label, number in wanted.items():
+        pairs = int((labels == label).sum())
+        if number <= found[label] or (not found[label] and pairs >= MOST_PAIRS_WITHOUT_A_POINT):
+            continue
+        needed = math.ceil((number - found[label]) * pairs / max(found[label], 1))
+        more[label] = min(needed, pairs, most_pairs[label] - pairs)
+    return {label: count for label, count in more.items() if count > 0}
+
+
+def _log_losses(losses: Mapping[str, Tensor]) -> None:
+    for name, values in losses.items():
+        first, last = values[:, 0].mean(), values[:, -1].mean()
+        logger.info("L_%s, mean over paths: %.3f on the straight line, %.3f after the walk", name, first, last)

@@ -1,0 +1,27 @@
+"""Images as a release holds them: what G makes of latents, clamped and with 8 bits per value."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monai_plan.networks import LatentDecoder
+
+__all__ = ["synthesize_images"]
+
+
+@torch.no_grad()
+def synthesize_images(generator: LatentDecoder, latents: Tensor, *, batch_size: int = 64) -> Tensor:
+    """x̄ = clamp(G(w), −1, 1) with 8 bits per value, as a release holds it.
+
+    Args:
+        generator: G, in eval mode.
+        latents: w [N, w_dim] or [N, num_ws, w_dim].
+        batch_size: images at once.
+
+    Returns:
+        [N, C, *spatial], on the CPU, in [−1, 1].
+    """
+    device = next(generator.parameters()).device
+    images = torch.cat([generator.synthesis(w.to(device)).clamp(-1, 1).cpu() for w in latents.split(batch_size)])
+    return ((images + 1) * 127.5).round() / 127.5 - 1

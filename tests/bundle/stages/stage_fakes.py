@@ -1,0 +1,116 @@
+"""A tiny data set, generator, inverter and walk, in 2D and 3D, and a spy that stops a stage like a kill."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from monai.transforms import Compose, LoadImaged, ScaleIntensityRanged
+from torch import nn
+
+from monai_plan.bundle.stages import AggregateStage, InvertStage, SynthesizeStage, WalkStage
+from monai_plan.data import CheckedDataset, write_datalist, write_image
+from monai_plan.latent import LatentInverter, LatentWalk
+from monai_plan.networks import StyleGAN2Generator
+from monai_plan.utils import save_artifact
+
+SUBJECTS, IMAGES_EACH, K, T = 5, 2, 2, 6  # a class has 5 patients with 2 images each: 2 anchors, so 1 pair
+NAMES = {0: "normal", 1: "lesion"}
+
+
+def make_dataset(folder, spatial_dims, *, subjects=SUBJECTS, seed=0, section="training", names=NAMES):
+    """Noise in files and of subjects whose names would be noticed elsewhere; the classes take turns."""
+    rng = torch.Generator().manual_seed(seed)
+    (folder / section).mkdir(parents=True)
+    items = []
+    for subject in range(subjects * len(names)):
+        for number in range(IMAGES_EACH):
+            suffix = ".png" if spatial_dims == 2 else ".nii"
+            file = folder / section / f"patientfile_{subject}_{number}{suffix}"
+            affine = np.diag([2.0, 3.0, 4.0, 1.0]) if spatial_dims == 3 else None
+            write_image(file, torch.rand(1, *(8,) * spatial_dims, generator=rng), affine=affine)
+            items.append({"image": str(file), "label": subject % len(names), "subject": f"{section}secret{subject}"})
+    sections = {"training": [], section: items}
+    write_datalist(folder / "datalist.json", labels=names, sections=sections, name="tiny", description="noise")
+    return CheckedDataset(
+        datalist_file=folder / "datalist.json", section=section, transform=reading(spatial_dims),
+        img_size=(8,) * spatial_dims, img_channels=1, num_classes=len(names),
+    )  # fmt: skip
+
+
+def reading(spatial_dims):
+    reader = "PILReader" if spatial_dims == 2 else "NibabelReader"
+    return Compose([
+        LoadImaged("image", ensure_channel_first=True, reader=reader),
+        ScaleIntensityRanged("image", 0, 255, -1, 1),
+    ])  # fmt: skip
+
+
+def make_generator(spatial_dims, seed=0):
+    torch.manual_seed(seed)
+    return StyleGAN2Generator(spatial_dims, 8, 1, 5, 6, 2, channel_base=64, channel_max=4, mapping_layers=2).eval()
+
+
+def make_inverter(generator, **options):
+    settings = {"steps": 3, "starts": 2, "num_mean_samples": 8, "batch_size": 64, "seed": 1, **options}
+    return LatentInverter(generator, nn.Flatten(), **settings)
+
+
+def make_walk(generator, **options):
+    torch.manual_seed(2)
+    pixels = 8 ** len(generator.img_size)
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(pixels, n)) for n in (10, 2)]
+    return LatentWalk(generator, *nets, **{"num_points": T, "steps": 3, **options})
+
+
+class Spy:
+    """Counts the calls of an inverter or a walk and, like a kill, stops at one of them."""
+
+    def __init__(self, wrapped, stop_at=None):
+        self.wrapped, self.stop_at, self.calls = wrapped, stop_at, []
+
+    def __getattr__(self, name):
+        return getattr(self.wrapped, name)
+
+    def __call__(self, *args, **options):
+        if len(self.calls) == self.stop_at:
+            raise KeyboardInterrupt
+        self.calls.append(args)
+        return self.wrapped(*args, **options)
+
+    def walk_pairs(self, w_a, w_b, labels, **options):
+        if len(self.calls) == self.stop_at:
+            raise KeyboardInterrupt
+        self.calls += zip(w_a, w_b, labels, strict=True)
+        return self.wrapped.walk_pairs(w_a, w_b, labels, **options)
+
+
+def invert(**options):
+    InvertStage(**options).run()
+
+
+def aggregate(**options):
+    AggregateStage(**options).run()
+
+
+def walk_anchors(**options):
+    WalkStage(**{"embedding": nn.Flatten(), **options}).run()
+
+
+def synthesize(**options):
+    SynthesizeStage(**options).run()
+
+
+def out_files(folder):
+    return {
+        "output_file": folder / "latents.pt", "report_file": folder / "inversion.json", "parts_dir": folder / "parts",
+        "images_per_part": 8,
+    }  # fmt: skip
+
+
+def many_anchors(tmp_path, count=4):
+    """Anchors of their own, so that there are several pairs a class."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * count + [1] * count)
+    data = {"latents": torch.randn(2 * count, 6, generator=rng), "labels": labels, "members": [[0]] * 2 * count, "k": K}
+    save_artifact(tmp_path / "anchors.pt", kind="anchors", data=data)
+    return tmp_path / "anchors.pt"

@@ -1,0 +1,90 @@
+"""The check of the data and of all stages' options, in 2D and 3D."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from stage_fakes import (
+    K,
+    make_dataset,
+    make_generator,
+    make_inverter,
+    make_walk,
+)
+from torch import nn
+
+from monai_plan.bundle.stages import CheckStage
+from monai_plan.latent import LatentInverter, LatentWalk, WeightedTerm
+from monai_plan.networks import StyleGAN2Generator
+from monai_plan.utils import ConfigError, DataError
+
+
+def check(folder, *, training, test=None, **options):
+    generator = make_generator(training.images.ndim - 2)
+    defaults = {"inverter": make_inverter(generator), "walk": make_walk(generator), "batch_size": 16, "k": K}
+    defaults |= {"num_images": None, "inversion_init": "encoder", "min_distance_quantile": 0.1}
+    defaults |= {"evaluation_epochs": 1, "evaluation_seeds": 1, "evaluation_batch_size": 2}
+    arguments = {**defaults, "balance": "real", "report_file": folder / "private" / "data.json", **options}
+    CheckStage(training=training, test=test or training, **arguments).run()
+
+
+def test_check_data_writes_counts(case, tmp_path):
+    test = make_dataset(tmp_path / "data", case.dims, subjects=1, section="test")
+    check(tmp_path, training=case.dataset, test=test)
+    report = json.loads((tmp_path / "private" / "data.json").read_text())
+    assert report["training"] == {
+        "images": 20, "subjects": 10, "has_subjects": True, "images_per_class": {"0": 10, "1": 10}, "left_out": [],
+    }  # fmt: skip
+    assert report["test"]["images"] == 4
+    assert report["test"]["subjects"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"k": 1}, ConfigError, "k is 1, but a centroid of fewer than 2"),
+        # ten images a class, but of five patients
+        ({"k": 3}, DataError, r"class 0 \(normal\) has 5 subjects .* k = 3 subjects each: .*, or use k <= 2\.$"),
+        ({"batch_size": 21}, DataError, "20 images, fewer than batch_size = 21"),
+        ({"num_images": 1}, ConfigError, "num_images is 1, but there are 2 classes"),
+        ({"balance": "even"}, ConfigError, "balance is 'even'"),
+        ({"inversion_init": "zero"}, ConfigError, "inversion_init is 'zero', but it must be 'encoder' or 'mean'"),
+        ({"min_distance_quantile": 1.5}, ConfigError, r"min_distance_quantile is 1.5, but must lie in \[0, 1\]"),
+        ({"evaluation_epochs": 0}, ConfigError, "evaluation_epochs is 0, but it must be at least 1"),
+        ({"evaluation_seeds": 0}, ConfigError, "evaluation_seeds is 0, but it must be at least 1"),
+        ({"evaluation_batch_size": 1}, ConfigError, "evaluation_batch_size is 1, but it must be at least 2"),
+    ],
+)
+def test_check_data_finds_what_cannot_work(case, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        check(tmp_path, training=case.dataset, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_data_tries_the_networks(case, tmp_path):
+    pixels = 8**case.dims
+    for identities, classes, message in (
+        (9, 2, "identity_network returns 9 logits, but 10 are needed: give it num_identities outputs"),
+        (10, 1, "class_network returns 1 logits, but 2 are needed: give it num_classes outputs"),
+    ):
+        nets = [nn.Sequential(nn.Flatten(), nn.Linear(pixels, n)) for n in (identities, classes)]
+        with pytest.raises(ConfigError, match=message):
+            check(tmp_path, training=case.dataset, walk=LatentWalk(case.generator, *nets))
+    torch.manual_seed(0)
+    larger = StyleGAN2Generator(case.dims, 16, 1, 5, 6, 2, channel_base=64, channel_max=4, mapping_layers=2)
+    with pytest.raises(ConfigError, match=r"makes images \[1, 16.*\], but the real ones are \[1, 8"):
+        check(tmp_path, training=case.dataset, walk=make_walk(larger))
+    term = {"wrong": WeightedTerm(0.0, nn.Bilinear(3, 3, 3))}
+    with pytest.raises(TypeError, match="positional arguments but 4 were given"):
+        check(tmp_path, training=case.dataset, walk=make_walk(case.generator, terms=term))
+    wrong_embedding = LatentInverter(make_generator(case.dims), nn.Linear(3, 3))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        check(tmp_path, training=case.dataset, inverter=wrong_embedding)
+
+
+def test_check_data_advises_what_works(tmp_path):
+    few = make_dataset(tmp_path / "data", 2, subjects=3)
+    with pytest.raises(DataError, match=r"3 subjects .*: add patients or leave the class out\.$"):
+        check(tmp_path, training=few, batch_size=4)

@@ -1,0 +1,269 @@
+"""The walks between all anchors, stopped, checked, with further pairs, in 2D and 3D."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stage_fakes import (
+    Spy,
+    T,
+    make_walk,
+    many_anchors,
+    walk_anchors,
+)
+from torch import nn
+
+import monai_plan.bundle.stages.walk as walk_module
+import monai_plan.release.distance as distance_module
+from monai_plan.bundle.stages import class_counts
+from monai_plan.bundle.stages.walk import _more_pairs
+from monai_plan.latent import MarginTerm, WeightedTerm
+from monai_plan.release import select, synthesize_images
+from monai_plan.utils import ConfigError, DataError, TrainingError, load_artifact
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(st.integers(0, 9), st.integers(1, 60), min_size=1, max_size=5),
+    st.one_of(st.none(), st.integers(0, 300)),
+    st.sampled_from(["real", "balanced"]),
+)
+def test_class_counts(real, extra, balance):
+    labels = torch.tensor([label for label, count in real.items() for _ in range(count)])
+    total = len(labels) if extra is None else len(real) + extra
+    numbers = class_counts(labels, num_images=None if extra is None else total, balance=balance)
+    assert sum(numbers.values()) == total
+    assert sorted(numbers) == sorted(real)
+    assert min(numbers.values()) >= 1
+    shares = {c: (n / len(labels) if balance == "real" else 1 / len(real)) for c, n in real.items()}
+    if min(shares.values()) * total >= 1:
+        assert all(abs(numbers[c] - share * total) < 1 for c, share in shares.items())
+    else:  # classes too rare for an image get one all the same, at the cost of the most frequent
+        assert all(numbers[c] <= shares[c] * total + 1 for c in real)
+
+
+def test_class_counts_by_hand():
+    labels = torch.tensor([0] * 6 + [1] * 3 + [4])
+    assert class_counts(labels) == {0: 6, 1: 3, 4: 1}
+    assert class_counts(labels, num_images=100) == {0: 60, 1: 30, 4: 10}
+    assert class_counts(labels, num_images=30, balance="balanced") == {0: 10, 1: 10, 4: 10}
+    assert class_counts(labels, num_images=3) == {0: 1, 1: 1, 4: 1}
+    assert class_counts(torch.tensor([0] * 99 + [1]), num_images=2) == {0: 1, 1: 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"num_images": 1}, "num_images is 1, but there are 2 classes"), ({"balance": "even"}, "balance is 'even'")],
+)
+def test_class_counts_errors(options, message):
+    with pytest.raises(ConfigError, match=message):
+        class_counts(torch.tensor([0, 1]), **options)
+
+
+def test_walks(case):
+    anchors = load_artifact(case.files.anchors, kind="anchors")
+    paths = load_artifact(case.files.paths, kind="paths")
+    assert paths["num_images"] == {0: 4, 1: 3}
+    assert [sorted(pair) for pair in paths["pairs"].tolist()] == [[0, 1], [2, 3]]
+    assert paths["labels"].tolist() == [0, 1]
+    assert paths["paths"].shape == (2, T, 6)
+    walk = make_walk(case.generator)
+    for (a, b), path, index in zip(paths["pairs"].tolist(), paths["paths"], range(2), strict=True):
+        assert torch.equal(path[0], anchors["latents"][a])
+        assert torch.equal(path[-1], anchors["latents"][b])
+        expected = walk(anchors["latents"][a], anchors["latents"][b], int(anchors["labels"][a]))
+        torch.testing.assert_close(path, expected.path, rtol=1e-4, atol=1e-5)
+        assert set(paths["losses"]) == {"distance", "identity", "class"}
+        for name, values in paths["losses"].items():
+            torch.testing.assert_close(values[index], expected.losses[name], rtol=1e-4, atol=1e-5)
+    made_by = {"num_points": T, "steps": 3, "lr": 0.1, "lambda_id": 0.025, "lambda_class": 0.25, "seed": 0}
+    made_by |= {"schedule": "constant", "smoothing": 0.0, "amp": False}
+    made_by |= {"normalize": False, "terms": {}, "min_distance_quantile": None}
+    made_by |= {"coarse_points": None, "coarse_steps": 40, "beta2": 0.999}
+    assert paths["header"]["made_by"] == made_by
+
+
+def test_walk_goes_on_after_a_stop(case, tmp_path):
+    options = {
+        "anchors_file": many_anchors(tmp_path), "dataset": case.dataset, "output_file": tmp_path / "paths.pt",
+        "parts_dir": tmp_path / "parts", "num_images": 24,
+    }  # fmt: skip
+    killed = Spy(make_walk(case.generator), stop_at=4)
+    with pytest.raises(KeyboardInterrupt):
+        walk_anchors(walk=killed, **options)
+    assert not options["output_file"].exists()
+    second = Spy(make_walk(case.generator))
+    walk_anchors(walk=second, **options)
+    assert len(killed.calls) == 4
+    assert len(second.calls) == 2  # 12 images a class at 4 inner points: 3 pairs a class
+    result = load_artifact(options["output_file"], kind="paths")
+    assert len(result["paths"]) == 6
+    done = {(tuple(a.tolist()), tuple(b.tolist())) for a, b, _ in killed.calls + second.calls}
+    assert done == {(tuple(p[0].tolist()), tuple(p[-1].tolist())) for p in result["paths"]}
+    # every anchor is used
+    assert set(result["pairs"].flatten().tolist()) == set(range(8))
+
+
+@pytest.mark.parametrize("points_per_batch", [8, 1000])  # two pairs at once, all at once
+def test_pairs_walked_together_give_the_same_data_set(case, tmp_path, points_per_batch, capfd):
+    options = {"anchors_file": many_anchors(tmp_path), "dataset": case.dataset, "num_images": 24}
+    for name, walk in (
+        ("alone", make_walk(case.generator)),
+        ("together", make_walk(case.generator, points_per_batch=points_per_batch)),
+    ):
+        walk_anchors(walk=walk, output_file=tmp_path / f"{name}.pt", parts_dir=tmp_path / name, **options)
+    assert "6.0/6 paths" in capfd.readouterr().err
+    alone, together = (load_artifact(tmp_path / f"{name}.pt", kind="paths") for name in ("alone", "together"))
+    assert torch.equal(alone["pairs"], together["pairs"])
+    torch.testing.assert_close(alone["paths"], together["paths"], rtol=0, atol=5e-3)
+    for name, values in alone["losses"].items():
+        torch.testing.assert_close(values, together["losses"][name], rtol=1e-3, atol=1e-4)
+
+
+def test_walk_makes_parts_of_other_anchors_or_settings_anew(case, tmp_path):
+    options = {"dataset": case.dataset, "output_file": tmp_path / "paths.pt", "parts_dir": tmp_path / "parts"}
+    first = Spy(make_walk(case.generator))
+    walk_anchors(walk=first, anchors_file=case.files.anchors, **options)
+    same, longer = Spy(make_walk(case.generator)), Spy(make_walk(case.generator, num_points=T + 1))
+    walk_anchors(walk=same, anchors_file=case.files.anchors, **options)
+    assert same.calls == []
+    walk_anchors(walk=longer, anchors_file=case.files.anchors, **options)
+    assert len(longer.calls) == len(first.calls)
+    term, other_term = (MarginTerm(nn.Flatten(), case.dataset.images[:n], margin=9.0) for n in (2, 3))
+    changes = [
+        {"beta2": 0.9}, {"normalize": True},
+        {"terms": {"margin": WeightedTerm(1.0, term)}}, {"terms": {"margin": WeightedTerm(2.0, term)}},
+        {"terms": {"margin": WeightedTerm(2.0, other_term)}},
+    ]  # fmt: skip
+    for change in changes:
+        changed, again = (Spy(make_walk(case.generator, num_points=T + 1, **change)) for _ in range(2))
+        walk_anchors(walk=changed, anchors_file=case.files.anchors, **options)
+        assert len(changed.calls) == len(first.calls), change
+        walk_anchors(walk=again, anchors_file=case.files.anchors, **options)
+        assert again.calls == []
+    assert set(load_artifact(options["output_file"], kind="paths")["losses"]) == {
+        "distance", "identity", "class", "margin",
+    }  # fmt: skip
+    elsewhere = Spy(make_walk(case.generator, num_points=T + 1))
+    walk_anchors(walk=elsewhere, anchors_file=many_anchors(tmp_path, 2), **options)
+    assert elsewhere.calls
+
+
+def test_walk_warns_when_there_are_too_few_pairs(case, tmp_path, caplog):
+    """One pair a class gives four inner points; ten images a class were asked for."""
+    with caplog.at_level(logging.WARNING, logger=walk_module.__name__):
+        walk_anchors(
+            walk=make_walk(case.generator), anchors_file=case.files.anchors, dataset=case.dataset,
+            output_file=tmp_path / "paths.pt", parts_dir=tmp_path / "parts",
+        )  # fmt: skip
+    assert len(caplog.records) == 2
+    assert "class 0: 10 images were asked for, but 2 anchors give 1 pairs and so 4 images" in caplog.text
+    paths = load_artifact(tmp_path / "paths.pt", kind="paths")
+    assert paths["num_images"] == {0: 4, 1: 4}
+    points = select(paths, num_images=paths["num_images"]).places
+    assert len({tuple(point) for point in points.tolist()}) == 8
+
+
+def distances_to_reals(case, paths):
+    """[P, T − 2], one by one: of what would be released to the nearest real image."""
+    rows = [
+        ((image - real).square().sum())
+        for path in paths
+        for image in synthesize_images(case.generator, path[1:-1])
+        for real in case.dataset.images
+    ]
+    return torch.stack(rows).view(len(paths), paths.shape[1] - 2, -1).min(2).values
+
+
+def test_points_near_a_real_image_are_dropped_and_further_pairs_walked(case, tmp_path, monkeypatch, caplog):
+    options = {"anchors_file": many_anchors(tmp_path), "dataset": case.dataset, "parts_dir": tmp_path / "parts"}
+    walk = make_walk(case.generator)
+    walk_anchors(walk=walk, output_file=tmp_path / "all.pt", num_images=48, **options)
+    everything = load_artifact(tmp_path / "all.pt", kind="paths")
+    least = distances_to_reals(case, everything["paths"]).quantile(0.3)
+    between = torch.linspace(0, 2, 21) * least  # its median is the distance that parts the points
+    monkeypatch.setattr(distance_module, "nearest_other_images", lambda *_, **__: between)
+    options |= {"walk": walk, "embedding": nn.Flatten(), "output_file": tmp_path / "paths.pt"}
+    with caplog.at_level(logging.WARNING, logger=walk_module.__name__):
+        walk_anchors(num_images=8, min_distance_quantile=0.5, **options)
+    result = load_artifact(tmp_path / "paths.pt", kind="paths")
+    expected = torch.zeros_like(result["kept"])
+    expected[:, 1:-1] = distances_to_reals(case, result["paths"]) >= least
+    assert 0 < expected.sum() < 4 * len(expected)
+    assert torch.equal(result["kept"], expected)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert result["num_images"] == {0: 4, 1: 4}
+    for label in (0, 1):
+        kept = result["kept"][result["labels"] == label].sum(1)
+        assert kept.sum() >= 4
+        assert len(kept) == 2 or kept[:-1].sum() < 4  # every anchor is used, and no pair more than needed
+    assert result["header"]["made_by"]["min_distance_quantile"] == 0.5
+    points = select(result, num_images=result["num_images"]).places
+    assert expected[points[:, 0], points[:, 1]].all()
+    assert len(points) == 8
+    with caplog.at_level(logging.WARNING, logger=walk_module.__name__):
+        walk_anchors(num_images=48, min_distance_quantile=0.5, **options)
+    assert "points are far enough from every real image" in caplog.text
+    result = load_artifact(tmp_path / "paths.pt", kind="paths")
+    assert len(result["paths"]) == 12  # all pairs there are
+    assert sum(result["num_images"].values()) == result["kept"].sum()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "walked", "most", "expected"),
+    [
+        (40, 40, 4, 99, {}),
+        (40, 30, 4, 99, {0: 2}),  # 7.5 points a pair: the ten that lack are two pairs
+        (40, 30, 4, 5, {0: 1}),  # there are no more
+        (40, 2, 4, 99, {0: 4}),  # nobody knows yet: as many again
+        (40, 0, 4, 99, {0: 4}),
+        (40, 0, 16, 99, {}),  # hopeless
+        (40, 1, 16, 99, {0: 16}),
+        (40, 30, 4, 4, {}),
+    ],
+)
+def test_how_many_more_pairs(wanted, found, walked, most, expected):
+    labels = torch.tensor([0] * walked + [1] * 3)
+    more = _more_pairs({0: wanted, 1: 5}, {0: found, 1: 5}, labels, {0: most, 1: 9})
+    assert more == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"min_distance_quantile": 1.5}, ConfigError, "min_distance_quantile is 1.5"),
+        # Between images of noise lies more than between noise and smooth pictures.
+        ({}, TrainingError, "No point of class 0 is as far from every real image as min_distance_quantile = 0.5"),
+    ],
+)
+def test_errors_of_the_check_of_distances(case, tmp_path, changes, error, message):
+    options = {"embedding": nn.Flatten(), "min_distance_quantile": 0.5, **changes}
+    with pytest.raises(error, match=message):
+        walk_anchors(
+            walk=make_walk(case.generator), anchors_file=case.files.anchors, dataset=case.dataset,
+            output_file=tmp_path / "paths.pt", parts_dir=tmp_path / "parts", num_images=4, **options,
+        )  # fmt: skip
+    assert not (tmp_path / "paths.pt").exists()
+
+
+def test_the_check_of_distances_needs_two_subjects(case, tmp_path, monkeypatch):
+    monkeypatch.setattr(case.dataset, "identities", torch.zeros_like(case.dataset.identities))
+    with pytest.raises(DataError, match="all images are of one subject"):
+        walk_anchors(
+            walk=make_walk(case.generator), anchors_file=case.files.anchors, dataset=case.dataset,
+            output_file=tmp_path / "paths.pt", parts_dir=tmp_path / "parts", num_images=4,
+            embedding=nn.Flatten(), min_distance_quantile=0.5,
+        )  # fmt: skip
+
+
+def test_walk_without_a_warning(case, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger=walk_module.__name__):
+        walk_anchors(
+            walk=make_walk(case.generator), anchors_file=case.files.anchors, dataset=case.dataset,
+            output_file=tmp_path / "paths.pt", parts_dir=tmp_path / "parts", num_images=8, balance="balanced",
+        )  # fmt: skip
+    assert caplog.records == []

@@ -1,0 +1,169 @@
+"""The door: what may leave, by whichever way one comes to it."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import monai_plan
+from monai_plan.bundle.stages import SynthesizeStage
+from monai_plan.networks import StyleGAN2Generator, save_generator
+from monai_plan.release import load_paths, may_leave, read_release, select, synthesize_images
+from monai_plan.transforms import OnlineSource
+from monai_plan.utils import ArtifactError, save_artifact
+
+
+@st.composite
+def path_sets(draw):
+    """(labels of paths in any order, T, class → images) with at most as many images as there are inner points."""
+    num_points = draw(st.integers(3, 60))
+    paths = draw(st.dictionaries(st.integers(0, 5), st.integers(1, 7), min_size=1, max_size=3))
+    labels = draw(st.permutations([label for label, count in paths.items() for _ in range(count)]))
+    numbers = {label: draw(st.integers(1, count * (num_points - 2))) for label, count in paths.items()}
+    return torch.tensor(labels), num_points, numbers
+
+
+def walked(labels, kept):
+    """Paths whose point t of path p is (p, t)."""
+    place = torch.stack(torch.meshgrid(*map(torch.arange, kept.shape), indexing="ij"), dim=2)
+    return {"paths": place.float(), "labels": labels, "kept": kept}
+
+
+def everywhere(paths, num_points):
+    """``kept`` True at the ends as well: the door closes these by itself."""
+    return torch.ones(paths, num_points, dtype=torch.bool)
+
+
+@settings(deadline=None, max_examples=200)
+@given(path_sets())
+def test_points_are_spread_evenly(problem):
+    labels, num_points, numbers = problem
+    points = select(walked(labels, everywhere(len(labels), num_points)), num_images=numbers)
+    places = [tuple(place) for place in points.places.tolist()]
+    assert points.latents.tolist() == points.places.tolist()
+    assert torch.equal(points.labels, labels[points.places[:, 0]])
+    assert len(set(places)) == len(places)  # no image twice
+    assert all(1 <= point <= num_points - 2 for _, point in places)  # never an anchor
+    by_path = {path: [p for q, p in places if q == path] for path in range(len(labels))}
+    for label, number in numbers.items():
+        shares = [len(by_path[path]) for path in torch.where(labels == label)[0].tolist()]
+        assert sum(shares) == number
+        assert max(shares) - min(shares) <= 1  # over all paths
+    for chosen in by_path.values():
+        gaps = {b - a for a, b in itertools.pairwise(chosen)}
+        assert chosen == sorted(chosen)
+        assert not gaps or max(gaps) - min(gaps) <= 1  # and evenly along each
+        if chosen:
+            before, behind = chosen[0] - 1, num_points - 2 - chosen[-1]
+            assert abs(before - behind) <= 1
+
+
+def some(kept, random):
+    for path, point in kept.nonzero().tolist():
+        kept[path, point] = random.random() < 0.6
+    return kept
+
+
+@settings(deadline=None, max_examples=100)
+@given(path_sets(), st.randoms(use_true_random=False))
+def test_only_what_is_kept_is_taken(problem, random):
+    labels, num_points, numbers = problem
+    paths = walked(labels, some(everywhere(len(labels), num_points), random))
+    there = paths["kept"][:, 1:-1].sum(1)
+    numbers = {label: min(number, int(there[labels == label].sum())) for label, number in numbers.items()}
+    points = select(paths, num_images=numbers).places
+    assert len({tuple(place) for place in points.tolist()}) == len(points)
+    assert may_leave(paths)[points[:, 0], points[:, 1]].all()
+    shares = torch.bincount(points[:, 0], minlength=len(labels))
+    for label, number in numbers.items():
+        of_class = labels == label
+        assert shares[of_class].sum() == number
+        # even, as far as there is something: nobody gives less than another could spare
+        unused = shares[of_class & (shares < there)]
+        if len(unused):
+            assert shares[of_class].max() <= unused.min() + 1
+
+
+def test_points_by_hand():
+    labels = torch.tensor([0, 1, 0])
+    paths = walked(labels, everywhere(3, 8))
+    points = select(paths, num_images={0: 3, 1: 6})
+    assert points.places.tolist() == [[0, 2], [0, 5], [2, 4], *([1, t] for t in range(1, 7))]
+    assert select(paths).places.tolist() == [[p, t] for p in range(3) for t in range(1, 7)]
+    paths["kept"][1] = False
+    assert select(paths).places.tolist() == [[p, t] for p in (0, 2) for t in range(1, 7)]
+
+
+class RealSet:
+    """What the doors ask of the real images."""
+
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
+        self.label_names = {0: "normal", 1: "lesion"}
+        self.has_subjects, self.num_subjects, self.affine = True, len(images), None
+
+    def __len__(self):
+        return len(self.images)
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(random=st.randoms(use_true_random=False))
+def test_no_door_gives_a_refused_point_or_an_end(tmp_path, random):
+    """Neither the stage synthesize nor the on-line source."""
+    torch.manual_seed(random.randrange(1000))
+    generator = StyleGAN2Generator(2, 8, 1, 5, 6, 2, channel_base=64, channel_max=4, mapping_layers=2).eval()
+    labels = torch.tensor([0, 1, 0])
+    kept = some(everywhere(3, 7), random)
+    kept[:2, 3] = True  # each class has a point
+    data = {
+        "paths": 4 * torch.randn(3, 7, 6), "labels": labels, "kept": kept,
+        "num_images": {label: int(kept[labels == label, 1:-1].sum()) for label in (0, 1)},
+    }  # fmt: skip
+    made_by = {"steps": 1, "num_points": 7, "coarse_points": None, "lr": 0.1, "schedule": "decay"}
+    made_by |= {"beta2": 0.95, "smoothing": 0.0}
+    save_artifact(tmp_path / "paths.pt", kind="paths", data=data, made_by=made_by)
+    save_artifact(tmp_path / "anchors.pt", kind="anchors", data={"labels": torch.tensor([0, 0, 1, 1]), "k": 5})
+    save_generator(generator, tmp_path / "model.pt")
+    images = synthesize_images(generator, data["paths"].flatten(0, 1)).unflatten(0, (3, 7))
+    allowed = {tuple(place) for place in kept.nonzero().tolist() if 0 < place[1] < 6}
+
+    def place_of(image):
+        (place,) = ((images - image).abs().flatten(2).amax(2) <= 1.01 / 255).nonzero().tolist()
+        return tuple(place)
+
+    source = OnlineSource(tmp_path / "model.pt", tmp_path / "paths.pt")
+    assert {place_of(source.image(n)) for n in range(len(source.labels))} == allowed
+    real = RealSet(torch.rand(4, 1, 8, 8) * 2 - 1, torch.tensor([0, 0, 1, 1]))
+    SynthesizeStage(
+        generator=generator, paths_file=tmp_path / "paths.pt", anchors_file=tmp_path / "anchors.pt", dataset=real,
+        release_dir=tmp_path / "release", name="tiny",
+    ).run()  # fmt: skip
+    assert {place_of(image) for image in read_release(tmp_path / "release").images} == allowed
+
+
+def test_nothing_else_reads_what_was_kept():
+    """A rule in one place: whoever wants points asks ``select`` or ``may_leave``."""
+    package = Path(monai_plan.__file__).parent
+    found = {
+        file.relative_to(package).as_posix()
+        for file in package.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and node.slice.value == "kept")
+        or (isinstance(node, ast.Call) and any(isinstance(a, ast.Constant) and a.value == "kept" for a in node.args))
+    }
+    assert found == {"release/select.py"}
+
+
+@pytest.mark.parametrize("kept", [None, torch.ones(2, 4, dtype=torch.bool), torch.ones(3, 4)])
+def test_paths_that_do_not_say_what_may_leave_are_refused(tmp_path, kept):
+    data = {"paths": torch.zeros(3, 4, 6), "labels": torch.zeros(3, dtype=torch.int64)}
+    data |= {} if kept is None else {"kept": kept}
+    save_artifact(tmp_path / "paths.pt", kind="paths", data=data)
+    with pytest.raises(ArtifactError, match=r"paths\.pt does not say which of its points may leave: run"):
+        load_paths(tmp_path / "paths.pt")
