@@ -108,7 +108,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
 
-    config = parse(settings_of(options), "train", "invert")
+    config = parse(settings_of(options), "common", "invert")
     config["device"], config["inversion_starts"] = device, 1
     config["inversion_batch_size"] = options.images
     if options.steps:

@@ -108,7 +108,7 @@ class _Run:
     def __init__(self, configs: Path, settings: Mapping[str, Any]) -> None:
         self.configs, self.settings = configs, dict(settings)
         self.parser = ConfigParser()
-        self.parser.read_config([str(configs / name) for name in ("train.json", "walk.json")])
+        self.parser.read_config([str(configs / name) for name in ("common.json", "walk.json")])
         self.parser.update({id: value for id, value in settings.items() if id in self.parser})
         self.size: list[int] = self.parser["img_size"]
 
@@ -133,7 +133,7 @@ class _Run:
 
     def train_class(self, folder: Path, *, seed: int) -> nn.Module:
         """Another φ_class, by the stage's own config."""
-        names = ("train.json", "train_class.json")
+        names = ("common.json", "train_class.json")
         workflow = ConfigWorkflow(config_file=[str(self.configs / name) for name in names], logging_file=False)
         known = {id: value for id, value in self.settings.items() if id in workflow.parser}
         workflow.parser.update({**known, "output_dir": str(folder), "seed": seed})

@@ -61,7 +61,7 @@ def options_of(base: Mapping[str, Any], anchors: Mapping[str, Any]) -> dict[str,
 def train_identity(settings: Mapping[str, Any], file: Path, **changes: Any) -> Path:
     """Another φ_id, by the stage's own config."""
     if not file.exists():
-        names = configs_of(settings, "train", "train_identity")
+        names = configs_of(settings, "common", "train_identity")
         workflow = ConfigWorkflow(config_file=names, logging_file=False)
         known = {name: value for name, value in settings.items() if name in workflow.parser}
         workflow.parser.update({**known, "identity_file": str(file), "work_dir": str(file.with_suffix("")), **changes})
@@ -92,7 +92,7 @@ def main() -> None:
     options = parser.parse_args()
 
     settings = settings_of(options)
-    base = parse(settings, "train", "walk")
+    base = parse(settings, "common", "walk")
     work: Path = options.work_dir
     training, generator, embedding = (
         base.get_parsed_content(name) for name in ("training", "trained_generator", "embedding")
@@ -112,7 +112,7 @@ def main() -> None:
         if epsilon := changes.pop("identity_epsilon", None):
             file = train_identity(settings, work / "robust.pt", identity_epsilon=epsilon)
             changes["identity_file"] = str(file)
-        here = parse({**settings, "min_distance_quantile": None, **changes}, "train", "walk")
+        here = parse({**settings, "min_distance_quantile": None, **changes}, "common", "walk")
         folder = work / name.replace(" ", "_")
         WalkStage(
             walk=here.get_parsed_content("walk"), anchors_file=anchors_file, dataset=training,
@@ -131,7 +131,7 @@ def main() -> None:
         image_sets.append(ImageSet(name, images, labels))
         ratios[name] = walked / straight
 
-    last = parse(settings, "train", "evaluate")
+    last = parse(settings, "common", "evaluate")
     second = load_classifier(
         last.get_parsed_content("identity_network")(), second_file, kind="identity_net"
     ).to(last.get_parsed_content("device"))  # fmt: skip

@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--recipes", type=int, nargs="+", help="their numbers, 0 the published one; by default all")
     options = parser.parse_args()
 
-    trained: LatentWalk = parse(settings_of(options), "train", "walk").get_parsed_content("walk")
+    trained: LatentWalk = parse(settings_of(options), "common", "walk").get_parsed_content("walk")
     anchors = load_artifact(Path(options.output_dir) / "private" / "anchors.pt", kind="anchors")
     labels = sorted(set(anchors["labels"].tolist()))
     wanted = {label: -(-options.pairs // len(labels)) for label in labels}

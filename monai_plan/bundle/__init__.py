@@ -5,8 +5,4 @@ from __future__ import annotations
 from monai_plan.bundle.evaluate import evaluate_release
 from monai_plan.bundle.runner import StageOutcome, run_bundle
 
-__all__ = [
-    "StageOutcome",
-    "evaluate_release",
-    "run_bundle",
-]
+__all__ = ["StageOutcome", "evaluate_release", "run_bundle"]

@@ -208,10 +208,19 @@ def test_what_a_stage_reads_an_earlier_one_wrote(bundle: Path) -> None:
 
 
 @EACH_BUNDLE
-def test_every_config_is_a_stage_s_and_laid_over_train(bundle: Path) -> None:
+def test_every_config_is_a_stage_s_and_laid_over_common(bundle: Path) -> None:
     used = {name for stage in _stages(bundle) for name in stage["config"]}
     assert used | {"export.json", "multi_gpu.json", "multi_gpu_train.json"} == {path.name for path in _configs(bundle)}
-    assert all(stage["config"][0] == "train.json" for stage in _stages(bundle))
+    assert all(stage["config"][0] == "common.json" for stage in _stages(bundle) if stage["name"] != "train")
+
+
+@EACH_BUNDLE
+def test_train_says_what_common_says(bundle: Path) -> None:
+    """It stands alone, so the two have ids in common: with one value."""
+    common, train = (_json(bundle, name) for name in ("common.json", "train.json"))
+    both = (common.keys() & train.keys()) - {"imports"}
+    assert len(both) > 15
+    assert {id: common[id] for id in both} == {id: train[id] for id in both}
 
 
 @EACH_BUNDLE
@@ -234,13 +243,20 @@ def test_the_ids_of_the_quickstart_exist(bundle: Path) -> None:
 
 @EACH_BUNDLE
 def test_later_configs_do_not_undo_each_other_s_ids(bundle: Path) -> None:
-    """An id that two files of one stage define is one of the layers meant to be replaced, and no accident."""
-    layers = {"stage", "run", "initialize", "train", "validate"}
+    """An id that two files of one stage define is one of the layers meant to be replaced, and no accident.
+
+    But for what train.json says again of common.json, because it stands alone.
+    """
+    layers = {"imports", "stage", "run", "initialize", "train"}
     # the check builds what later stages do, of networks that are not trained yet
     untrained = {"trained_generator", "encoder", "num_identities", "identity_net", "class_net"}
     for stage in _stages(bundle):
         meant = layers | untrained if stage["name"] == "check" else layers
-        contents = [set(_json(bundle, name)) for name in stage["config"]]
+        shared = _json(bundle, "common.json")
+        contents = [
+            {id for id, value in _json(bundle, name).items() if name != "train.json" or shared.get(id) != value}
+            for name in stage["config"]
+        ]
         for first, second in combinations(contents, 2):
             assert (first & second) <= meant, stage["name"]
 
@@ -284,7 +300,7 @@ def test_monai_finds_its_properties(finished: Path, patients: Path) -> None:
 def _walk(finished: Path, patients: Path, parse: str = "walk", **overrides: Any) -> Any:
     bundle = ROOT / "chest_xray_plan"
     parser = ConfigParser()
-    parser.read_config([str(bundle / "configs" / name) for name in ("train.json", "walk.json")])
+    parser.read_config([str(bundle / "configs" / name) for name in ("common.json", "walk.json")])
     parser.update({**TINY, "dataset_dir": str(patients), "output_dir": str(finished), **overrides})
     return parser.get_parsed_content(parse)
 

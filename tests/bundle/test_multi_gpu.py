@@ -65,7 +65,7 @@ def test_torchrun_does_as_one_process_does(stage: str, finished: Path, patients:
         (output / "private").mkdir(parents=True)
         for file in reads:
             shutil.copy(finished / "private" / file, output / "private")
-        configs = ["train.json", f"{stage}.json", *(["multi_gpu.json"] if output == shared else [])]
+        configs = ["common.json", f"{stage}.json", *(["multi_gpu.json"] if output == shared else [])]
         options = {**known, **changes, "bundle_root": BUNDLE, "dataset_dir": patients, "output_dir": output}
         options |= {"backend": "gloo"} if output == shared else {"device": "cpu"}
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if output == shared else []

@@ -4,7 +4,7 @@ A bundle says in ``configs/stages.json`` which config files make a stage and whi
 
     {"stages": [
         {"name": "train", "config": ["train.json"], "reads": [], "writes": ["private/model.pt"]},
-        {"name": "invert", "config": ["train.json", "invert.json"],
+        {"name": "invert", "config": ["common.json", "invert.json"],
          "reads": ["private/model.pt"], "writes": ["private/latents.pt"]}
     ]}
 

@@ -8,7 +8,9 @@ from monai_plan.bundle.stages.aggregate import AggregateStage
 from monai_plan.bundle.stages.check import CheckStage
 from monai_plan.bundle.stages.invert import InvertStage, reproduction_distances
 from monai_plan.bundle.stages.synthesize import SynthesizeStage
+from monai_plan.bundle.stages.train import TrainStage
 from monai_plan.bundle.stages.train_class import TrainClassStage
+from monai_plan.bundle.stages.train_encoder import TrainEncoderStage
 from monai_plan.bundle.stages.train_identity import TrainIdentityStage, identities
 from monai_plan.bundle.stages.walk import WalkStage, class_counts
 
@@ -18,7 +20,9 @@ __all__ = [
     "InvertStage",
     "SynthesizeStage",
     "TrainClassStage",
+    "TrainEncoderStage",
     "TrainIdentityStage",
+    "TrainStage",
     "WalkStage",
     "class_counts",
     "identities",

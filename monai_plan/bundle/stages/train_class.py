@@ -1,8 +1,6 @@
-"""The stage that trains φ_class, the classifier of the diagnosis."""
+"""The stage that trains the classifier of the diagnosis, φ_class."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 
@@ -14,12 +12,8 @@ __all__ = ["TrainClassStage"]
 VALIDATION_SHARE = 0.2  # of the patients of each class
 
 
-@dataclass(kw_only=True, eq=False)
 class TrainClassStage(TrainClassifierStage):
-    """φ_class: learns the diagnosis from real images; a fifth of the patients of each class validates.
-
-    Args: see ``TrainClassifierStage``.
-    """
+    """φ_class: learns the diagnosis from real images; a fifth of the patients of each class validates."""
 
     name = "train_class"
     kind = "class_net"

@@ -1,11 +1,10 @@
-"""What the trainings of φ_id and φ_class have in common."""
+"""What the stages that train a classifier share."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,18 +15,17 @@ from monai_plan.data import CheckedDataset
 from monai_plan.engines import ClassifierSettings, fit_classifier, new_classifier
 from monai_plan.networks import save_classifier
 
-__all__ = ["Labelled", "TrainClassifierStage"]
+__all__ = ["TrainClassifierStage"]
 
 Labelled = tuple[Tensor, Tensor]  # images [N, C, *spatial] and labels [N]
 
 
-@dataclass(kw_only=True, eq=False)
 class TrainClassifierStage(ABC):
-    """Train a classifier on what ``data`` gives, from its checkpoint if there is one, and save the best weights.
+    """Trains a classifier on what ``data`` gives, goes on from its checkpoint, and saves the best weights.
 
     Args:
         dataset: N real images.
-        network: makes an untrained classifier, [B, C, *spatial] → [B, number of labels] logits.
+        network: makes an untrained classifier, [B, C, *spatial] → [B, labels] logits.
         settings: of its training.
         augment: a MONAI dictionary transform over ``"image"``.
         output_file: where the network goes.
@@ -39,14 +37,20 @@ class TrainClassifierStage(ABC):
     name: ClassVar[str]
     kind: ClassVar[str]
 
-    dataset: CheckedDataset
-    network: Callable[[], nn.Module]
-    settings: ClassifierSettings
-    augment: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-    output_file: str | os.PathLike[str]
-    work_dir: str | os.PathLike[str]
-    seed: int = 0
-    device: torch.device | str = "cpu"
+    def __init__(
+        self,
+        *,
+        dataset: CheckedDataset,
+        network: Callable[[], nn.Module],
+        settings: ClassifierSettings,
+        augment: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+        output_file: str | os.PathLike[str],
+        work_dir: str | os.PathLike[str],
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.dataset, self.network, self.settings, self.augment = dataset, network, settings, augment
+        self.output_file, self.work_dir, self.seed, self.device = output_file, work_dir, seed, device
 
     @abstractmethod
     def data(self) -> tuple[Labelled, Labelled]:

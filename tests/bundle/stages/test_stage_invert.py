@@ -158,7 +158,7 @@ def test_w_plus_passes_through_the_stages(case, tmp_path):
         torch.testing.assert_close(latent, best[members].mean(0))  # all patients have as many images
     stage = TrainIdentityStage(
         generator=case.generator, latents_file=tmp_path / "latents.pt", dataset=case.dataset, network=nn.Identity,
-        settings=ClassifierSettings(1), augment=dict, output_file=tmp_path / "net.pt", work_dir=tmp_path,
+        settings=ClassifierSettings(1), augment=None, output_file=tmp_path / "net.pt", work_dir=tmp_path,
     )  # fmt: skip
     (images, _), _ = stage.data()
     with torch.no_grad():

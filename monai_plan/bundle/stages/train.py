@@ -1,0 +1,37 @@
+"""The stage that trains the GAN."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from ignite.engine import Engine
+
+from monai_plan.gan import BestGenerator
+from monai_plan.networks import StyleGAN2Generator
+
+__all__ = ["TrainStage"]
+
+
+@dataclass(kw_only=True, eq=False)
+class TrainStage:
+    """Train the GAN, or go on with it, and save the generator.
+
+    Args:
+        trainer: with the handlers that it needs.
+        ema: the moving average of the generator, G.
+        best: among the handlers the one that keeps the best generator.
+        output_file: where G goes.
+        use_best: save the best generator that was measured, instead of the last one.
+    """
+
+    trainer: Engine
+    ema: StyleGAN2Generator
+    best: BestGenerator
+    output_file: str | os.PathLike[str]
+    use_best: bool = False
+
+    def run(self) -> None:
+        """Train, and save."""
+        self.trainer.run()
+        self.best.save(self.ema, self.output_file, use_best=self.use_best)
