@@ -26,7 +26,6 @@ from monai.bundle import ConfigWorkflow
 from monai_plan.audit import AuditInputs, ImageSet, evaluate
 from monai_plan.bundle.stages import WalkStage
 from monai_plan.data import contact_sheet
-from monai_plan.engines import ClassifierSettings
 from monai_plan.networks import load_classifier
 from monai_plan.release import load_paths, select, synthesize_images
 from monai_plan.utils import load_artifact, save_artifact, seeded_generator
@@ -138,7 +137,7 @@ def main() -> None:
     inputs = AuditInputs(
         train=training, test=last.get_parsed_content("test"), embedding=embedding,
         classifier_factory=last.get_parsed_content("class_network"), cache_dir=work / "evaluate", identity_net=second,
-        settings=ClassifierSettings(last["evaluation_epochs"], last["evaluation_batch_size"], last["evaluation_lr"]),
+        settings=last.get_parsed_content("stage#settings"),
         seeds=last["evaluation_seeds"], seed=last["seed"], augment=last.get_parsed_content("augmentation"),
         device=last.get_parsed_content("device"),
     )  # fmt: skip
