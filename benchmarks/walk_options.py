@@ -23,7 +23,7 @@ import torch
 from finished_run import add_arguments, configs_of, parse, settings_of
 from monai.bundle import ConfigWorkflow
 
-from monai_plan.audit import evaluate
+from monai_plan.audit import AuditInputs, ImageSet, evaluate
 from monai_plan.bundle.stages import WalkStage
 from monai_plan.data import contact_sheet
 from monai_plan.latent import WalkSettings
@@ -99,7 +99,7 @@ def main() -> None:
     )
     anchors_file = some_anchors(base.get_parsed_content("anchors_file"), work / "anchors.pt", options.anchors)
     second_file = train_identity(settings, work / "second.pt", seed=base["seed"] + 1)
-    rows, ratios = {}, {}
+    image_sets, ratios = [], {}
     possible = options_of(base.get_parsed_content("walk_settings"), load_artifact(anchors_file, kind="anchors"))
     unknown = sorted(set(options.rows or ()) - possible.keys())
     if unknown:
@@ -127,28 +127,32 @@ def main() -> None:
         ]
         contact_sheet(images[torch.cat(spread)], columns=SHOWN, path=work / f"{folder.name}.png", zoom=2)
         straight, walked = paths["losses"]["identity"].mean(0)[[0, -1]].tolist()
-        rows[name], ratios[name] = (images, labels), walked / straight
+        image_sets.append(ImageSet(name, images, labels))
+        ratios[name] = walked / straight
 
     last = parse(settings, "common", "evaluate")
     second = load_classifier(
         last.get_parsed_content("identity_network")(), second_file, kind="identity_net"
     ).to(last.get_parsed_content("device"))  # fmt: skip
-    result = evaluate(
-        rows, train=training, test=last.get_parsed_content("test"), embedding=embedding,
+    inputs = AuditInputs(
+        train=training, test=last.get_parsed_content("test"), embedding=embedding,
         classifier_factory=last.get_parsed_content("class_network"), cache_dir=work / "evaluate", identity_net=second,
-        epochs=last["evaluation_epochs"], seeds=last["evaluation_seeds"], seed=last["seed"],
-        batch_size=last["evaluation_batch_size"], lr=last["evaluation_lr"],
-        augment=last.get_parsed_content("augmentation"), device=last.get_parsed_content("device"),
+        settings=last.get_parsed_content("stage#settings"),
+        seeds=last["evaluation_seeds"], seed=last["seed"], augment=last.get_parsed_content("augmentation"),
+        device=last.get_parsed_content("device"),
     )  # fmt: skip
+    result = evaluate(image_sets, inputs)
     print(f"\n{result.embedding_title}; ± is the standard deviation over {last['evaluation_seeds']} classifiers\n")
     print("| option | accuracy | AUC | Fréchet | mean-min distance | least | L_id ratio | top identity, second φ_id |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for row in result.rows:
         ratio = f"{ratios[row.name]:.2f}" if row.name in ratios else ""
+        distance = row.results["distance"]
         print(
-            f"| {row.name} | {100 * row.accuracy.mean:.1f} ± {100 * row.accuracy.sd:.1f} | {100 * row.auc.mean:.1f} "
-            f"| {row.frechet:.4g} | {row.mean_min_distance:.3f} | {row.least_distance:.3f} | {ratio} "
-            f"| {100 * row.top_identity:.1f} |"
+            f"| {row.name} | {row.spread('utility', 'accuracy').percent} "
+            f"| {100 * row.spread('utility', 'auc').mean:.1f} | {row.results['fidelity']['frechet']:.4g} "
+            f"| {distance['mean']:.3f} | {distance['least']:.3f} | {ratio} "
+            f"| {100 * row.results['identity']['top']:.1f} |"
         )
 
 

@@ -124,11 +124,13 @@ def test_the_evaluation_has_the_rows_of_the_paper(finished: Path) -> None:
     evaluation = Evaluation.from_json((finished / "release" / "evaluation.json").read_text())
     assert [row.name for row in evaluation.rows] == ["real", "linear", "k-same", "PLAN"]
     for row in evaluation.rows:
-        assert len(row.accuracy.values) == len(row.membership.values) == TINY["evaluation_seeds"]
-        for score in (row.accuracy, row.balanced_accuracy, row.auc, row.membership):
-            assert all(0 <= value <= 1 for value in score.values)
-        assert row.frechet > 0
-        assert 0 < row.least_distance <= row.mean_min_distance
+        assert list(row.results) == ["utility", "membership", "fidelity", "distance", "identity"]
+        for measure, score in (("utility", "accuracy"), ("utility", "auc"), ("membership", "accuracy")):
+            values = row.results[measure][score]
+            assert len(values) == TINY["evaluation_seeds"]
+            assert all(0 <= value <= 1 for value in values)
+        assert row.results["fidelity"]["frechet"] > 0
+        assert 0 < row.results["distance"]["least"] <= row.results["distance"]["mean"]
     assert (evaluation.num_train_images, evaluation.num_train_patients) == (33, 12)
     table = (finished / "release" / "evaluation.md").read_text()
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:6]] == ["real", "linear", "k-same", "PLAN"]
@@ -220,7 +222,7 @@ def test_the_release_holds_no_weight_and_no_latent(contents: dict[str, bytes], f
         content = torch.load(file, weights_only=True)
         tensors = [t for t in _tensors(content) if t.dtype == torch.float32]
         traces = set().union(*map(_traces, tensors))
-        assert traces, file
+        assert traces or file.parent.name == "evaluate", file  # some of whose parts are figures of the table
         stored = file.read_bytes()
         assert all(trace in stored for trace in list(traces)[:50]), "a trace is what the file holds"
         assert not any(trace in released for trace in traces), file

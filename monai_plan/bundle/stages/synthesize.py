@@ -24,7 +24,8 @@ class SynthesizeStage:
         paths_file: of the stage ``walk``.
         anchors_file: of the stage ``aggregate``.
         dataset: the real images, for the names of the classes and the geometry of volumes.
-        release_dir: the folder that may leave.
+        datalist_file: the data list of the release; the images go beside it.
+        card_file: the data set card.
         name: of the data set.
     """
 
@@ -32,7 +33,8 @@ class SynthesizeStage:
     paths_file: str | os.PathLike[str]
     anchors_file: str | os.PathLike[str]
     dataset: CheckedDataset
-    release_dir: str | os.PathLike[str]
+    datalist_file: str | os.PathLike[str]
+    card_file: str | os.PathLike[str]
     name: str
 
     def run(self) -> None:
@@ -45,7 +47,7 @@ class SynthesizeStage:
             "patients" if dataset.has_subjects else "images (no patients were named: one patient may have several)"
         )
         write_synthetic(
-            self.release_dir,
+            Path(self.datalist_file).parent,
             images=synthesize_images(self.generator, points.latents),
             labels=points.labels,
             label_names=dataset.label_names,
@@ -75,4 +77,4 @@ class SynthesizeStage:
             if made_by["min_distance_quantile"] is None
             else f"quantile {made_by['min_distance_quantile']}",
         )
-        write_text(Path(self.release_dir) / "dataset_card.md", card)
+        write_text(self.card_file, card)
