@@ -272,7 +272,7 @@ def test_later_configs_do_not_undo_each_other_s_ids(bundle: Path) -> None:
     But for what train.json says again of common.json, because it stands alone.
     """
     layers = {"imports", "stage", "run", "initialize", "train"}
-    # the check builds what later stages do, of networks that are not trained yet; φ_id's training says how many it knows
+    # the check builds what later stages do, of untrained networks; φ_id's training says how many it knows
     own = {
         "check": {"trained_generator", "encoder", "num_identities", "identity_net", "class_net"},
         "train_identity": {"num_identities"},
