@@ -10,7 +10,8 @@ A bundle says in ``configs/stages.json`` which config files make a stage and whi
 
 ``config`` is relative to ``BUNDLE/configs``, later files merged over earlier ones as ``python -m monai.bundle run``
 does it; ``reads`` and ``writes`` are relative to ``output_dir`` and may be folders. Beside its writes a stage owns the
-work folder ``OUTPUT/private/<stage>/``, from which it resumes by itself (checkpoints, finished parts).
+work folder ``OUTPUT/private/<stage>/``, from which it resumes by itself (checkpoints, finished parts). A stage whose
+config leads to any other file below ``output_dir`` is refused: nobody would see that file change, or clear it.
 
 What a stage depends on is its *fingerprint*: the config items that ``initialize``, ``run`` and ``finalize`` reach
 through ``@`` references, the content of its reads, the data set if it reaches ``dataset_dir`` or ``datalist_file``, and
@@ -84,23 +85,25 @@ def run_bundle(
 
     A stage is skipped if nothing that it depends on has changed since it finished and its writes are as it left them.
     A stage that is redone has those redone as well that read what it writes, and so on. A stage that was stopped goes
-    on from its work folder if nothing has changed, and begins anew otherwise. Files in the way that this function did
-    not write are moved to ``OUTPUT/private/replaced/``, never deleted.
+    on from its work folder if nothing has changed, and begins anew otherwise. Before a stage is redone, what later ones
+    released is withdrawn. What earlier runs wrote is deleted when it is redone; files in the way that they did not
+    write are moved to ``OUTPUT/private/replaced/``.
 
     Args:
         bundle_root: the bundle's folder, with ``configs/stages.json``.
         dataset_dir: the data set's folder; set on every stage, as are ``output_dir`` and ``bundle_root``.
         output_dir: where the stages write; made if missing.
         overrides: config id (``"walk#steps"`` or ``"walk::steps"``) to value, applied to the stages that know the id.
-        only: names of the stages to look at; the others are left as they are. All by default.
+        only: names of the stages to look at; the others are left as they are, but for a release that is withdrawn. All
+            by default.
         echo: called with each line of progress.
 
     Returns:
         One outcome for each stage looked at, in order.
 
     Raises:
-        ConfigError: before anything runs, if the bundle, a config, an override or a name in ``only`` is wrong, or
-            another run is using ``output_dir``.
+        ConfigError: before anything runs, if the bundle, a config, an override or a name in ``only`` is wrong, a stage
+            uses a file that it does not name, or another run is using ``output_dir``.
         ArtifactError: if a file that a stage reads is missing, or a stage ended without writing what it promised.
         PLANError: as a stage raised it, freed of MONAI's wrapping.
     """
