@@ -26,6 +26,7 @@ from monai.bundle import ConfigWorkflow
 from monai_plan.audit import AuditInputs, ImageSet, evaluate
 from monai_plan.bundle.stages import WalkStage
 from monai_plan.data import contact_sheet
+from monai_plan.latent import WalkSettings
 from monai_plan.networks import load_classifier
 from monai_plan.release import load_paths, select, synthesize_images
 from monai_plan.utils import load_artifact, save_artifact, seeded_generator
@@ -33,27 +34,27 @@ from monai_plan.utils import load_artifact, save_artifact, seeded_generator
 SHOWN = 8  # images per class on a sheet
 
 
-def options_of(base: Mapping[str, Any], anchors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def options_of(base: WalkSettings, anchors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Row → config ids that differ from the run's."""
-    latents, labels, points = anchors["latents"], anchors["labels"], base["num_points"]
+    latents, labels, points = anchors["latents"], anchors["labels"], base.num_points
     squared = torch.cat([torch.pdist(latents[labels == y].flatten(1)).square() for y in labels.unique()]).mean().item()
     relative = (points - 1) * (points - 2) / squared  # λ of the relative objective that means the same
     unit = (squared / latents[0].numel()) ** 0.5
     return {
-        "linear": {"walk_coarse_points": None, "walk_steps": 0},
+        "linear": {"walk_coarse_points": 0, "walk_steps": 0},
         "published": {},
         "published recipe": {
-            "walk_coarse_points": None, "walk_steps": 500, "walk_schedule": "constant", "walk_beta2": 0.999,
+            "walk_coarse_points": 0, "walk_steps": 500, "walk_schedule": "constant", "walk_beta2": 0.999,
             "walk_smoothing": 0.0,
         },
         "relative": {
-            "walk_normalize": True, "lambda_id": base["lambda_id"] * relative,
-            "lambda_class": base["lambda_class"] * relative, "walk_lr": base["walk_lr"] / unit,
+            "walk_normalize": True, "lambda_id": base.lambda_id * relative,
+            "lambda_class": base.lambda_class * relative, "walk_lr": base.lr / unit,
         },
-        "margin": {"lambda_margin": 10 * base["lambda_id"]},
+        "margin": {"lambda_margin": 10 * base.lambda_id},
         "robust φ_id": {"identity_epsilon": 0.03},
         "check 0.1": {"min_distance_quantile": 0.1},
-        "L_id x 4": {"lambda_id": 4 * base["lambda_id"]},
+        "L_id x 4": {"lambda_id": 4 * base.lambda_id},
     }  # fmt: skip
 
 
@@ -99,8 +100,7 @@ def main() -> None:
     anchors_file = some_anchors(base.get_parsed_content("anchors_file"), work / "anchors.pt", options.anchors)
     second_file = train_identity(settings, work / "second.pt", seed=base["seed"] + 1)
     image_sets, ratios = [], {}
-    known = {name: base.get_parsed_content(name) for name in ("num_points", "lambda_id", "lambda_class", "walk_lr")}
-    possible = options_of(known, load_artifact(anchors_file, kind="anchors"))
+    possible = options_of(base.get_parsed_content("walk_settings"), load_artifact(anchors_file, kind="anchors"))
     unknown = sorted(set(options.rows or ()) - possible.keys())
     if unknown:
         parser.error(f"there is no row {unknown[0]!r}, only {', '.join(possible)}")

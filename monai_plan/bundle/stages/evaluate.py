@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from monai_plan.audit import AuditInputs, ImageSet, evaluate, write_report
 from monai_plan.bundle.path_figure import choose_path, path_sections
-from monai_plan.bundle.stages.synthesize import describe_walk
 from monai_plan.data import CheckedDataset
 from monai_plan.engines import ClassifierSettings, predict_probabilities
-from monai_plan.latent import linear_path
+from monai_plan.latent import WalkSettings, linear_path
 from monai_plan.metrics import PerceptualEmbedding
 from monai_plan.networks import LatentDecoder
 from monai_plan.release import Release, load_paths, select, synthesize_images
@@ -137,9 +136,7 @@ class EvaluateStage:
             "k": anchors["k"],
             "anchors": len(anchors["labels"]),
             "paths": len(paths["labels"]),
-            "walk": describe_walk(made_by),
-            "λ_id": made_by["lambda_id"],
-            "λ_class": made_by["lambda_class"],
+            "walk": str(WalkSettings.from_dict(made_by["settings"])),
             "final check": "none" if quantile is None else _CHECKED.format(quantile=quantile),
             "L_id per path, straight line": round(straight, 2),
             "L_id per path, after the walk": round(walked, 2),
