@@ -31,7 +31,7 @@ from monai_plan.networks import load_classifier
 from monai_plan.release import load_paths, select, synthesize_images
 from monai_plan.utils import load_artifact, save_artifact, seeded_generator
 
-SHOWN = 8  # images a class on a sheet
+SHOWN = 8  # images per class on a sheet
 
 
 def options_of(base: WalkSettings, anchors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
