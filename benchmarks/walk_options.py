@@ -30,7 +30,7 @@ from monai_plan.latent import WalkSettings
 from monai_plan.networks import load_classifier
 from monai_plan.utils import load_artifact, save_artifact, seeded_generator
 
-SHOWN = 8  # images a class on a sheet
+SHOWN = 8  # images per class on a sheet
 
 
 def options_of(base: WalkSettings, anchors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -44,7 +44,6 @@ def options_of(base: WalkSettings, anchors: Mapping[str, Any]) -> dict[str, dict
         "published": {},
         "published recipe": {
             "walk_coarse_points": 0, "walk_steps": 500, "walk_schedule": "constant", "walk_beta2": 0.999,
-            "walk_smoothing": 0.0,
         },
         "relative": {
             "walk_normalize": True, "lambda_id": base.lambda_id * relative,
