@@ -1,7 +1,7 @@
 """Images inverted in the time of one by the published projector, and how near both come.
 
 The published form is StyleGAN2's projector (arXiv 1912.04958, appendix D) without its noise maps: one image at a time,
-from the mean w, 1,000 steps, one set of convolution weights a sample. The features of the image are computed once, as
+from the mean w, 1,000 steps, one set of convolution weights per sample. The features of the image are computed once, as
 there. Both minimise the same distance; before the clock starts, the script checks that at the same w both give the same
 distance and the same gradient. The encoder is the one that the run has trained; its training is not in the times.
 
@@ -137,7 +137,7 @@ def main() -> None:
     distances = found[0].distances[:, 0]
     each, slow_each = fast / len(images), slow_time / len(few)
     print(f"The mean distance of the same {len(few)} images; in brackets that of all {len(images)}.")
-    print("| | seconds an image | mean distance | GiB |\n|---|---:|---:|---:|")
+    print("| | seconds per image | mean distance | GiB |\n|---|---:|---:|---:|")
     print(f"| published, {options.reference_steps} steps | {slow_each:.3f} | {sum(reference) / len(few):.4f} "
           f"| {slow_peak:.2f} |")  # fmt: skip
     print(f"| ours | {each:.3f} | {distances[few].mean():.4f} ({distances.mean():.4f}) | {fast_peak:.2f} |")

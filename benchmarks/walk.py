@@ -1,7 +1,7 @@
-"""Seconds a step and path, and memory, of the walk against its published form.
+"""Seconds per step and path, and memory, of the walk against its published form.
 
-The published form: one pair at a time, points in chunks of four, one set of convolution weights a sample, float32, the
-networks' weights not frozen, so that their gradients are computed for nothing. Before the clock starts, the script
+The published form: one pair at a time, points in chunks of four, one set of convolution weights per sample, float32,
+the networks' weights not frozen, so that their gradients are computed for nothing. Before the clock starts, the script
 checks that both give the same objective and the same gradient.
 
     python benchmarks/walk.py                                   # small, on the CPU
@@ -113,7 +113,7 @@ def main() -> None:
 
     plain_seconds, plain_peak = seconds(step, device, options.repeats)
     each = ours_seconds / options.pairs
-    print("| size | published, s/step and path | ours | ratio | published, GiB | ours, GiB |")
+    print("| size | published, s per step and path | ours | ratio | published, GiB | ours, GiB |")
     print("|---:|---:|---:|---:|---:|---:|")
     print(
         f"| {options.img_size} | {plain_seconds:.3f} | {each:.3f} | {plain_seconds / each:.1f} "

@@ -45,7 +45,6 @@ def options_of(base: WalkSettings, anchors: Mapping[str, Any]) -> dict[str, dict
         "published": {},
         "published recipe": {
             "walk_coarse_points": 0, "walk_steps": 500, "walk_schedule": "constant", "walk_beta2": 0.999,
-            "walk_smoothing": 0.0,
         },
         "relative": {
             "walk_normalize": True, "lambda_id": base.lambda_id * relative,

@@ -28,7 +28,6 @@ RECIPES = {
     "published: Adam, constant rate, 500 steps": WalkSettings.published(),
     "default: 200 steps of 25 points, 30 of 50": FAST,
     "the same, β2 0.999 instead of 0.95": replace(FAST, beta2=0.999),
-    "the same, no smoothing": replace(FAST, smoothing=0.0),
     "250 steps of 18 points, 30 of 50": replace(FAST, coarse_points=18, coarse_steps=250),
     "100 steps of 13 points, 30 of 50": replace(FAST, coarse_points=13, coarse_steps=100),
     "all 50 points, 126 steps": replace(FAST, coarse_points=0, steps=126),
@@ -75,8 +74,8 @@ def main() -> None:
 
     published = LatentWalk(*networks, settings=WalkSettings.published(), device=trained.device)
     form = published.settings.steps * published_seconds(published, ends[0][0], ends[1][0], classes[0])
-    print(f"\nThe published form takes {form:.0f} s a path. L is the mean over {len(pairs)} pairs.\n")
-    print("| recipe | images a point | s a path | ratio to the published form | straight | L | no higher |")
+    print(f"\nThe published form takes {form:.0f} s per path. L is the mean over {len(pairs)} pairs.\n")
+    print("| recipe | images per point | s per path | ratio to the published form | straight | L | no higher |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     reference = None
     for number, (name, settings) in enumerate(RECIPES.items()):

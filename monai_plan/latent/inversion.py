@@ -17,7 +17,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from monai_plan.latent.path import per_row
 from monai_plan.latent.settings import InversionSettings
+from monai_plan.latent.w_statistics import w_statistics
 from monai_plan.networks import BatchSplitter, LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, DataError, TrainingError, seeded_generator
 
@@ -152,7 +154,10 @@ class LatentInverter:
         starts, steps = self.settings.starts, self.settings.steps
         total = len(images) * starts
         with torch.enable_grad(), frozen(*self.networks):
-            means, sigmas = self._mean_and_sigma(labels, len(images))
+            means, sigmas = w_statistics(
+                self.generator, labels, num_samples=self.settings.num_mean_samples, seed=self.seed
+            )
+            means, sigmas = means.expand(len(images), -1), sigmas.expand(len(images))  # without labels all the same
 
             def one_batch(part: slice) -> tuple[Tensor, Tensor]:
                 def report(done: int) -> None:
@@ -187,7 +192,7 @@ class LatentInverter:
         w, targets, embedded = self._begin(images, means, rows)
         scatter = torch.tensor([self.settings.start_noise * (start > 0) for _, start in items]).to(self.device)
         if self.settings.start_noise > 0:
-            w = w + _as(scatter * sigma_w, w) * _draw(rngs, w)
+            w = w + per_row(scatter * sigma_w, w) * _draw(rngs, w)
 
         # One row per start that is not done; "row" says which it is.
         state = {
@@ -210,12 +215,12 @@ class LatentInverter:
             w = state["w"].requires_grad_()
             visited = w
             if noise.any():
-                visited = w + _as(noise * state["sigma_w"], w) * _draw([rngs[i] for i in state["row"].tolist()], w)
+                visited = w + per_row(noise * state["sigma_w"], w) * _draw([rngs[i] for i in state["row"].tolist()], w)
             distances = self._distances(visited, state["targets"], state["embedded"])
             seen = distances.detach()
             better = (seen < state["best"]) & (noise == 0)
             state["best"] = torch.where(better, seen, state["best"])
-            state["best_w"] = torch.where(_as(better, w), w.detach(), state["best_w"])
+            state["best_w"] = torch.where(per_row(better, w), w.detach(), state["best_w"])
             done = state["clock"] == self.settings.steps
             if done.any():
                 self._check_finite(seen[done], w.detach()[done], [items[i] for i in state["row"][done].tolist()], keys)
@@ -227,7 +232,7 @@ class LatentInverter:
             state["m"] = state["m"].lerp(gradient, 1 - BETAS[0])
             state["v"] = state["v"].lerp(gradient.square(), 1 - BETAS[1])
             change = (state["m"] / (1 - BETAS[0] ** step)) / ((state["v"] / (1 - BETAS[1] ** step)).sqrt() + EPS)
-            state["w"] = w.detach() - _as(rate, w) * change
+            state["w"] = w.detach() - per_row(rate, w) * change
             self._advance(state, seen)
             if done.any():
                 state = {name: value[~done] for name, value in state.items()}
@@ -299,26 +304,6 @@ class LatentInverter:
             )
         return embeddings
 
-    @torch.no_grad()
-    def _mean_and_sigma(self, labels: Tensor | None, num_images: int) -> tuple[Tensor, Tensor]:
-        """For each image the mean w [N, w_dim] of its class and σ_w [N], on the CPU."""
-        rng = seeded_generator(self.seed, "mean")
-        z = torch.randn(self.settings.num_mean_samples, self.generator.z_dim, generator=rng).to(self.device)
-        classes: list[Tensor | None]
-        if self.generator.num_classes == 0:
-            classes, rows = [None], torch.zeros(num_images, dtype=torch.int64)
-        elif labels is None:
-            classes, rows = [torch.arange(len(z)) % self.generator.num_classes], torch.zeros(num_images).long()
-        else:
-            present, rows = labels.cpu().unique(return_inverse=True)
-            classes = [torch.full((len(z),), int(label)) for label in present]
-        ws = [self.generator.mapping(z, None if c is None else c.to(self.device)).cpu().float() for c in classes]
-        means = torch.stack([w.mean(0) for w in ws])
-        sigmas = torch.stack([(w - w.mean(0)).square().sum(1).mean().sqrt() for w in ws])
-        if not sigmas.isfinite().all():
-            raise TrainingError("The generator's mapping gives values that are not finite: train the generator again.")
-        return means[rows], sigmas[rows]
-
     def _check_inputs(self, images: Tensor, labels: Tensor | None, keys: Sequence[str]) -> None:
         if images.ndim < 3 or len(images) == 0 or images.shape[1] != self.generator.img_channels:
             raise ConfigError(
@@ -355,11 +340,6 @@ class LatentInverter:
                 f"The inversion of {keys[image]} (start {start}) ended with distance {distances[bad[0]]:g}: lower lr, "
                 "or check that the generator was trained to the end."
             )
-
-
-def _as(value: Tensor, w: Tensor) -> Tensor:
-    """[B] in the shape that multiplies w [B, …]."""
-    return value.reshape(-1, *(1,) * (w.ndim - 1))
 
 
 def _draw(rngs: Sequence[torch.Generator], w: Tensor) -> Tensor:

@@ -95,11 +95,8 @@ class WalkSettings(_Settings):
         beta2: decay of Adam's second moment, in [0, 1); its first is 0.9. Where the straight line has lost the class,
             the first gradients are many times the later ones, and at 0.999, as published, they hold the points back
             for hundreds of steps; at 0.95 they are soon forgotten.
-        smoothing: α ≥ 0. The gradient is multiplied by (I + α Δ)⁻¹ along the path before Adam sees it, Δ the second
-            difference between fixed ends, half of L_dist's Hessian. L stays as it is, but stiff zigzags no longer
-            hold the steps back: with α = 10 fewer steps reach the same L (docs/results.md). 0, as published, is off.
         coarse_points: T_c, at least 3 and less than T: first ``coarse_steps`` steps, at a rate that decays, with a path
-            of T_c points, whose λ and α are scaled so that the same curve is the best one; then T points on that curve
+            of T_c points, whose λ are scaled so that the same curve is the best one; then T points on that curve
             and ``steps`` steps at a tenth of ``lr``. Far fewer images are made for the same L. 0, as published: all T
             points from the start.
         coarse_steps: at least 1; without ``coarse_points`` it has no part.
@@ -115,8 +112,8 @@ class WalkSettings(_Settings):
 
     Example:
         >>> print(WalkSettings.fast(lambda_id=0.05))
-        200 steps of 25 points, then 30 steps of 50 points at a tenth of the rate; rate 0.1, decaying, β2 0.95,
-        smoothing 10.0; λ_id 0.05, λ_class 0.25
+        200 steps of 25 points, then 30 steps of 50 points at a tenth of the rate; rate 0.1, decaying, β2 0.95;
+        λ_id 0.05, λ_class 0.25
     """
 
     num_points: int = 50
@@ -124,7 +121,6 @@ class WalkSettings(_Settings):
     lr: float = 0.1
     schedule: str = "constant"
     beta2: float = 0.999
-    smoothing: float = 0.0
     coarse_points: int = 0
     coarse_steps: int = 200
     lambda_id: float = 0.025
@@ -140,7 +136,6 @@ class WalkSettings(_Settings):
         "lr": _ABOVE_0,
         "schedule": _one_of("constant", "decay"),
         "beta2": _BELOW_1,
-        "smoothing": _AT_LEAST_0,
         "coarse_points": _whole(0),
         "coarse_steps": _whole(1),
         "lambda_id": _AT_LEAST_0,
@@ -172,7 +167,7 @@ class WalkSettings(_Settings):
         Raises:
             ConfigError: if there is no such setting, or a value lies outside its range.
         """
-        recipe = {"num_points": num_points, "schedule": "decay", "beta2": 0.95, "smoothing": 10.0}
+        recipe = {"num_points": num_points, "schedule": "decay", "beta2": 0.95}
         if changes.get("coarse_points") is None:
             long = isinstance(num_points, int) and num_points > 32
             changes = {**changes, "coarse_points": 25 if long else 0}
@@ -186,7 +181,7 @@ class WalkSettings(_Settings):
     def coarse(self) -> WalkSettings:
         """The walk of ``coarse_points`` that is least on the same curve.
 
-        Two neighbours' pull on a point goes as the square of the step, 1/(T − 1)², so λ and α⁻¹ do; the relative
+        Two neighbours' pull on a point goes as the square of the step, 1/(T − 1)², so λ does; the relative
         objective has the factor (T − 1)/(T − 2) of its means besides.
         """
         finer = (self.num_points - 1) / (self.coarse_points - 1)
@@ -197,7 +192,6 @@ class WalkSettings(_Settings):
             steps=self.coarse_steps,
             coarse_points=0,
             schedule="decay",
-            smoothing=self.smoothing / finer**2,
             lambda_id=self.lambda_id * scale,
             lambda_class=self.lambda_class * scale,
             lambda_terms={name: weight * scale for name, weight in self.lambda_terms.items()},
@@ -211,7 +205,7 @@ class WalkSettings(_Settings):
         weights = [f"λ_id {self.lambda_id}", f"λ_class {self.lambda_class}"]
         weights += [f"λ_{name} {weight}" for name, weight in self.lambda_terms.items() if weight]
         weights += ["relative to the straight line"] if self.normalize else []
-        return f"{steps}; {rate}, smoothing {self.smoothing}; {', '.join(weights)}"
+        return f"{steps}; {rate}; {', '.join(weights)}"
 
 
 @dataclass(frozen=True)

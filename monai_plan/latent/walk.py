@@ -69,9 +69,9 @@ class LatentWalk:
         L = L_dist / (‖w_b − w_a‖² / (T − 1)) + λ_id · mean_t KL + λ_class · mean_t CE + Σ_term λ_term · mean_t term
 
     The divisor is L_dist of the straight line, so L begins at 1 plus what the networks say. Adam then moves w in units
-    of ‖w_b − w_a‖ / √d, d the numbers of a latent: ``lr`` is a fraction of that a step. It is the published objective,
-    divided by a constant, where λ is (T − 1)(T − 2) / ‖w_b − w_a‖² times that of the sums (2352 / ‖w_b − w_a‖² at
-    T = 50): the same numbers λ mean the same where ‖w_b − w_a‖² = (T − 1)(T − 2).
+    of ‖w_b − w_a‖ / √d, d the numbers of a latent: ``lr`` is a fraction of that per step. It is the published
+    objective, divided by a constant, where λ is (T − 1)(T − 2) / ‖w_b − w_a‖² times that of the sums
+    (2352 / ‖w_b − w_a‖² at T = 50): the same numbers λ mean the same where ‖w_b − w_a‖² = (T − 1)(T − 2).
 
     Args:
         generator: G.
@@ -202,7 +202,6 @@ class LatentWalk:
                 "anchors, or leave normalize out."
             )
         start = lines if self._coarse is None else self._coarse_paths(self._coarse, w_a, w_b, labels, progress)
-        smoother = _smoother(self._num_inner, settings.smoothing).to(self.device) if settings.smoothing else None
         history = torch.zeros(settings.steps + 1, len(objective.names), len(labels), device=self.device)
         unit = per_row(objective.unit(lines), lines)
         variables = (start[:, 1:-1] / unit).requires_grad_()
@@ -213,8 +212,7 @@ class LatentWalk:
                 if step % _CHECK_EVERY == 0:
                     self._check_finite(history[: step + 1])
                 adam.param_groups[0]["lr"] = self._rate(step)
-                gradient = gradient * unit
-                variables.grad = gradient if smoother is None else _along_path(smoother, gradient)
+                variables.grad = gradient * unit
                 adam.step()
                 self._report(progress, step + 1)
             inner = variables.detach() * unit
@@ -291,15 +289,3 @@ def _check_terms(terms: Mapping[str, nn.Module], settings: WalkSettings) -> None
     missing = [name for name, weight in settings.lambda_terms.items() if weight and name not in terms]
     if missing:
         raise ConfigError(f"lambda_terms weighs a term {missing[0]} that is not among the terms: give it, or weight 0.")
-
-
-def _along_path(matrix: Tensor, gradient: Tensor) -> Tensor:
-    """``matrix`` [points, points] times each pair's ``gradient`` [P, points, *latent]."""
-    return (matrix @ gradient.flatten(2)).view_as(gradient)
-
-
-def _smoother(count: int, smoothing: float) -> Tensor:
-    """(I + α Δ)⁻¹ for ``count`` points between fixed ends, [count, count]; Δ has 2 on its diagonal and −1 beside it."""
-    beside = torch.ones(count - 1, dtype=torch.float64)
-    second_difference = 2 * torch.eye(count, dtype=torch.float64) - beside.diag(1) - beside.diag(-1)
-    return torch.linalg.inv(torch.eye(count, dtype=torch.float64) + smoothing * second_difference).float()

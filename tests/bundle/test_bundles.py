@@ -354,14 +354,14 @@ def test_the_walk_is_the_published_one_if_asked(
     monkeypatch.setattr("monai_plan.latent.MarginTerm", refuse)
     walk = _parsed(
         finished, patients, "walk", walk_steps=500, num_points=50, walk_schedule="constant", walk_beta2=0.999,
-        walk_smoothing=0.0, walk_coarse_points=0,
+        walk_coarse_points=0,
     )  # fmt: skip
     assert replace(walk.settings, lambda_terms={}) == WalkSettings.published()
 
 
 def test_every_option_of_the_walk_and_the_inversion_reaches_it(finished: Path, patients: Path) -> None:
     expected = WalkSettings(
-        num_points=9, steps=3, lr=0.2, schedule="constant", beta2=0.9, smoothing=2.0, coarse_points=4, coarse_steps=5,
+        num_points=9, steps=3, lr=0.2, schedule="constant", beta2=0.9, coarse_points=4, coarse_steps=5,
         lambda_id=0.5, lambda_class=0.6, lambda_terms={"margin": 0.3}, normalize=True, amp=True,
     )  # fmt: skip
     plain = {"num_points", "lambda_id", "lambda_class"}

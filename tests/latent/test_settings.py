@@ -72,12 +72,12 @@ def test_a_file_gives_them_back(settings):
 
 def test_in_words():
     assert str(WalkSettings.published()) == (
-        "500 steps of 50 points; rate 0.1, constant, β2 0.999, smoothing 0.0; λ_id 0.025, λ_class 0.25"
+        "500 steps of 50 points; rate 0.1, constant, β2 0.999; λ_id 0.025, λ_class 0.25"
     )
     ours = WalkSettings.fast(num_points=40, lambda_id=0.5, normalize=True, lambda_terms={"margin": 2.0, "other": 0.0})
     assert str(ours) == (
-        "200 steps of 25 points, then 30 steps of 40 points at a tenth of the rate; rate 0.1, decaying, β2 0.95, "
-        "smoothing 10.0; λ_id 0.5, λ_class 0.25, λ_margin 2.0, relative to the straight line"
+        "200 steps of 25 points, then 30 steps of 40 points at a tenth of the rate; rate 0.1, decaying, β2 0.95; "
+        "λ_id 0.5, λ_class 0.25, λ_margin 2.0, relative to the straight line"
     )
     assert str(InversionSettings.published()) == (
         "1000 steps from 5 starts in W at rate 0.1; noise of 0.05 σ_w that fades"
@@ -101,7 +101,6 @@ def test_in_words():
         ({"schedule": "linear"}, "'constant' or 'decay'"),
         ({"beta2": 1.0}, "at least 0 and below 1"),
         ({"beta2": -0.1}, "at least 0 and below 1"),
-        ({"smoothing": -1.0}, "at least 0 and finite"),
         ({"lambda_id": -1.0}, "at least 0 and finite"),
         ({"lambda_class": math.inf}, "at least 0 and finite"),
         ({"lambda_terms": {"margin": -1.0}}, "names, each with a number of at least 0"),

@@ -1,7 +1,7 @@
 """NVlabs' pickles: the images are those of the published formulas, and a malicious file runs nothing.
 
 The files are written here in the published layout, by modules whose names are those of the published code. The
-reference is slow and independent: zero-stuffed images, one set of weights a sample, no convolution of torch, float64.
+reference is slow and independent: zero-stuffed images, one set of weights per sample, no convolution of torch, float64.
 """
 
 from __future__ import annotations
