@@ -16,7 +16,6 @@ from monai_plan.gan.losses import (
     logistic_g_loss,
     path_lengths,
     r1_penalty,
-    r1_penalty_of,
     relativistic_d_loss,
     relativistic_g_loss,
 )
@@ -49,7 +48,6 @@ __all__ = [
     "logistic_g_loss",
     "path_lengths",
     "r1_penalty",
-    "r1_penalty_of",
     "relativistic_d_loss",
     "relativistic_g_loss",
     "summary_writer",

@@ -33,7 +33,6 @@ __all__ = [
     "logistic_g_loss",
     "path_lengths",
     "r1_penalty",
-    "r1_penalty_of",
     "relativistic_d_loss",
     "relativistic_g_loss",
 ]
@@ -182,24 +181,6 @@ def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
         Scalar E‖∇D(x)‖²; the objective holds γ/2 times it.
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return gradient.float().square().flatten(1).sum(1).mean()
-
-
-def r1_penalty_of(discriminator: Callable[..., Tensor], images: Tensor, labels: Tensor | None = None) -> Tensor:
-    """``r1_penalty`` as one function, which ``torch.compile`` takes as a whole.
-
-    A compiled network cannot be differentiated twice (pytorch issue 91469). Here the inner gradient is
-    ``torch.func.grad``'s, which is traced like any other operation, so that only the outer one is left.
-
-    Args:
-        discriminator: images, labels → logits [B] or [B, L].
-        images: [B, C, *spatial]; no gradient flows to what made them.
-        labels: [B] or None, as the discriminator takes them.
-
-    Returns:
-        Scalar E‖∇D(x)‖², with a graph to the discriminator's parameters.
-    """
-    gradient = torch.func.grad(lambda x: discriminator(x, labels).sum())(images.detach())
     return gradient.float().square().flatten(1).sum(1).mean()
 
 

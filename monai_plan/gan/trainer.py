@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import ignite.distributed as idist
@@ -17,7 +16,7 @@ from torch.optim import Optimizer
 from monai_plan.gan.aided import AidedDiscriminator
 from monai_plan.gan.augment import AdaptiveStrength
 from monai_plan.gan.loader import ResidentLoader
-from monai_plan.gan.losses import AID_WEIGHT, gan_objective, path_lengths, r1_penalty, r1_penalty_of
+from monai_plan.gan.losses import AID_WEIGHT, gan_objective, path_lengths, r1_penalty
 from monai_plan.networks import StyleGAN2Generator
 from monai_plan.utils import ConfigError, TrainingError, derive_seed
 
@@ -79,16 +78,11 @@ class StyleGAN2Trainer(Trainer):
         ema_half_life: half-life of the moving average, in images.
         ema_rampup: early on, the half-life is at most this share of the images seen.
         amp: bfloat16 autocast; by default where ``bf16_is_fast``. R1, R2 and path length are computed in float32.
-        compile: run both networks and the gradient penalty through ``torch.compile``; path length, which differentiates
-            twice through a compiled network, stays as it is. It takes minutes before the first step, gives other
-            random numbers than without (the same at each start), and on a GPU captures CUDA graphs. No GPU has been
-            measured; on a CPU, at 32 pixels, it was slower.
         seed: of all draws.
         train_handlers: MONAI or Ignite handlers.
 
     Raises:
-        ConfigError: if the loader yields no batch, the objective is not known or not one for the discriminator, or
-            ``compile`` is set where torch finds no compiler.
+        ConfigError: if the loader yields no batch, or the objective is not known or not one for the discriminator.
     """
 
     def __init__(
@@ -116,7 +110,6 @@ class StyleGAN2Trainer(Trainer):
         ema_half_life: float = 10_000,
         ema_rampup: float = 0.05,
         amp: bool | None = None,
-        compile: bool = False,
         seed: int = 0,
         train_handlers: Sequence[Any] = (),
     ):
@@ -146,15 +139,6 @@ class StyleGAN2Trainer(Trainer):
         self.ema = ema.eval().requires_grad_(False)
         self.amp_bf16 = bf16_is_fast(device) if amp is None else amp
         self.seed = seed
-        # what the ordinary passes call: torch.compile's wrappers hold the same networks and are in no state dict
-        self._generate: Callable[..., Tensor] = generator
-        self._discriminate: Callable[..., Tensor] = discriminator
-        self._penalty = self._eager_penalty
-        if compile:
-            _require_compiler(device)
-            self._generate = _compiled(generator, device)
-            self._discriminate = _compiled(discriminator, device)
-            self._penalty = _compiled(partial(r1_penalty_of, self._own), device)
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -170,8 +154,6 @@ class StyleGAN2Trainer(Trainer):
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Tensor]:
         torch.manual_seed(derive_seed(self.seed, "iteration", self.state.iteration, idist.get_rank()))
-        # results of captured graphs are valid until here and no longer; without graphs it does nothing
-        torch.compiler.cudagraph_mark_step_begin()
         reals = batchdata["image"].to(self.state.device, torch.float32, non_blocking=True)
         labels = batchdata["label"].to(self.state.device, non_blocking=True) if self.generator.num_classes else None
         self.generator.train()
@@ -193,7 +175,7 @@ class StyleGAN2Trainer(Trainer):
 
     def _fake(self, labels: Tensor | None, batch_size: int) -> Tensor:
         z = torch.randn(batch_size, self.generator.z_dim, device=self.state.device)
-        return self.inferer(z, self._generate, labels)
+        return self.inferer(z, self.generator, labels)
 
     def _due(self, weight: float, interval: int) -> bool:
         return weight != 0 and (self.state.iteration - 1) % interval == 0
@@ -201,8 +183,8 @@ class StyleGAN2Trainer(Trainer):
     def _generator_step(self, reals: Tensor, labels: Tensor | None) -> Tensor:
         self.discriminator.requires_grad_(False)
         with self._autocast():
-            logits = self._discriminate(self.augment(self._fake(labels, len(reals))), labels)
-            real_logits = self._discriminate(self.augment(reals), labels) if self.objective.in_pairs else None
+            logits = self.discriminator(self.augment(self._fake(labels, len(reals))), labels)
+            real_logits = self.discriminator(self.augment(reals), labels) if self.objective.in_pairs else None
             g_loss = self.objective.g_loss(logits, real_logits)
         total = g_loss
         if self._due(self.path_length_weight, self.path_length_interval):
@@ -228,8 +210,8 @@ class StyleGAN2Trainer(Trainer):
         with self._autocast():
             with torch.no_grad():
                 fakes = self._fake(labels, len(reals))
-            real_logits = self._discriminate(self.augment(reals), labels)
-            fake_logits = self._discriminate(self.augment(fakes), labels)
+            real_logits = self.discriminator(self.augment(reals), labels)
+            fake_logits = self.discriminator(self.augment(fakes), labels)
             d_loss = self.objective.d_loss(real_logits, fake_logits)
         total = d_loss
         for weight, images in ((self.r1_weight, reals), (self.r2_weight, fakes)):
@@ -245,7 +227,7 @@ class StyleGAN2Trainer(Trainer):
         self.d_optimizer.step()
         return d_loss, real_sign
 
-    def _eager_penalty(self, images: Tensor, labels: Tensor | None) -> Tensor:
+    def _penalty(self, images: Tensor, labels: Tensor | None) -> Tensor:
         images = images.detach().requires_grad_(True)
         return r1_penalty(self._own(images, labels), images)
 
@@ -255,27 +237,6 @@ class StyleGAN2Trainer(Trainer):
         weight = 1 - 0.5 ** (batch_size / max(half_life, 1e-8))
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), weight)
         torch._foreach_copy_(list(self.ema.buffers()), list(self.generator.buffers()))
-
-
-def _compiled(function: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
-    """``function``, compiled when first called; on a GPU its kernels are captured as a CUDA graph.
-
-    Without the graph the host, which launches hundreds of kernels a pass, would set the pace. "max-autotune" would
-    capture too, but measures kernels against each other for minutes first.
-    """
-    return torch.compile(function, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
-
-
-def _require_compiler(device: torch.device) -> None:
-    """Compile one sum, so that what is missing shows before the training and not in it."""
-    try:
-        torch.compile(lambda x: x + 1)(torch.zeros(16, device=device))
-    except Exception as error:  # of several kinds, by torch's version and by what is missing
-        needed = "Triton" if device.type == "cuda" else "a C++ compiler such as g++ (or CXX that names it)"
-        raise ConfigError(
-            f"compile is True, but torch.compile does not work on {device}; it needs {needed}: install it, or set "
-            f"compile to False. ({' '.join(str(error).split())[:200]})"
-        ) from error
 
 
 def _take_up(engine: StyleGAN2Trainer) -> None:
