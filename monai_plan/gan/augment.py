@@ -14,6 +14,8 @@ from monai_plan.utils import ConfigError
 
 __all__ = ["AdaptiveStrength", "DifferentiableAugment"]
 
+_GEOMETRY = ("translation", "fractional_translation", "scale", "anisotropy")
+_STRENGTHS = (*_GEOMETRY, "gamma", "brightness", "contrast", "noise", "cutout")  # each in [0, 1)
 _GAMMA_OFFSET = 0.01  # added to grey values in [0, 1], since v^γ has no finite slope at 0 for γ < 1
 
 
@@ -82,28 +84,17 @@ class DifferentiableAugment(nn.Module):
         super().__init__()
         if not 0 <= p <= 1:
             raise ConfigError(f"p is {p}, but must be a probability in [0, 1].")
-        strengths = {
-            "translation": translation,
-            "brightness": brightness,
-            "contrast": contrast,
-            "cutout": cutout,
-            "fractional_translation": fractional_translation,
-            "scale": scale,
-            "anisotropy": anisotropy,
-            "gamma": gamma,
-            "noise": noise,
-        }
-        for name, value in strengths.items():
-            if not 0 <= value < 1:
-                raise ConfigError(f"{name} is {value}, but must be in [0, 1); 0 switches it off.")
-        if not 0 <= rotation <= 180:
-            raise ConfigError(f"rotation is {rotation}, but must be an angle in [0, 180] degrees; 0 switches it off.")
-        if len(set(flips)) < len(flips) or not set(flips) <= {0, 1, 2}:
-            raise ConfigError(f"flips is {list(flips)}, but must hold different spatial axes from 0, 1, 2.")
         self.translation, self.fractional_translation = translation, fractional_translation
         self.scale, self.anisotropy, self.rotation, self.flips = scale, anisotropy, rotation, tuple(flips)
         self.brightness, self.contrast, self.gamma, self.noise = brightness, contrast, gamma, noise
         self.cutout = cutout
+        for name in _STRENGTHS:
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but must be in [0, 1); 0 switches it off.")
+        if not 0 <= rotation <= 180:
+            raise ConfigError(f"rotation is {rotation}, but must be an angle in [0, 180] degrees; 0 switches it off.")
+        if len(set(flips)) < len(flips) or not set(flips) <= {0, 1, 2}:
+            raise ConfigError(f"flips is {list(flips)}, but must hold different spatial axes from 0, 1, 2.")
         self.register_buffer("p", torch.tensor(float(p)))
 
     def forward(self, images: Tensor) -> Tensor:

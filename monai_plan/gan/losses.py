@@ -51,17 +51,9 @@ def logistic_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 def relativistic_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Relativistic pairing, discriminator (R3GAN, arXiv 2501.05441): mean of -log σ(D(x) - D(G(z))) over pairs.
 
-    A real image has to score higher than the generated one it is paired with, not higher than 0; so the loss sees no
-    constant that is added to D. In a conditional GAN that constant may depend on the class, and it would decide every
-    pair of different classes: the i-th generated image must be of the i-th real one's class, which it is when it is
-    made with the real one's label.
-
-    Args:
-        real_logits: [B] or [B, L].
-        fake_logits: of the same shape; the i-th is of the i-th real image's class.
-
-    Returns:
-        Scalar.
+    The loss sees no constant that is added to D, which in a conditional GAN may depend on the class and would decide
+    every pair of different classes: the i-th generated image must be made with the i-th real one's label. Logits [B]
+    or [B, L], of the same shape → scalar.
 
     Raises:
         ValueError: if the shapes differ, so that there are no pairs.
@@ -87,8 +79,7 @@ def hinge_g_loss(fake_logits: Tensor) -> Tensor:
 def hinge_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Hinge loss, discriminator: mean of max(0, 1 - D(x)) plus mean of max(0, 1 + D(G(z))). [B] or [B, L] → scalar.
 
-    Projected GAN adds up the losses of its discriminators. With equally many logits of each, side by side in [B, L],
-    the mean is that sum divided by their number.
+    Of Projected GAN's discriminators, with equally many logits of each in [B, L], it is the mean.
     """
     return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
 
@@ -96,8 +87,7 @@ def hinge_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 def aided_d_loss(real_logits: Tensor, fake_logits: Tensor, *, aid_weight: float) -> Tensor:
     """Discriminator loss of an ``AidedDiscriminator``: logistic for its own logit + aid_weight · hinge for the others.
 
-    Vision-aided GAN training (arXiv 2112.09130, section 3) adds up the losses of a discriminator that learns from the
-    images alone and of others on pretrained features. Logits [B, 1 + L], the own one first → scalar.
+    After arXiv 2112.09130, section 3. Logits [B, 1 + L], the own one first → scalar.
     """
     own = logistic_d_loss(real_logits[:, 0], fake_logits[:, 0])
     return own + aid_weight * hinge_d_loss(real_logits[:, 1:], fake_logits[:, 1:])
@@ -149,7 +139,7 @@ def gan_objective(name: str, *, aid_weight: float = AID_WEIGHT) -> GANObjective:
     """The objective of that name.
 
     Args:
-        name: "aided" (vision-aided), "logistic" (StyleGAN2), "relativistic" (R3GAN) or "hinge" (Projected GAN).
+        name: "aided", "logistic", "relativistic" or "hinge".
         aid_weight: weight of the loss on pretrained features in "aided"; the others have none.
 
     Raises:

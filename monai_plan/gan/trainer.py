@@ -37,10 +37,8 @@ class StyleGAN2Trainer(Trainer):
     """Train a StyleGAN2 generator and discriminator on labelled images; one iteration is a step of each.
 
     The objective is one of ``OBJECTIVES``: "logistic" with lazy R1 and, if its weight is not 0, path length
-    regularisation is StyleGAN2-ADA (arXiv 1912.04958, appendix B; 2006.06676); "relativistic" with R1 and R2 is R3GAN
-    (arXiv 2501.05441), the i-th fake being of the i-th real's class; "hinge" is Projected GAN's (arXiv 2111.01007);
-    "aided" is the logistic one with a second discriminator on pretrained features (arXiv 2112.09130): R1, R2 and the
-    strength of augmentation then follow the first one alone.
+    regularisation is StyleGAN2-ADA (arXiv 1912.04958, appendix B; 2006.06676); "relativistic" with R1 and R2 is R3GAN,
+    "hinge" is Projected GAN's. In "aided" R1, R2 and the strength of augmentation follow the first discriminator alone.
     A lazy term is added every so many iterations, its weight times the interval.
 
     Every draw of an iteration comes from (seed, iteration, rank): a training that is continued equals one that never
@@ -48,8 +46,7 @@ class StyleGAN2Trainer(Trainer):
     state of torch is set for that.
 
     Under ``torch.distributed`` each rank draws its own batch, and gradients, running means and losses are averaged in
-    one message a step; R1 and path length differentiate twice, which the hooks of DistributedDataParallel do not
-    allow for.
+    one message per step: R1 and path length differentiate twice, which DistributedDataParallel does not allow for.
 
     A loss that is not finite ends the training with a ``TrainingError`` before a checkpoint of it is written.
 
@@ -64,7 +61,7 @@ class StyleGAN2Trainer(Trainer):
             ``gan_discriminator``.
         g_optimizer: of the generator.
         d_optimizer: of the discriminator.
-        epoch_length: iterations an epoch; by default one pass over the loader.
+        epoch_length: iterations per epoch; by default one pass over the loader.
         inferer: how the generator is called, (z, generator, labels) → images.
         objective: a name in ``OBJECTIVES``.
         aid_weight: weight of the loss on pretrained features, in "aided".
@@ -150,7 +147,7 @@ class StyleGAN2Trainer(Trainer):
         self.state.finite = torch.ones([], dtype=torch.bool, device=device)
         self.state.images_seen = 0
         self.state_dict_user_keys.extend(["path_length_mean", "images_seen"])  # go into checkpoints with the engine
-        self.add_event_handler(Events.STARTED, _take_up)  # after the handler that loads a checkpoint
+        self.add_event_handler(Events.STARTED, _start_alike)  # after the handler that loads a checkpoint
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Tensor]:
         torch.manual_seed(derive_seed(self.seed, "iteration", self.state.iteration, idist.get_rank()))
@@ -239,7 +236,7 @@ class StyleGAN2Trainer(Trainer):
         torch._foreach_copy_(list(self.ema.buffers()), list(self.generator.buffers()))
 
 
-def _take_up(engine: StyleGAN2Trainer) -> None:
+def _start_alike(engine: StyleGAN2Trainer) -> None:
     """Begin where the checkpoint, if any, left off, with the same networks on every rank."""
     if isinstance(engine.data_loader, ResidentLoader):
         engine.data_loader.position = engine.state.iteration
