@@ -1,7 +1,6 @@
 """Safe end points: k-same aggregation of inverted latents by patient, and the choice of pairs to walk between.
 
-Part 6 of the method of PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984): the centroid of at least k patients
-stands for all of them. Here k counts patients, not images.
+Part 6 of the method of PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984). Here k counts patients, not images.
 """
 
 from __future__ import annotations
