@@ -1,6 +1,6 @@
 """The losses of the ways to train, and their regularisers.
 
-Logistic, R1 and path length: StyleGAN2 (arXiv 1912.04958). Relativistic pairing with R1 and R2: R3GAN (arXiv
+Logistic and R1: StyleGAN2 (arXiv 1912.04958). Relativistic pairing with R1 and R2: R3GAN (arXiv
 2501.05441). Hinge: Projected GAN (arXiv 2111.01007). Aided: the logistic loss of one discriminator and the hinge loss
 of another on pretrained features, as in vision-aided GAN training (arXiv 2112.09130).
 
@@ -17,7 +17,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from monai_plan.utils import ConfigError
 
@@ -31,7 +31,6 @@ __all__ = [
     "hinge_g_loss",
     "logistic_d_loss",
     "logistic_g_loss",
-    "path_lengths",
     "r1_penalty",
     "relativistic_d_loss",
     "relativistic_g_loss",
@@ -172,19 +171,3 @@ def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.float().square().flatten(1).sum(1).mean()
-
-
-def path_lengths(synthesis: nn.Module, w: Tensor) -> Tensor:
-    """‖J_wᵀ y‖₂ for images y of normal noise divided by √(number of pixels) (arXiv 1912.04958, eq. 4).
-
-    Args:
-        synthesis: w [B, w_dim] → images [B, C, *spatial].
-        w: [B, w_dim], requires a gradient.
-
-    Returns:
-        [B]; the penalty is the squared difference to their running mean.
-    """
-    images = synthesis(w)
-    y = torch.randn_like(images) / math.sqrt(math.prod(images.shape[2:]))
-    (gradient,) = torch.autograd.grad((images * y).sum(), w, create_graph=True)
-    return gradient.float().square().sum(1).sqrt()

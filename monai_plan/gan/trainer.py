@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from monai_plan.gan.aided import AidedDiscriminator
 from monai_plan.gan.augment import AdaptiveStrength
 from monai_plan.gan.loader import ResidentLoader
-from monai_plan.gan.losses import AID_WEIGHT, gan_objective, path_lengths, r1_penalty
+from monai_plan.gan.losses import AID_WEIGHT, gan_objective, r1_penalty
 from monai_plan.networks import StyleGAN2Generator
 from monai_plan.utils import ConfigError, TrainingError, derive_seed
 
@@ -36,17 +36,17 @@ def bf16_is_fast(device: torch.device) -> bool:
 class StyleGAN2Trainer(Trainer):
     """Train a StyleGAN2 generator and discriminator on labelled images; one iteration is a step of each.
 
-    The objective is one of ``OBJECTIVES``: "logistic" with lazy R1 and, if its weight is not 0, path length
-    regularisation is StyleGAN2-ADA (arXiv 1912.04958, appendix B; 2006.06676); "relativistic" with R1 and R2 is R3GAN,
-    "hinge" is Projected GAN's. In "aided" R1, R2 and the strength of augmentation follow the first discriminator alone.
-    A lazy term is added every so many iterations, its weight times the interval.
+    The objective is one of ``OBJECTIVES``: "logistic" with lazy R1 is StyleGAN2-ADA without path length regularisation
+    (arXiv 1912.04958, appendix B; 2006.06676); "relativistic" with R1 and R2 is R3GAN, "hinge" is Projected GAN's. In
+    "aided" R1, R2 and the strength of augmentation follow the first discriminator alone. R1 and R2 are added every so
+    many iterations, their weights times the interval.
 
     Every draw of an iteration comes from (seed, iteration, rank): a training that is continued equals one that never
     stopped, bit for bit on the CPU, if the loader keeps its place too (see ``ResidentLoader``). The global random
     state of torch is set for that.
 
     Under ``torch.distributed`` each rank draws its own batch, and gradients, running means and losses are averaged in
-    one message per step: R1 and path length differentiate twice, which DistributedDataParallel does not allow for.
+    one message per step: R1 differentiates twice, which DistributedDataParallel does not allow for.
 
     A loss that is not finite ends the training with a ``TrainingError`` before a checkpoint of it is written.
 
@@ -70,11 +70,9 @@ class StyleGAN2Trainer(Trainer):
         r1_weight: γ on real images; the objective holds γ/2 · E‖∇D‖². 0 switches it off.
         r1_interval: iterations between two R1 terms.
         r2_weight: γ on generated images, at the same iterations; 0 switches it off.
-        path_length_weight: weight of the path length penalty; 0 switches it off.
-        path_length_interval: iterations between two path length terms.
         ema_half_life: half-life of the moving average, in images.
         ema_rampup: early on, the half-life is at most this share of the images seen.
-        amp: bfloat16 autocast; by default where ``bf16_is_fast``. R1, R2 and path length are computed in float32.
+        amp: bfloat16 autocast; by default where ``bf16_is_fast``. R1 and R2 are computed in float32.
         seed: of all draws.
         train_handlers: MONAI or Ignite handlers.
 
@@ -102,8 +100,6 @@ class StyleGAN2Trainer(Trainer):
         r1_weight: float = 1.0,
         r1_interval: int = 16,
         r2_weight: float = 0.0,
-        path_length_weight: float = 0.0,
-        path_length_interval: int = 8,
         ema_half_life: float = 10_000,
         ema_rampup: float = 0.05,
         amp: bool | None = None,
@@ -131,7 +127,6 @@ class StyleGAN2Trainer(Trainer):
             if isinstance(module, nn.Module):
                 module.to(device)
         self.r1_weight, self.r1_interval, self.r2_weight = r1_weight, r1_interval, r2_weight
-        self.path_length_weight, self.path_length_interval = path_length_weight, path_length_interval
         self.ema_half_life, self.ema_rampup = ema_half_life, ema_rampup
         self.ema = ema.eval().requires_grad_(False)
         self.amp_bf16 = bf16_is_fast(device) if amp is None else amp
@@ -143,10 +138,9 @@ class StyleGAN2Trainer(Trainer):
             epoch_length=epoch_length,
             handlers=[_FiniteLossGuard(), *train_handlers],
         )
-        self.state.path_length_mean = torch.zeros([], device=device)
         self.state.finite = torch.ones([], dtype=torch.bool, device=device)
         self.state.images_seen = 0
-        self.state_dict_user_keys.extend(["path_length_mean", "images_seen"])  # go into checkpoints with the engine
+        self.state_dict_user_keys.append("images_seen")  # goes into checkpoints with the engine
         self.add_event_handler(Events.STARTED, _start_alike)  # after the handler that loads a checkpoint
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Tensor]:
@@ -174,34 +168,20 @@ class StyleGAN2Trainer(Trainer):
         z = torch.randn(batch_size, self.generator.z_dim, device=self.state.device)
         return self.inferer(z, self.generator, labels)
 
-    def _due(self, weight: float, interval: int) -> bool:
-        return weight != 0 and (self.state.iteration - 1) % interval == 0
-
     def _generator_step(self, reals: Tensor, labels: Tensor | None) -> Tensor:
         self.discriminator.requires_grad_(False)
         with self._autocast():
             logits = self.discriminator(self.augment(self._fake(labels, len(reals))), labels)
             real_logits = self.discriminator(self.augment(reals), labels) if self.objective.in_pairs else None
             g_loss = self.objective.g_loss(logits, real_logits)
-        total = g_loss
-        if self._due(self.path_length_weight, self.path_length_interval):
-            total = total + self._path_length_penalty(labels, len(reals))
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         self.g_optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        g_loss.backward()
         g_loss = g_loss.detach()
-        _average_over_ranks(self.generator, g_loss, self.state.path_length_mean)
+        _average_over_ranks(self.generator, g_loss)
         self.g_optimizer.step()
         self.discriminator.requires_grad_(True)
         return g_loss
-
-    def _path_length_penalty(self, labels: Tensor | None, batch_size: int) -> Tensor:
-        half = max(batch_size // 2, 1)  # as in the published trainer: a smaller batch, for its memory
-        z = torch.randn(half, self.generator.z_dim, device=self.state.device)
-        w = self.generator.mapping(z, None if labels is None else labels[:half])
-        lengths = path_lengths(self.generator.synthesis, w)
-        mean = self.state.path_length_mean.lerp_(lengths.detach().mean(), 0.01)
-        return (lengths - mean).square().mean() * (self.path_length_weight * self.path_length_interval)
 
     def _discriminator_step(self, reals: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         with self._autocast():
@@ -212,7 +192,7 @@ class StyleGAN2Trainer(Trainer):
             d_loss = self.objective.d_loss(real_logits, fake_logits)
         total = d_loss
         for weight, images in ((self.r1_weight, reals), (self.r2_weight, fakes)):
-            if self._due(weight, self.r1_interval):
+            if weight != 0 and (self.state.iteration - 1) % self.r1_interval == 0:
                 total = total + self._penalty(self.augment(images), labels) * (weight / 2 * self.r1_interval)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         self.d_optimizer.zero_grad(set_to_none=True)
@@ -240,7 +220,6 @@ def _start_alike(engine: StyleGAN2Trainer) -> None:
     """Begin where the checkpoint, if any, left off, with the same networks on every rank."""
     if isinstance(engine.data_loader, ResidentLoader):
         engine.data_loader.position = engine.state.iteration
-    engine.state.path_length_mean = engine.state.path_length_mean.to(engine.state.device)  # loaded onto the CPU
     if idist.get_world_size() > 1:
         for network in (engine.generator, engine.ema, engine.discriminator):
             for tensor in network.state_dict().values():
