@@ -23,8 +23,6 @@ from monai_plan.engines.handlers import BestWeights, LossProgressBar, ResumeHand
 from monai_plan.engines.inferers import AdversarialInferer
 from monai_plan.utils import ConfigError, DataError, derive_seed, digest, seeded_generator
 
-__all__ = ["ClassifierSettings", "classification_scores", "fit_classifier", "new_classifier", "predict_probabilities"]
-
 
 @dataclass(frozen=True)
 class ClassifierSettings:

@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from monai_plan.utils import ArtifactError, TrainingError, first_line, write_tensors
 
-__all__ = ["BestWeights", "LossProgressBar", "ResumeHandler", "StopAtNaN"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -14,8 +14,6 @@ from torch.nn import functional
 from monai_plan.networks import frozen
 from monai_plan.utils import ConfigError
 
-__all__ = ["AdversarialInferer"]
-
 
 class AdversarialInferer(SimpleInferer):
     """Shows a network in training adversarial images as well: what little changes would fool it, it learns to see.

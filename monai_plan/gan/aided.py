@@ -14,8 +14,6 @@ from monai_plan.gan.projected import ProjectedDiscriminator
 from monai_plan.networks import StyleGAN2Discriminator
 from monai_plan.utils import ConfigError
 
-__all__ = ["AidedDiscriminator", "gan_discriminator"]
-
 
 class AidedDiscriminator(nn.Module):
     """A discriminator that learns from the images alone, and one on pretrained features beside it.

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from monai_plan.utils import ConfigError
 
-__all__ = ["AdaptiveStrength", "DifferentiableAugment"]
-
 _GEOMETRY = ("translation", "fractional_translation", "scale", "anisotropy")
 _STRENGTHS = (*_GEOMETRY, "gamma", "brightness", "contrast", "noise", "cutout")  # each in [0, 1)
 _GAMMA_OFFSET = 0.01  # added to grey values in [0, 1], since v^γ has no finite slope at 0 for γ < 1

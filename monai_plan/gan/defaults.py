@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from monai_plan.gan.losses import gan_objective
 from monai_plan.networks.stylegan2 import full_size, start_shape
 
-__all__ = ["GANDefaults", "gan_defaults"]
-
 
 @dataclass(frozen=True)
 class GANDefaults:

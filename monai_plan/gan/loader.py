@@ -11,8 +11,6 @@ from torch import Tensor
 from monai_plan.data import CheckedDataset
 from monai_plan.utils import ConfigError, seeded_generator
 
-__all__ = ["ResidentLoader"]
-
 FREE_SHARE = 0.25  # of a GPU's free memory that the images may take; the networks need the rest
 
 

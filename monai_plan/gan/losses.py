@@ -21,21 +21,6 @@ from torch import Tensor
 
 from monai_plan.utils import ConfigError
 
-__all__ = [
-    "OBJECTIVES",
-    "GANObjective",
-    "aided_d_loss",
-    "aided_g_loss",
-    "gan_objective",
-    "hinge_d_loss",
-    "hinge_g_loss",
-    "logistic_d_loss",
-    "logistic_g_loss",
-    "r1_penalty",
-    "relativistic_d_loss",
-    "relativistic_g_loss",
-]
-
 
 def logistic_g_loss(fake_logits: Tensor) -> Tensor:
     """Non-saturating generator loss: mean of -log σ(D(G(z))). Logits [B] or [B, L] → scalar."""

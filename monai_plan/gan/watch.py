@@ -26,8 +26,6 @@ from monai_plan.utils import ConfigError, seeded_generator
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["BestGenerator", "GANProgressBar", "SampleSheetHandler", "summary_writer"]
-
 logger = logging.getLogger(__name__)
 
 

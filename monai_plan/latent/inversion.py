@@ -22,8 +22,6 @@ from monai_plan.latent.w_statistics import w_statistics
 from monai_plan.networks import BatchSplitter, LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, DataError, TrainingError, seeded_generator
 
-__all__ = ["Inversion", "LatentInverter"]
-
 BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam
 
 

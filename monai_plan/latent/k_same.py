@@ -14,8 +14,6 @@ from torch import Tensor
 
 from monai_plan.utils import ConfigError, DataError, derive_seed, seeded_generator
 
-__all__ = ["Anchors", "choose_pairs", "k_same"]
-
 
 @dataclass(frozen=True, eq=False)
 class Anchors:

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from monai_plan.utils import ConfigError
 
-__all__ = ["distance_loss", "linear_path"]
-
 
 def linear_path(w_a: Tensor, w_b: Tensor, num_points: int) -> Tensor:
     """The straight line w̄_t = w_a + (t − 1)/(T − 1) · (w_b − w_a), t = 1 … T, from which the walk starts.

@@ -12,8 +12,6 @@ from monai_plan.metrics import PerceptualEmbedding, nearest_other_images
 from monai_plan.networks import frozen
 from monai_plan.utils import ConfigError, DataError
 
-__all__ = ["ClassTerm", "IdentityTerm", "MarginTerm"]
-
 
 class IdentityTerm(nn.Module):
     """L_id = KL(U ‖ softmax φ_id(x̄)) = −log n − 1/n · Σ_{i=1}^{n} log softmax_i φ_id(x̄) (PLAN), U uniform over n.

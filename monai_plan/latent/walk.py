@@ -32,8 +32,6 @@ from monai_plan.latent.terms import ClassTerm, IdentityTerm
 from monai_plan.networks import BatchSplitter, LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, TrainingError
 
-__all__ = ["LatentWalk", "WalkResult"]
-
 _FINE_RATE = 0.1  # of lr, after a coarse walk: at the full rate a fresh Adam throws the path off again
 _CHECK_EVERY = 50  # steps between looks at the losses: each look makes the host wait for the device
 

@@ -21,14 +21,6 @@ from torch.nn import functional
 
 from monai_plan.utils import ArtifactError, ConfigError, DataError, seeded_generator
 
-__all__ = [
-    "LPIPSEmbedding",
-    "PerceptualEmbedding",
-    "RandomFeatureEmbedding",
-    "SqueezeNetEmbedding",
-    "perceptual_embedding",
-]
-
 EMBEDDING_NAMES = ("random", "squeezenet1_0", "lpips-alex", "lpips-vgg", "lpips-squeeze")
 
 

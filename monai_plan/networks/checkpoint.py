@@ -13,14 +13,6 @@ from torch import nn
 from monai_plan.networks.decoder import LatentDecoder, decoder_class
 from monai_plan.utils import ArtifactError, ConfigError, first_line, load_artifact, save_artifact
 
-__all__ = [
-    "classifier_outputs",
-    "load_classifier",
-    "load_generator",
-    "save_classifier",
-    "save_generator",
-]
-
 
 def save_generator(
     generator: LatentDecoder, path: str | os.PathLike[str], *, made_by: Mapping[str, Any] | None = None

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from monai.networks.nets import ResNet
 
-__all__ = ["resnet_classifier"]
-
 
 def resnet_classifier(
     num_outputs: int,

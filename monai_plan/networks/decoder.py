@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from monai_plan.utils import ConfigError
 
-__all__ = ["LatentDecoder", "decoder_class", "register_decoder"]
-
 _REGISTERED: dict[str, type[LatentDecoder]] = {}
 AnyDecoder = TypeVar("AnyDecoder", bound="type[LatentDecoder]")
 

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from monai_plan.networks.stylegan2 import StyleGAN2Generator
 
-__all__ = ["OneInputGenerator"]
-
 
 class OneInputGenerator(StyleGAN2Generator):
     """A ``StyleGAN2Generator`` whose z and label come in one tensor.

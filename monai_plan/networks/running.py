@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from monai_plan.networks.decoder import LatentDecoder
 from monai_plan.utils import ConfigError, TrainingError
 
-__all__ = ["BatchSplitter", "frozen", "prepare_networks"]
-
 Result = TypeVar("Result")
 
 

@@ -16,8 +16,6 @@ from monai_plan.networks import LatentDecoder, load_generator
 from monai_plan.release import load_paths, select
 from monai_plan.utils import ArtifactError, ConfigError, digest
 
-__all__ = ["OnlineSource"]
-
 
 class OnlineSource:
     """x̄ = clamp(G(w̄_t), −1, 1) at all points of the paths that may leave, one sample per point, made at every call.

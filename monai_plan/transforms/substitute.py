@@ -25,18 +25,6 @@ from monai_plan.release import SyntheticBank, SyntheticSource
 from monai_plan.release.mix import dealt
 from monai_plan.utils import ConfigError, DataError, derive_seed
 
-__all__ = [
-    "RandSubstituteSynthetic",
-    "RandSubstituteSyntheticD",
-    "RandSubstituteSyntheticDict",
-    "RandSubstituteSyntheticd",
-    "SubstituteSynthetic",
-    "SubstituteSyntheticD",
-    "SubstituteSyntheticDict",
-    "SubstituteSyntheticd",
-    "SyntheticEpochHandler",
-]
-
 Output = Literal["like", "image", "path"]
 OtherKeys = Literal["drop", "keep", "refuse"]
 Reference = MetaTensor | tuple[Sequence[Sequence[float]] | Tensor, Sequence[int]]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from monai_plan.gan import (
+from monai_plan.gan.losses import (
     OBJECTIVES,
     aided_d_loss,
     aided_g_loss,

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from monai_plan.gan import ProjectedDiscriminator, gan_objective, r1_penalty
+from monai_plan.gan import ProjectedDiscriminator, gan_objective
 from monai_plan.gan import projected as module
+from monai_plan.gan.losses import r1_penalty
 from monai_plan.gan.projected import EfficientNetLite0Features
 from monai_plan.utils import ArtifactError, ConfigError
 
