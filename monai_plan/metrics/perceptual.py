@@ -42,10 +42,7 @@ class PerceptualEmbedding(nn.Module, ABC):
             raise ConfigError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
         if img_channels < 1:
             raise ConfigError(f"img_channels must be at least 1, got {img_channels}.")
-        self.spatial_dims = spatial_dims
-        self.img_channels = img_channels
-        self.title = title
-        self.eps = eps
+        self.spatial_dims, self.img_channels, self.title, self.eps = spatial_dims, img_channels, title, eps
 
     @abstractmethod
     def feature_maps(self, images: Tensor) -> list[Tensor]:
@@ -188,19 +185,10 @@ def _squeezenet1_0_features() -> nn.Sequential:
         return nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
     return nn.Sequential(
-        nn.Conv2d(3, 96, 7, stride=2),
-        nn.ReLU(),
-        pool(),
-        _Fire(96, 16, 64),
-        _Fire(128, 16, 64),
-        _Fire(128, 32, 128),
-        pool(),
-        _Fire(256, 32, 128),
-        _Fire(256, 48, 192),
-        _Fire(384, 48, 192),
-        _Fire(384, 64, 256),
-        pool(),
-        _Fire(512, 64, 256),
+        *(nn.Conv2d(3, 96, 7, stride=2), nn.ReLU()),
+        *(pool(), _Fire(96, 16, 64), _Fire(128, 16, 64), _Fire(128, 32, 128)),
+        *(pool(), _Fire(256, 32, 128), _Fire(256, 48, 192), _Fire(384, 48, 192), _Fire(384, 64, 256)),
+        *(pool(), _Fire(512, 64, 256)),
     )
 
 
@@ -322,8 +310,7 @@ def perceptual_embedding(
         name: ``"random"``, ``"squeezenet1_0"``, ``"lpips-alex"``, ``"lpips-vgg"`` or ``"lpips-squeeze"``.
         spatial_dims: 2 or 3; the pretrained ones know 2D images only.
         img_channels: channels of the images; the pretrained ones take 1 or 3.
-        weights: the backbone's local file: needed by squeezenet1_0, optional for LPIPS (default: the cache of
-            ``torch.hub``), none for random.
+        weights: the backbone's local file: needed by squeezenet1_0, optional for LPIPS, none for random.
         seed: of the random filters.
 
     Raises:

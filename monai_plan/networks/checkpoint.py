@@ -70,14 +70,7 @@ def load_generator(path: str | os.PathLike[str]) -> LatentDecoder:
     return generator.eval().requires_grad_(False)
 
 
-def save_classifier(
-    network: nn.Module,
-    path: str | os.PathLike[str],
-    *,
-    kind: str,
-    num_outputs: int,
-    made_by: Mapping[str, Any] | None = None,
-) -> None:
+def save_classifier(network: nn.Module, path: str | os.PathLike[str], *, kind: str, num_outputs: int) -> None:
     """Save a classifier's weights; its architecture is a config's, and stays there.
 
     Args:
@@ -85,11 +78,10 @@ def save_classifier(
         path: the file.
         kind: "identity_net" or "class_net"; ``load_classifier`` checks it.
         num_outputs: number of classes.
-        made_by: what made it, kept in the file's header.
     """
     weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     data = {"network": type(network).__name__, "num_outputs": num_outputs, "state_dict": weights}
-    save_artifact(path, kind=kind, data=data, made_by=made_by)
+    save_artifact(path, kind=kind, data=data)
 
 
 def classifier_outputs(path: str | os.PathLike[str], *, kind: str) -> int:

@@ -64,11 +64,6 @@ class LatentDecoder(nn.Module):
 def register_decoder(cls: AnyDecoder) -> AnyDecoder:
     """Class decorator: files may hold decoders of this class, and name it; they load once its module is imported.
 
-    Example:
-        >>> @register_decoder
-        ... class Linear(LatentDecoder):
-        ...     def __init__(self, w_dim): ...
-
     Raises:
         ConfigError: if it is no subclass of ``LatentDecoder``, or another class has registered the name.
     """
