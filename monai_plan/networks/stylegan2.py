@@ -556,14 +556,7 @@ class StyleGAN2Discriminator(nn.Module):
         self.out = EqualizedLinear(widths[-1], widths[-1] if num_classes else 1)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Score images.
-
-        Args:
-            images: [B, C, *img_size] in [-1, 1].
-            labels: [B] integers, needed if and only if there are classes.
-
-        Returns:
-            Logits [B], float32: positive for "real".
+        """Images [B, C, *img_size] in [-1, 1] and, if there are classes, labels [B] → logits [B], positive for "real".
 
         Raises:
             ValueError: if labels are missing or out of range.

@@ -33,24 +33,22 @@ Reference = MetaTensor | tuple[Sequence[Sequence[float]] | Tensor, Sequence[int]
 class SubstituteSynthetic(Transform):
     """Give a synthetic sample of the same class for a real image: its file's path, or the image.
 
-    The sample depends on the seed, the item's key (by default the path of the real image) and its class, and on
-    nothing else: not on the order of the calls, nor on the number and kind of workers. With ``data``, the list that
-    the pipeline works through, samples are dealt out like cards: every item of a class gets another one until the
-    class is used up, then all are shuffled and dealt again. Items with the same key get the same sample, as they had
-    the same real image. Without ``data``, every item draws for itself, so that samples repeat while others are left
-    out: as many items as samples see about 63 % of them.
+    The sample depends on the seed, the item's key (by default the path of the real image) and its class alone: not on
+    the order of the calls, nor on the workers. With ``data``, the list that the pipeline works through, samples are
+    dealt out like cards: every item of a class gets another one until the class is used up, then all are shuffled and
+    dealt again. Items with the same key get the same sample. Without ``data``, every item draws for itself: as many
+    items as samples see about 63 % of them.
 
-    It is deterministic, and MONAI's caches keep its output in place of the real image. MONAI's caches do not notice
-    that a line was added: ``PersistentDataset`` and its kin go on giving real images from a ``cache_dir`` that was
-    filled before. Give them a new ``cache_dir``; with ``hash_transform=monai.data.utils.pickle_hashing`` they also
-    notice another release.
+    MONAI's caches keep its output in place of the real image, but do not notice that a line was added:
+    ``PersistentDataset`` and its kin go on giving real images from a ``cache_dir`` that was filled before. Give them a
+    new one; with ``hash_transform=monai.data.utils.pickle_hashing`` they also notice another release.
 
     Args:
         release_dir: the folder of a release, see ``SyntheticBank``.
         source: in place of ``release_dir``: a ``SyntheticBank`` with options, or an ``OnlineSource``.
-        output: "like": a path for a path, so that a following ``LoadImage`` loads the synthetic file, and an image
-            for an image. "image": always the image; the release is decoded at construction and kept in memory, the
-            fastest way, and ``LoadImage`` is left out. "path": always the path.
+        output: "like": a path for a path, which a following ``LoadImage`` loads, and an image for an image. "image":
+            always the image, without ``LoadImage``; the release is decoded at construction and kept in memory, the
+            fastest way. "path": always the path.
         seed: of the choice. By default what ``monai.utils.set_determinism`` was given before, or else 0.
         data: (key, label) of every item that will come. Keys are paths as the pipeline has them, or other
             identities.
@@ -388,10 +386,9 @@ class SubstituteSyntheticd(MapTransform):
 class RandSubstituteSynthetic(RandomizableTrait, SubstituteSynthetic):
     """``SubstituteSynthetic`` with another sample in every epoch: call ``set_epoch`` before each, or use the handler.
 
-    As a random transform in MONAI's sense it runs anew in every epoch, and caches keep what comes before it: the real
-    item with its file name, ``PersistentDataset`` on disk, and the real image if it was loaded before. Where this must
-    not be, use a plain ``Dataset``, or ``SubstituteSynthetic``. With output="image" the samples lie decoded in memory,
-    and a cache would gain nothing.
+    It runs anew in every epoch, and caches keep what comes before it: the real item with its file name,
+    ``PersistentDataset`` on disk, and the real image if it was loaded before. Where this must not be, use a plain
+    ``Dataset``, or ``SubstituteSynthetic``. With output="image" a cache would gain nothing.
 
     The number of the epoch lies in shared memory, where running workers see it, persistent ones too.
     ``Compose.set_random_state`` and the DataLoader do not change the seed.
@@ -429,11 +426,7 @@ class RandSubstituteSyntheticd(RandomizableTrait, SubstituteSyntheticd):
 
 
 class SyntheticEpochHandler:
-    """Tells ``RandSubstituteSynthetic`` or ``RandSubstituteSyntheticd`` the trainer's epoch when it starts.
-
-    Args:
-        transform: the transform in the trainer's pipeline.
-    """
+    """Tells the ``RandSubstituteSynthetic(d)`` in the trainer's pipeline the epoch when it starts."""
 
     def __init__(self, transform: RandSubstituteSynthetic | RandSubstituteSyntheticd) -> None:
         self.transform = transform
