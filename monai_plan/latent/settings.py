@@ -10,8 +10,6 @@ from typing import Any, ClassVar, TypeVar
 
 from monai_plan.utils import ConfigError
 
-__all__ = ["SPACES", "InversionSettings", "WalkSettings"]
-
 SPACES = ("w", "w_plus")  # where latents live: one w per image, or one for every layer of G
 Own = TypeVar("Own", bound="_Settings")
 

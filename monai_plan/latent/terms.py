@@ -1,8 +1,4 @@
-"""The terms of the walk's objective, one number per point: L_id and L_class of PLAN, and what can be added to them.
-
-``MarginTerm`` is not in the published form: it keeps the image off the real ones by the distance that is measured in
-the end.
-"""
+"""The terms of the walk's objective, one number per point: L_id and L_class of PLAN, and what can be added to them."""
 
 from __future__ import annotations
 
@@ -15,8 +11,6 @@ from torch.nn import functional
 from monai_plan.metrics import PerceptualEmbedding, nearest_other_images
 from monai_plan.networks import frozen
 from monai_plan.utils import ConfigError, DataError
-
-__all__ = ["ClassTerm", "IdentityTerm", "MarginTerm"]
 
 
 class _ClassifierTerm(nn.Module):
@@ -83,8 +77,8 @@ class ClassTerm(_ClassifierTerm):
 class MarginTerm(nn.Module):
     """L_m = max(0, m − min_j ‖e(x̄) − e(x_j)‖²) / m: how far an image intrudes into the margin of the nearest real one.
 
-    It is 1 on a real image and 0 from the margin on. The nearest x_j is found by a matrix product, its distance is
-    then taken as a difference, which keeps its digits where the two are close.
+    It is not in the published form. It is 1 on a real image and 0 from the margin on. The nearest x_j is found by a
+    matrix product, its distance is then taken as a difference, which keeps its digits where the two are close.
 
     Args:
         embedding: e, images [B, C, *spatial] in [−1, 1] → [B, E], of a perceptual distance.
