@@ -450,10 +450,8 @@ class StyleGAN2Generator(LatentDecoder):
         super().__init__()
         if conv_clamp is not None and not conv_clamp > 0:
             raise ConfigError(f"conv_clamp is {conv_clamp}, but must be above 0, or None not to clamp.")
-        self.spatial_dims = spatial_dims
-        self.img_size = full_size(img_size, spatial_dims)
-        self.img_channels = img_channels
-        self.z_dim, self.w_dim, self.num_classes = z_dim, w_dim, num_classes
+        self.spatial_dims, self.img_size = spatial_dims, full_size(img_size, spatial_dims)
+        self.img_channels, self.z_dim, self.w_dim, self.num_classes = img_channels, z_dim, w_dim, num_classes
         widths = {"channel_base": channel_base, "channel_max": channel_max}
         self.architecture = {
             "spatial_dims": spatial_dims,
