@@ -415,8 +415,7 @@ class StyleGAN2Generator(LatentDecoder):
         spatial_dims: 2 or 3.
         img_size: image size, one number or one per axis; a start shape (each axis at least 4) times a power of two.
         img_channels: image channels, 1 for grey and 3 for RGB.
-        z_dim: size of the normal latent z.
-        w_dim: size of the style w, the space in which PLAN walks.
+        z_dim, w_dim: sizes of the normal latent z and of the style w, the space in which PLAN walks.
         num_classes: number of classes to condition on; 0 for none.
         channel_base: channels times image length, so that a block of length r has ``channel_base / r`` channels.
         channel_max: at most this many channels.

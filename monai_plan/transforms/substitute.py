@@ -56,8 +56,7 @@ class SubstituteSynthetic(Transform):
         value_range: the range to which an image's values are scaled, such as (−1, 1): stored 0 to 255 and the −1 to 1
             of ``OnlineSource`` alike. By default as they are. Needs output="image".
         track_meta: give a ``MetaTensor`` rather than a plain tensor. ``False`` needs output="image".
-        img_size: the spatial size that the pipeline expects of an image, to be checked now.
-        img_channels: the number of channels that it expects, to be checked now.
+        img_size, img_channels: the spatial size and the channels that the pipeline expects, to be checked now.
 
     Raises:
         ConfigError: if an option cannot work, the release is of another size or has another number of channels than
@@ -125,8 +124,7 @@ class SubstituteSynthetic(Transform):
         """Give the sample of an item.
 
         Args:
-            img: the path of the real image (of several files that make one image, all), or the image. Nothing of it is
-                used but its path.
+            img: the path of the real image (of several files that make one, all), or the image; only its path is used.
             label: the item's class: a number, a name, or a tensor or array of one number.
             item_key: the item's key, text or a whole number; by default the path of the image.
 
