@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     phantoms.add_argument("--output_dir", required=True, help="folder to write images/ and datalist.json to")
     phantoms.add_argument("--spatial_dims", type=int, choices=(2, 3), help="2 for images, 3 for volumes (default: 2)")
     phantoms.add_argument(
-        "--img_size", type=int, nargs="+", help="pixels: one number for all axes, or one an axis (default: 64)"
+        "--img_size", type=int, nargs="+", help="pixels: one number for all axes, or one per axis (default: 64)"
     )
     phantoms.add_argument("--num_subjects", type=int, help="subjects of the training section (default: 120)")
     phantoms.add_argument("--num_test_subjects", type=int, help="further subjects, of the test section (default: 40)")

@@ -163,16 +163,13 @@ def _files_below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
 
 
 def digest(*parts: Any) -> str:
-    """SHA-256 over values: equal for equal values, whatever process and device, and different for different ones.
+    """SHA-256 over values, as 64 hexadecimal digits: equal for equal values, whatever process and device.
 
     Args:
         parts: tensors (type, shape and values), networks (parameters and buffers), ``Path`` (the content of a file, or
             names and contents of all files of a folder), dataclasses (with their class), None, booleans, numbers,
             texts, bytes, devices and types of tensors, and mappings, lists and tuples of all these. A mapping's order
             does not count, and a tuple equals the list of the same values, as it does in a config.
-
-    Returns:
-        64 hexadecimal digits.
 
     Raises:
         OSError: if a ``Path`` cannot be read.
@@ -295,13 +292,9 @@ def finished_part(
     """What ``make`` returned when the same inputs made the file at ``path``; else it is called, and saved at once.
 
     Args:
-        path: the file of the part.
-        kind: see ``save_artifact``.
+        path, kind: see ``save_artifact``.
         made_by: all that the part depends on, anything that ``digest`` takes; the version of monai_plan counts too.
-        make: makes the part: tensors and plain values by name.
-
-    Returns:
-        The part as it is in the file, on the CPU.
+        make: makes the part: tensors and plain values by name, which are returned on the CPU.
     """
     inputs = digest(made_by)
     part = load_part(path, kind=kind, made_by=inputs)

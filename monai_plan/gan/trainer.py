@@ -39,9 +39,8 @@ class StyleGAN2Trainer(Trainer):
     "aided" R1, R2 and the strength of augmentation follow the first discriminator alone. R1 and R2 are added every so
     many iterations, their weights times the interval.
 
-    Every draw of an iteration comes from (seed, iteration, rank): a training that is continued equals one that never
-    stopped, bit for bit on the CPU, if the loader keeps its place too (see ``ResidentLoader``). The global random
-    state of torch is set for that.
+    Every draw of an iteration comes from (seed, iteration, rank), for which the global random state of torch is set: a
+    training that is continued equals one that never stopped, bit for bit on the CPU, if the loader keeps its place too.
 
     Under ``torch.distributed`` each rank draws its own batch, and gradients, running means and losses are averaged in
     one message per step: R1 differentiates twice, which DistributedDataParallel does not allow for.
@@ -51,14 +50,12 @@ class StyleGAN2Trainer(Trainer):
     Args:
         device: where to train; the networks must be there already.
         max_epochs: number of epochs of ``epoch_length`` iterations.
-        train_data_loader: yields {"image": [B, C, *spatial] in [-1, 1], "label": [B]}; it is restarted as often as
-            an epoch needs.
+        train_data_loader: yields {"image": [B, C, *spatial] in [-1, 1], "label": [B]}.
         generator: see ``StyleGAN2Generator``; unconditional if its ``num_classes`` is 0.
         ema: a copy of the generator that takes its exponential moving average; what is used afterwards.
         discriminator: images, labels → logits, [B] or [B, L]; an ``AidedDiscriminator`` for "aided", see
             ``gan_discriminator``.
-        g_optimizer: of the generator.
-        d_optimizer: of the discriminator.
+        g_optimizer, d_optimizer: of the generator and of the discriminator.
         epoch_length: iterations per epoch; by default one pass over the loader.
         inferer: how the generator is called, (z, generator, labels) → images.
         objective: a name in ``OBJECTIVES``.
@@ -68,8 +65,7 @@ class StyleGAN2Trainer(Trainer):
         r1_weight: γ on real images; the objective holds γ/2 · E‖∇D‖². 0 switches it off.
         r1_interval: iterations between two R1 terms.
         r2_weight: γ on generated images, at the same iterations; 0 switches it off.
-        ema_half_life: half-life of the moving average, in images.
-        ema_rampup: early on, the half-life is at most this share of the images seen.
+        ema_half_life: half-life of the moving average, in images; at most ``ema_rampup`` times the images seen.
         amp: bfloat16 autocast; by default where ``bf16_is_fast``. R1 and R2 are computed in float32.
         seed: of all draws.
         train_handlers: MONAI or Ignite handlers.

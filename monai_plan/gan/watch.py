@@ -120,8 +120,8 @@ class BestGenerator:
     """Measures the Fréchet distance of samples to the training images now and then, and keeps the best generator.
 
     The distance is that of the pooled features of ``embedding``; it is low for sharp samples and for learnt-by-heart
-    ones alike, so it chooses among checkpoints and says nothing about privacy. It is found in
-    ``engine.state.metrics["frechet"]`` and, as part of a ``ResumeHandler``, survives a restart.
+    ones alike, so it says nothing about privacy. It is found in ``engine.state.metrics["frechet"]``. As part of a
+    ``ResumeHandler`` this survives a restart.
 
     Args:
         dataset: the training images.

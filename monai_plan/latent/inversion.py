@@ -108,8 +108,7 @@ class LatentInverter:
                 f"space of the inversion is 'w_plus', but {type(generator).__name__} has no num_ws, so its layers "
                 "share one latent: use 'w'."
             )
-        self.generator, self.embedding, self.encoder = generator, embedding, encoder
-        self.seed = seed
+        self.generator, self.embedding, self.encoder, self.seed = generator, embedding, encoder, seed
         self._in_batches = BatchSplitter(batch_size)
 
     @property
@@ -160,10 +159,8 @@ class LatentInverter:
                 return self._invert(images, keys, means, sigmas, part, report)
 
             latents, distances = zip(*self._in_batches(one_batch, total), strict=True)
-        return Inversion(
-            torch.cat(latents).unflatten(0, (len(images), starts)),
-            torch.cat(distances).reshape(len(images), starts),
-        )
+        shape = (len(images), starts)
+        return Inversion(torch.cat(latents).unflatten(0, shape), torch.cat(distances).reshape(shape))
 
     def _invert(
         self,
@@ -291,10 +288,8 @@ class LatentInverter:
     def _embed(self, images: Tensor) -> Tensor:
         embeddings = self.embedding(images)
         if embeddings.ndim != 2 or len(embeddings) != len(images):
-            raise ConfigError(
-                f"{type(self.embedding).__name__} must return [B, E]: got {list(embeddings.shape)} for {len(images)} "
-                "images."
-            )
+            found = f"{list(embeddings.shape)} for {len(images)} images"
+            raise ConfigError(f"{type(self.embedding).__name__} must return [B, E]: got {found}.")
         return embeddings
 
     def _check_inputs(self, images: Tensor, labels: Tensor | None, keys: Sequence[str]) -> None:

@@ -66,9 +66,7 @@ def k_same(latents: Tensor, labels: Tensor, subjects: Sequence[str], k: int, *, 
     _check_counts({label: len(of_subject) for label, of_subject in images.items()}, k)
 
     values = latents.detach().as_subclass(Tensor).to("cpu", torch.float64).flatten(1)
-    centroids: list[Tensor] = []
-    anchor_labels: list[int] = []
-    members: list[list[int]] = []
+    centroids, anchor_labels, members = [], [], []
     for label, of_subject in sorted(images.items()):
         # An order that depends on the seed alone, so that ties in MDAV do not depend on the order of the input.
         names = sorted(of_subject, key=lambda name: (derive_seed(seed, name), name))
@@ -144,9 +142,8 @@ def _mdav(points: Tensor, k: int) -> list[list[int]]:
 
     def take_nearest_to(point: Tensor) -> None:
         nearest = _squared_distances(points[left], point).argsort(stable=True)[:k].tolist()
-        cluster = [left[i] for i in nearest]
-        clusters.append(cluster)
-        left[:] = [i for i in left if i not in set(cluster)]
+        clusters.append([left[i] for i in nearest])
+        left[:] = [i for i in left if i not in clusters[-1]]
 
     while len(left) >= 2 * k:
         r = farthest_from(points[left].mean(0))
@@ -204,12 +201,11 @@ def _check_inputs(latents: Tensor, labels: Tensor, subjects: Sequence[str], k: i
 
 def _check_counts(counts: Mapping[int, int], k: int) -> None:
     fewest = min(counts.values())
+    remedy = f"the largest k that works for all classes is {fewest}; or add subjects of this class."
+    if fewest < 2:
+        remedy = "no k of 2 or more works for all classes: add subjects of this class or leave it out."
     for label, count in sorted(counts.items()):
         if count < k:
-            if fewest >= 2:
-                remedy = f"the largest k that works for all classes is {fewest}; or add subjects of this class."
-            else:
-                remedy = "no k of 2 or more works for all classes: add subjects of this class or leave it out."
             raise DataError(f"Class {label} has {count} subject(s), but k = {k} needs at least {k}: {remedy}")
 
 

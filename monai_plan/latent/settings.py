@@ -112,12 +112,10 @@ class WalkSettings(_Settings):
         schedule: "constant", as published, or "decay", which lowers the rate to 0 by a cosine over the second half of
             the steps: Adam at a constant rate circles the minimum.
         beta2: decay of Adam's second moment, in [0, 1); its first is 0.9. Where the straight line has lost the class,
-            the first gradients are many times the later ones, and at 0.999, as published, they hold the points back
-            for hundreds of steps; at 0.95 they are soon forgotten.
+            the first gradients are many times the later ones, and at 0.999, as published, they are long remembered.
         coarse_points: T_c, at least 3 and less than T: first ``coarse_steps`` steps, at a rate that decays, with a path
             of T_c points, whose λ are scaled so that the same curve is the best one; then T points on that curve
-            and ``steps`` steps at a tenth of ``lr``. Far fewer images are made for the same L. 0, as published: all T
-            points from the start.
+            and ``steps`` steps at a tenth of ``lr``. 0, as published: all T points from the start.
         coarse_steps: at least 1; without ``coarse_points`` it has no part.
         lambda_id: λ_id, at least 0.
         lambda_class: λ_class, at least 0.
@@ -172,11 +170,11 @@ class WalkSettings(_Settings):
         Raises:
             ConfigError: if there is no such setting, or a value lies outside its range.
         """
-        recipe = {"num_points": num_points, "schedule": "decay", "beta2": 0.95}
-        if changes.get("coarse_points") is None:
-            long = isinstance(num_points, int) and num_points > 32
-            changes = {**changes, "coarse_points": 25 if long else 0}
-        return cls._chosen({**recipe, "steps": 30 if changes["coarse_points"] else 200}, changes)
+        coarse_points = changes.get("coarse_points")
+        if coarse_points is None:
+            coarse_points = 25 if isinstance(num_points, int) and num_points > 32 else 0
+        recipe = {"num_points": num_points, "schedule": "decay", "beta2": 0.95, "coarse_points": coarse_points}
+        return cls._chosen({**recipe, "steps": 30 if coarse_points else 200}, changes)
 
     @property
     def weights(self) -> dict[str, float]:

@@ -30,8 +30,7 @@ class PerceptualEmbedding(nn.Module, ABC):
     trained: parameters are frozen and the module stays in eval mode, but gradients flow to the images.
 
     Args:
-        spatial_dims: 2 or 3.
-        img_channels: channels of the images.
+        spatial_dims, img_channels: 2 or 3, and the channels of the images.
         title: the name of the distance for tables and figures.
         eps: length below which a feature vector counts as zero when it is normalised.
     """
@@ -108,12 +107,10 @@ class RandomFeatureEmbedding(PerceptualEmbedding):
     The image is halved by averaging, level after level. At each level random 3x3(x3) filters of zero mean, each with
     its negative and rectified, respond to the local structure, and the responses at a place are divided by their
     common length, so that contrast and exposure count little. The coarsest level adds its pixels, which hold the
-    brightness that zero-mean filters cannot see. It is cheap enough for an optimisation on a CPU, and knows less of
-    what matters to the eye than a trained network: a blur or a shift raises it, but all structure counts alike.
+    brightness. It knows less of what matters to the eye than a trained network: all structure counts alike.
 
     Args:
-        spatial_dims: 2 or 3.
-        img_channels: channels of the images.
+        spatial_dims, img_channels: 2 or 3, and the channels of the images.
         seed: of the filters; distances of different seeds do not compare.
         pixel_weight: weight of the mean squared difference of the coarsest level's pixels.
     """
@@ -308,8 +305,7 @@ def perceptual_embedding(
 
     Args:
         name: ``"random"``, ``"squeezenet1_0"``, ``"lpips-alex"``, ``"lpips-vgg"`` or ``"lpips-squeeze"``.
-        spatial_dims: 2 or 3; the pretrained ones know 2D images only.
-        img_channels: channels of the images; the pretrained ones take 1 or 3.
+        spatial_dims, img_channels: 2 or 3, and the channels; the pretrained ones know 2D images of 1 or 3 only.
         weights: the backbone's local file: needed by squeezenet1_0, optional for LPIPS, none for random.
         seed: of the random filters.
 

@@ -21,8 +21,7 @@ def save_generator(
 
     Args:
         generator: the network, usually the exponential moving average of the trained one.
-        path: the file, by convention ``model.pt``.
-        made_by: what made it, kept in the file's header.
+        path, made_by: see ``save_artifact``.
 
     Raises:
         ConfigError: if the class is not registered, or the architecture is missing or not plain.
@@ -42,13 +41,7 @@ def save_generator(
 
 
 def load_generator(path: str | os.PathLike[str]) -> LatentDecoder:
-    """Load a generator of its saved class, architecture and weights, on the CPU, in eval mode and without gradients.
-
-    Args:
-        path: a file written by ``save_generator``.
-
-    Returns:
-        The generator; move it with ``.to(device)``.
+    """The generator that ``save_generator`` wrote, on the CPU, in eval mode and without gradients.
 
     Raises:
         ArtifactError: if the file is missing, damaged, no generator, of a class that is not registered, or its weights
@@ -75,7 +68,7 @@ def save_classifier(network: nn.Module, path: str | os.PathLike[str], *, kind: s
 
     Args:
         network: any classifier, [B, C, *spatial] → [B, num_outputs].
-        path: the file.
+        path: see ``save_artifact``.
         kind: "identity_net" or "class_net"; ``load_classifier`` checks it.
         num_outputs: number of classes.
     """
@@ -96,13 +89,7 @@ def classifier_outputs(path: str | os.PathLike[str], *, kind: str) -> int:
 def load_classifier(
     network: nn.Module, path: str | os.PathLike[str], *, kind: str, device: torch.device | str = "cpu"
 ) -> nn.Module:
-    """Load weights written by ``save_classifier`` into a network.
-
-    Args:
-        network: the architecture that was saved.
-        path: the file.
-        kind: as it was saved.
-        device: where to move it.
+    """Load weights written by ``save_classifier`` into a network of that architecture.
 
     Returns:
         ``network`` on ``device``, in eval mode and without gradients.

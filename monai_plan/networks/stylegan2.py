@@ -415,8 +415,7 @@ class StyleGAN2Generator(LatentDecoder):
         spatial_dims: 2 or 3.
         img_size: image size, one number or one per axis; a start shape (each axis at least 4) times a power of two.
         img_channels: image channels, 1 for grey and 3 for RGB.
-        z_dim: size of the normal latent z.
-        w_dim: size of the style w, the space in which PLAN walks.
+        z_dim, w_dim: sizes of the normal latent z and of the style w, the space in which PLAN walks.
         num_classes: number of classes to condition on; 0 for none.
         channel_base: channels times image length, so that a block of length r has ``channel_base / r`` channels.
         channel_max: at most this many channels.
@@ -450,10 +449,8 @@ class StyleGAN2Generator(LatentDecoder):
         super().__init__()
         if conv_clamp is not None and not conv_clamp > 0:
             raise ConfigError(f"conv_clamp is {conv_clamp}, but must be above 0, or None not to clamp.")
-        self.spatial_dims = spatial_dims
-        self.img_size = full_size(img_size, spatial_dims)
-        self.img_channels = img_channels
-        self.z_dim, self.w_dim, self.num_classes = z_dim, w_dim, num_classes
+        self.spatial_dims, self.img_size = spatial_dims, full_size(img_size, spatial_dims)
+        self.img_channels, self.z_dim, self.w_dim, self.num_classes = img_channels, z_dim, w_dim, num_classes
         widths = {"channel_base": channel_base, "channel_max": channel_max}
         self.architecture = {
             "spatial_dims": spatial_dims,

@@ -15,8 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import get_track_meta
 from monai.data.meta_tensor import MetaTensor
-from monai.data.utils import to_affine_nd
-from monai.transforms import MapTransform, SpatialResample, Transform
+from monai.transforms import MapTransform, Transform
 from monai.transforms.traits import RandomizableTrait
 from monai.utils import MetaKeys, PostFix, TransformBackends, ensure_tuple, get_seed
 from torch import Tensor
@@ -27,7 +26,6 @@ from monai_plan.utils import ConfigError, DataError, derive_seed
 
 Output = Literal["like", "image", "path"]
 OtherKeys = Literal["drop", "keep", "refuse"]
-Reference = MetaTensor | tuple[Sequence[Sequence[float]] | Tensor, Sequence[int]]
 
 
 class SubstituteSynthetic(Transform):
@@ -57,12 +55,8 @@ class SubstituteSynthetic(Transform):
             the release's classes are labels. In a JSON config write ``"${0: 1, 1: 0}"``, for JSON's keys are text.
         value_range: the range to which an image's values are scaled, such as (−1, 1): stored 0 to 255 and the −1 to 1
             of ``OnlineSource`` alike. By default as they are. Needs output="image".
-        reference: a ``MetaTensor``, or affine and spatial size: every image is resampled to this geometry (MONAI's
-            ``SpatialResample``, bilinear). It passes into the output's metadata, so let it be no patient's own. Needs
-            output="image".
         track_meta: give a ``MetaTensor`` rather than a plain tensor. ``False`` needs output="image".
-        img_size: the spatial size that the pipeline expects of an image, to be checked now.
-        img_channels: the number of channels that it expects, to be checked now.
+        img_size, img_channels: the spatial size and the channels that the pipeline expects, to be checked now.
 
     Raises:
         ConfigError: if an option cannot work, the release is of another size or has another number of channels than
@@ -87,7 +81,6 @@ class SubstituteSynthetic(Transform):
         label_map: Mapping[Hashable, int | str] | None = None,
         value_range: Sequence[float] | None = None,
         dtype: torch.dtype = torch.float32,
-        reference: Reference | None = None,
         track_meta: bool = True,
         img_size: Sequence[int] | None = None,
         img_channels: int | None = None,
@@ -98,7 +91,6 @@ class SubstituteSynthetic(Transform):
         for name, changed in (
             ("value_range", value_range is not None),
             (f"dtype={dtype}", dtype != torch.float32),
-            ("reference", reference is not None),
             ("track_meta=False", not track_meta),
         ):
             if changed and output != "image":
@@ -112,7 +104,6 @@ class SubstituteSynthetic(Transform):
         self.source, self.output, self.dtype, self.track_meta = source, output, dtype, track_meta
         self.seed = int(seed) if seed is not None else get_seed() or 0
         self.value_range = _checked_range(value_range)
-        self.reference = _geometry(reference, spatial_dims=len(source.img_size))
         self._check_dtype()
         self._check_size(img_size, img_channels)
 
@@ -133,8 +124,7 @@ class SubstituteSynthetic(Transform):
         """Give the sample of an item.
 
         Args:
-            img: the path of the real image (of several files that make one image, all), or the image. Nothing of it is
-                used but its path.
+            img: the path of the real image (of several files that make one, all), or the image; only its path is used.
             label: the item's class: a number, a name, or a tensor or array of one number.
             item_key: the item's key, text or a whole number; by default the path of the image.
 
@@ -180,11 +170,11 @@ class SubstituteSynthetic(Transform):
         return label if type(label) in (bool, int, float, str) or isinstance(label, np.generic) else canonical
 
     def _check_size(self, img_size: Sequence[int] | None, img_channels: int | None) -> None:
-        size = self.source.img_size if self.reference is None else self.reference[1]
+        size = self.source.img_size
         if img_size is not None and tuple(img_size) != size:
             raise ConfigError(
-                f"img_size is {list(img_size)}, but the synthetic images have {list(size)}: resample them (reference, "
-                "or Resized after this transform), or make a release of this size."
+                f"img_size is {list(img_size)}, but the synthetic images have {list(size)}: resample them after this "
+                "transform (Resized, SpatialResampled), or make a release of this size."
             )
         if img_channels is not None and img_channels != self.source.img_channels:
             raise ConfigError(
@@ -195,11 +185,11 @@ class SubstituteSynthetic(Transform):
     def _check_dtype(self) -> None:
         if self.dtype not in (torch.float32, torch.float16, torch.uint8):
             raise ConfigError(f"dtype is {self.dtype}, but must be torch.float32, torch.float16 or torch.uint8.")
-        as_stored = self.value_range is None and self.reference is None and isinstance(self.source, SyntheticBank)
+        as_stored = self.value_range is None and isinstance(self.source, SyntheticBank)
         if self.dtype == torch.uint8 and not as_stored:
             raise ConfigError(
-                "dtype is torch.uint8, which holds images as a release stores them: leave out value_range, reference "
-                "and source, or use torch.float32."
+                "dtype is torch.uint8, which holds images as a release stores them: leave out value_range and source, "
+                "or use torch.float32."
             )
 
     def _labels_to_classes(self, label_map: Mapping[Hashable, int | str] | None) -> dict[Hashable, tuple[Any, int]]:
@@ -263,11 +253,6 @@ class SubstituteSynthetic(Transform):
 
     def _image(self, number: int) -> Tensor:
         image = self.source.image(number)
-        affine = torch.tensor(self.source.affine)
-        if self.reference is not None:
-            image = MetaTensor(image.to(torch.float32), affine=affine)
-            affine = torch.tensor(self.reference[0])
-            image = SpatialResample()(image, dst_affine=affine, spatial_size=self.reference[1]).as_subclass(Tensor)
         if self.value_range is not None:
             (low, high), (least, greatest) = self.source.intensity_range, self.value_range
             # One new tensor: in a worker every further one costs its page faults, more than the arithmetic.
@@ -282,7 +267,7 @@ class SubstituteSynthetic(Transform):
             MetaKeys.ORIGINAL_CHANNEL_DIM: 0,  # so that EnsureChannelFirst leaves the image as it is
             "synthetic": True,
         }
-        return MetaTensor(image, affine=affine, meta=meta)
+        return MetaTensor(image, affine=torch.tensor(self.source.affine), meta=meta)
 
 
 class SubstituteSyntheticd(MapTransform):
@@ -313,8 +298,8 @@ class SubstituteSyntheticd(MapTransform):
         item_key: the key of an item's identity, text or a whole number; by default the path of the image.
         keep_keys: further keys that stay in the item as they are.
         other_keys: what becomes of all others: "drop", "keep", or "refuse", an error.
-        options: source, output, seed, classes, label_map, value_range, dtype, reference, track_meta, img_size and
-            img_channels of ``SubstituteSynthetic``.
+        options: source, output, seed, classes, label_map, value_range, dtype, track_meta, img_size and img_channels
+            of ``SubstituteSynthetic``.
 
     Raises:
         ConfigError, DataError: as ``SubstituteSynthetic``; ConfigError also if ``keys`` is not one key.
@@ -504,19 +489,3 @@ def _checked_range(value_range: Sequence[float] | None) -> tuple[float, float] |
     if len(values) != 2 or not values[0] < values[1] or not np.isfinite(values).all():
         raise ConfigError(f"value_range is {list(value_range)}, but must be two numbers, the lower first.")
     return values[0], values[1]
-
-
-def _geometry(reference: Reference | None, *, spatial_dims: int) -> tuple[np.ndarray, tuple[int, ...]] | None:
-    """Affine [4, 4] and spatial size of a reference."""
-    if reference is None:
-        return None
-    if isinstance(reference, MetaTensor):
-        affine, size = reference.affine.cpu().numpy(), tuple(reference.shape[1:])
-    else:
-        affine, size = np.asarray(reference[0], dtype=float), tuple(int(length) for length in reference[1])
-    if affine.shape not in ((4, 4), (spatial_dims + 1, spatial_dims + 1)) or len(size) != spatial_dims or min(size) < 1:
-        raise ConfigError(
-            f"reference has an affine of {list(affine.shape)} and the spatial size {list(size)}, but the synthetic "
-            f"images have {spatial_dims} spatial axes: give a MetaTensor, channel first, or an affine and a size."
-        )
-    return np.array(to_affine_nd(3, affine)), size
