@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from monai_plan.bundle.stages.walk import class_counts
-from monai_plan.data import CheckedDataset
+from monai_plan.data import CheckedDataset, describe_data
 from monai_plan.latent import LatentInverter, LatentWalk
 from monai_plan.networks import frozen
 from monai_plan.release import check_quantile
@@ -18,8 +18,6 @@ from monai_plan.utils import ConfigError, DataError, write_json
 __all__ = ["CheckStage"]
 
 logger = logging.getLogger(__name__)
-
-MOST_WHITE = 0.3  # a larger share of pixels at the upper end of the range is suspicious
 
 
 @dataclass(kw_only=True, eq=False)
@@ -37,7 +35,7 @@ class CheckStage:
         inversion_init: where the inversion begins, "encoder" or "mean".
         min_distance_quantile: see ``Walk``.
         evaluation_epochs, evaluation_seeds, evaluation_batch_size: of the classifiers of the evaluation.
-        report_file: private JSON with the counts and the images left out.
+        report_file: private JSON, see ``describe_data``.
     """
 
     training: CheckedDataset
@@ -125,26 +123,7 @@ class CheckStage:
 
     def _report(self) -> None:
         sections = {"training": self.training, "test": self.test}
-        write_json(
-            self.report_file,
-            {
-                name: {
-                    "images": len(data),
-                    "subjects": data.num_subjects,
-                    "has_subjects": data.has_subjects,
-                    "images_per_class": {label: int((data.labels == label).sum()) for label in data.label_names},
-                    "left_out": data.skipped,
-                }
-                for name, data in sections.items()
-            },
-        )
-        white = (self.training.images >= 1).float().mean().item()
-        if white > MOST_WHITE:
-            logger.warning(
-                "%.0f %% of the pixels of the training images are at the upper end of intensity_range: if they look "
-                "washed out, widen it (4095 is common for 12 bits)",
-                100 * white,
-            )
+        write_json(self.report_file, describe_data(sections))
         for name, data in sections.items():
             logger.info(
                 "%s: %d images of %d subjects, %d left out", name, len(data), data.num_subjects, len(data.skipped)
