@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 2 after an error of the user's or the data's (told in one sentence on stderr), 130 after
-        Ctrl-C. Any other exception passes.
+        Ctrl-C. Any other exception passes but that of a file that cannot be read or written.
     """
     # As MONAI's command line has it, "-" and "_" are the same in the name of an option.
     arguments = [
@@ -46,6 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             command(**options)
         except PLANError as error:
             print(f"monai_plan: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            if error.filename is None:
+                raise
+            print(
+                f"monai_plan: {error.filename}: {error.strerror}. Check the path, the space on the disk, and what you "
+                "may read and write there.",
+                file=sys.stderr,
+            )
             return 2
     except KeyboardInterrupt:
         remedy = "Finished stages are kept; the same command goes on from here." if resumes else "Nothing is kept."
@@ -153,20 +162,25 @@ def _add_datalist(commands: Any) -> None:
     datalist = commands.add_parser("datalist", help=text, description=f"{text[0].upper()}{text[1:]}.", **_SETTINGS)
     kinds = datalist.add_subparsers(required=True, metavar="KIND")
 
-    folders = _add(kinds, "folders", _datalist, "from folders of images, one folder a class")
+    folders = _add(kinds, "folders", _datalist, "from folders of images, one folder per class")
     folders.add_argument(
         "root",
         metavar="ROOT",
-        help="holds one folder a class; the folder's name is the class's, numbers go by the alphabet",
+        help="holds one folder per class; the folder's name is the class's, numbers go by the alphabet",
     )
     folders.add_argument(
         "--subject_pattern",
         help="regular expression that finds the patient in a file's name: its first group, or the whole match "
-        "('^[^_]+' is all before the first underscore); without it every image counts as a patient",
+        "('^[^_]+' is all before the first underscore); without it every image counts as a patient, but for DICOM, "
+        "which names its patients",
     )
 
-    csv = _add(kinds, "csv", _datalist, "from a CSV, one row an image")
-    csv.add_argument("csv_file", metavar="CSV", help="comma-separated, UTF-8, with a header line")
+    csv = _add(kinds, "csv", _datalist, "from a CSV, one row per image")
+    csv.add_argument(
+        "csv_file",
+        metavar="CSV",
+        help="with a header line; commas, semicolons, tabs or bars between cells; UTF-8, UTF-16 or cp1252",
+    )
     csv.add_argument("--image_root", required=True, help="the folder that the paths in the CSV are relative to")
     csv.add_argument("--image_column", help="column of image paths (default: image)")
     csv.add_argument("--label_column", help="column of classes, numbers or text (default: label)")
@@ -193,6 +207,17 @@ def _add_datalist(commands: Any) -> None:
             help="share of each class that goes to test, by whole patients (default: 0.2)",
         )
         kind.add_argument("--seed", type=int, help="seed of the split (default: 0)")
+
+    for kind in (folders, csv):
+        alike = kind.add_mutually_exclusive_group()
+        for remedy, text in (("merge", "count as one"), ("keep", "keep apart")):
+            alike.add_argument(
+                f"--{remedy}_look_alikes",
+                dest="look_alikes",
+                action="store_const",
+                const=remedy,
+                help=f"{text} patients or classes that differ only in case, spaces, .0 or leading zeros",
+            )
 
     medmnist = _add(kinds, "medmnist", _datalist, "from a MedMNIST file, whose split is kept")
     medmnist.add_argument("npz_file", metavar="NPZ", help="the .npz file")
