@@ -101,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
         _quickstart,
         "make a small phantom data set and run all stages on it: minutes, no GPU, no data",
     )
-    quickstart.add_argument("--output_dir", default="quickstart", help="folder to write to (default: ./quickstart)")
+    quickstart.add_argument(
+        "--output_dir", type=_path, default="quickstart", help="folder to write to (default: ./quickstart)"
+    )
     quickstart.add_argument("--seed", type=int, help="seed of all that is drawn (default: 0)")
     quickstart.set_defaults(resumes=True)
 
@@ -116,12 +118,19 @@ def _parser() -> argparse.ArgumentParser:
         "False and None as such, $ begins an expression, @ a reference. A changed value redoes its stage and those "
         "after it."
     )
-    run.add_argument("bundle_root", metavar="BUNDLE", help="folder of the bundle; put it before the options")
     run.add_argument(
-        "--dataset_dir", required=True, metavar="DIR", help="folder of the data set, with datalist.json in it"
+        "bundle_root", type=_path, metavar="BUNDLE", help="folder of the bundle; put it before the options"
+    )
+    run.add_argument(
+        "--dataset_dir",
+        type=_path,
+        required=True,
+        metavar="DIR",
+        help="folder of the data set, with datalist.json in it",
     )
     run.add_argument(
         "--output_dir",
+        type=_path,
         required=True,
         metavar="DIR",
         help="folder to write to: private/ (never share it) and release/; give the same one to go on",
@@ -135,7 +144,9 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(resumes=True)
 
     phantoms = _add(commands, "phantoms", _phantoms, "make a data set of artificial chest images, to try things on")
-    phantoms.add_argument("--output_dir", required=True, help="folder to write images/ and datalist.json to")
+    phantoms.add_argument(
+        "--output_dir", type=_path, required=True, help="folder to write images/ and datalist.json to"
+    )
     phantoms.add_argument("--spatial_dims", type=int, choices=(2, 3), help="2 for images, 3 for volumes (default: 2)")
     phantoms.add_argument(
         "--img_size", type=int, nargs="+", help="pixels: one number for all axes, or one an axis (default: 64)"
@@ -152,8 +163,8 @@ def _parser() -> argparse.ArgumentParser:
         _import_stylegan2,
         "make a generator's model.pt of an NVlabs StyleGAN2(-ADA) pickle, executing nothing in it",
     )
-    stylegan2.add_argument("file", metavar="FILE", help="the network, *.pkl, of StyleGAN2-ADA (PyTorch)")
-    stylegan2.add_argument("--output", required=True, help="the generator to write, such as DIR/model.pt")
+    stylegan2.add_argument("file", type=_path, metavar="FILE", help="the network, *.pkl, of StyleGAN2-ADA (PyTorch)")
+    stylegan2.add_argument("--output", type=_path, required=True, help="the generator to write, such as DIR/model.pt")
     return parser
 
 
@@ -165,6 +176,7 @@ def _add_datalist(commands: Any) -> None:
     folders = _add(kinds, "folders", _datalist, "from folders of images, one folder per class")
     folders.add_argument(
         "root",
+        type=_path,
         metavar="ROOT",
         help="holds one folder per class; the folder's name is the class's, numbers go by the alphabet",
     )
@@ -178,21 +190,27 @@ def _add_datalist(commands: Any) -> None:
     csv = _add(kinds, "csv", _datalist, "from a CSV, one row per image")
     csv.add_argument(
         "csv_file",
+        type=_path,
         metavar="CSV",
         help="with a header line; commas, semicolons, tabs or bars between cells; UTF-8, UTF-16 or cp1252",
     )
-    csv.add_argument("--image_root", required=True, help="the folder that the paths in the CSV are relative to")
+    csv.add_argument(
+        "--image_root", type=_path, required=True, help="the folder that the paths in the CSV are relative to"
+    )
     csv.add_argument("--image_column", help="column of image paths (default: image)")
     csv.add_argument("--label_column", help="column of classes, numbers or text (default: label)")
     csv.add_argument("--subject_column", help="column of patients; without it every image counts as a patient")
 
     shenzhen = _add(kinds, "shenzhen", _datalist, "from the Shenzhen Hospital chest radiographs")
     shenzhen.add_argument(
-        "root", metavar="ROOT", help="holds, at any depth, CHNCXR_####_0.png (normal) and _1.png (tuberculosis)"
+        "root",
+        type=_path,
+        metavar="ROOT",
+        help="holds, at any depth, CHNCXR_####_0.png (normal) and _1.png (tuberculosis)",
     )
 
     aptos = _add(kinds, "aptos", _datalist, "from APTOS 2019, fundus photographs of five grades")
-    aptos.add_argument("root", metavar="ROOT", help="holds train.csv and train_images/")
+    aptos.add_argument("root", type=_path, metavar="ROOT", help="holds train.csv and train_images/")
     aptos.add_argument(
         "--max_per_class",
         type=int,
@@ -200,7 +218,9 @@ def _add_datalist(commands: Any) -> None:
     )
 
     for kind in (folders, csv, shenzhen, aptos):
-        kind.add_argument("--output", required=True, help="the data list to write, such as DIR/datalist.json")
+        kind.add_argument(
+            "--output", type=_path, required=True, help="the data list to write, such as DIR/datalist.json"
+        )
         kind.add_argument(
             "--test_fraction",
             type=float,
@@ -220,8 +240,10 @@ def _add_datalist(commands: Any) -> None:
             )
 
     medmnist = _add(kinds, "medmnist", _datalist, "from a MedMNIST file, whose split is kept")
-    medmnist.add_argument("npz_file", metavar="NPZ", help="the .npz file")
-    medmnist.add_argument("--output_dir", required=True, help="folder to write images/ and datalist.json to")
+    medmnist.add_argument("npz_file", type=_path, metavar="NPZ", help="the .npz file")
+    medmnist.add_argument(
+        "--output_dir", type=_path, required=True, help="folder to write images/ and datalist.json to"
+    )
 
     for name, kind in kinds.choices.items():
         kind.set_defaults(kind=name)
@@ -237,6 +259,14 @@ def _add(commands: Any, name: str, command: Any, help: str) -> argparse.Argument
     )
     parser.set_defaults(command=command)
     return parser
+
+
+def _path(text: str) -> str:
+    """A path with ``~`` and variables put in, as the shell does it except behind ``=`` and within quotes."""
+    path = os.path.expanduser(os.path.expandvars(text))
+    if path.startswith("~") or (re.search(r"\$\{?\w", path) and not os.path.exists(path)):
+        raise argparse.ArgumentTypeError(f"{text} names a variable or a user that is not known here")
+    return path
 
 
 def _quickstart(output_dir: str, **options: Any) -> None:

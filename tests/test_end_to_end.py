@@ -548,7 +548,7 @@ BAD_IMAGES = {
     "label outside": (_label_outside, [IMAGE, "has the label 2", "from 0 to 1", SKIP]),
 }
 BAD_SETS: dict[str, tuple[Callable[[_Bad], None], list[str], list[str]]] = {
-    "empty class": (_empty_class, [], ["datalist.json", "class 1 (lesion)", "training", "num_classes"]),
+    "empty class": (_empty_class, [], ["datalist.json", "class 1 (lesion)", "training", "labels"]),
     "subject on both sides": (_both_sides, [], [PATIENT.format(0), "training", "test", "to one side"]),
     "no test section": (_no_test, [], ["datalist.json", '"test"', "add some"]),
     "no data list": (_no_datalist, [], ["datalist.json", "does not exist"]),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from monai_plan.data.header import ImageHeader, ImageRefusedError, to_ras
+from monai_plan.data.header import ImageHeader, ImageRefusedError, ras_size, to_ras
 from monai_plan.utils import first_line
 
 __all__: list[str] = []
@@ -30,8 +31,11 @@ def dicom_header(path: str | os.PathLike[str]) -> ImageHeader:
     if os.path.isdir(path):
         slices = _series(path)
         header = _header(slices[0])
-        size = header.size if len(slices) == 1 else (*header.size[:2], len(slices))
-        return ImageHeader(header.channels, size, header.bits, header.value_range, header.modality, header.frames)
+        if len(slices) == 1:
+            return header
+        first = _plane(slices[0], slices[0], slices[0])
+        size = (*header.size[:2], len(slices))
+        return replace(header, size=size if first is None else ras_size(size, first))
     return _header(_read(path, pixels=False))
 
 
@@ -86,7 +90,11 @@ def _header(dataset: Any) -> ImageHeader:
         raise ImageRefusedError("is a dose (RTDOSE), which no viewer shows as an image: write it as NIfTI")
     frames = int(dataset.get("NumberOfFrames") or 1)
     size = (int(dataset.Columns), int(dataset.Rows), *([frames] if frames > 1 else []))
-    film = frames if frames > 1 and not any(plane for plane in _frame_planes(dataset)) else 0
+    film = 0
+    if frames > 1:
+        first = _frame_planes(dataset)[0]
+        film = frames if first is None else 0
+        size = size if first is None else ras_size(size, first)
     low_high = _value_range(dataset)
     bits = None if low_high is None else _bits(dataset)
     return ImageHeader(

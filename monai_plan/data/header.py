@@ -37,6 +37,14 @@ class ImageHeader:
     frames: int = 0
 
 
+def ras_size(size: tuple[int, ...], affine: np.ndarray) -> tuple[int, ...]:
+    """The size [X, Y, Z] of a volume once it is turned by ``to_ras``; as it is if its affine has no direction."""
+    if not np.isfinite(affine).all():
+        return size
+    axes = nibabel.orientations.io_orientation(affine)[:, 0]
+    return size if np.isnan(axes).any() else tuple(size[list(axes).index(axis)] for axis in range(3))
+
+
 def to_ras(pixels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Turn and mirror a volume, so that its axes run to the patient's right, front and head as nearly as they can.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,7 @@ __all__ = ["IntensityScaling", "ScaleShownd", "choose_scaling"]
 
 CT_WINDOW = (-1000.0, 400.0)  # Hounsfield units: air to dense tissue
 WITHOUT_SCALE = ("MR", "PT", "NM")  # modalities whose values mean nothing from one patient to the next
+RARE = 0.05  # share of files; so few of their kind do not decide for all
 BIT_DEPTHS = (8, 10, 12, 14, 15, 16)
 
 logger = logging.getLogger(__name__)
@@ -112,7 +114,11 @@ def _pair(values: Any, name: str) -> tuple[float, float]:
 
 def _automatic(facts: DatalistFacts, percentiles: tuple[float, float]) -> IntensityScaling:
     """See ``choose_scaling``; what speaks for a common scale is asked in turn."""
-    headers = list(facts.headers.values())
+    headers = [header for header in facts.headers.values() if len(header.size) == facts.spatial_dims]
+    kinds = Counter((header.value_range, header.modality) for header in headers)
+    headers = [
+        h for h in headers if kinds[h.value_range, h.modality] >= RARE * len(headers)
+    ]  # the check names the rest
     ranges = {header.value_range for header in headers}
     if ranges <= {(0.0, 255.0)}:
         return IntensityScaling("range", (0.0, 255.0), reason="for all values have 8 bits")

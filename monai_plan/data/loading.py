@@ -26,6 +26,7 @@ from monai_plan.utils import atomic_path
 __all__: list[str] = []
 
 RANGE_TOLERANCE = 1e-3
+BAR_DELAY = 2.0  # seconds before a progress bar is worth its line
 
 
 @dataclass
@@ -93,7 +94,8 @@ def load_images(
         return digest
 
     with ThreadPoolExecutor(num_cores()) as pool:
-        results = list(tqdm(pool.map(load, range(len(items))), desc=desc, total=len(items), disable=desc is None))
+        loads = pool.map(load, range(len(items)))
+        results = list(tqdm(loads, desc=desc, total=len(items), disable=desc is None, delay=BAR_DELAY, leave=False))
     kept = [index for index, result in enumerate(results) if isinstance(result, str)]
     if len(kept) < len(items):
         images, affines = images[kept], affines[kept]
@@ -183,9 +185,9 @@ def _of_shape(image: Tensor, loaded: Any, shape: tuple[int, ...]) -> Tensor:
         elif (len(image), shape[0]) == (3, 1) and not has_colour(image, 2.0):
             image = image[[int(image.flatten(1).sum(1).argsort()[1])]]
         else:
-            colour = "colour and " if len(image) == 3 else ""
+            colour = " (it has colours)" if len(image) == 3 else ""
             raise BadImageError(
-                f"has {colour}{image.shape[0]} channels after the transform, but img_channels is {shape[0]}",
+                f"has {image.shape[0]} channels after the transform{colour}, but img_channels is {shape[0]}",
                 "img_channels",
             )
     if tuple(image.shape) != shape:

@@ -8,7 +8,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from monai_plan.data.header import ImageHeader, ImageRefusedError, to_ras
+from monai_plan.data.header import ImageHeader, ImageRefusedError, ras_size, to_ras
 
 __all__: list[str] = []
 
@@ -35,8 +35,10 @@ def _header(image: Any) -> ImageHeader:
     if stored.names is not None and stored.names[:3] != RGB:
         raise ImageRefusedError(f"has values of the parts {', '.join(stored.names)}: write it as grey or RGB")
     channels = 3 if stored.names is not None else 1
-    # After turning to RAS a slice's axis may be another; its size is that of the other two.
-    size = tuple(n for n in shape if n > 1) if len(shape) == 3 and sum(n > 1 for n in shape) == 2 else shape
+    size = shape
+    if len(shape) == 3:
+        size = ras_size(shape, _affine(image))
+        size = tuple(n for n in size if n > 1) if sum(n > 1 for n in size) == 2 else size
     slope, intercept = getattr(image.dataobj, "slope", 1.0), getattr(image.dataobj, "inter", 0.0)
     eight = stored.names is not None or (stored == np.uint8 and (slope, intercept) == (1.0, 0.0))
     return ImageHeader(channels, size, 8 if eight else None, (0.0, 255.0) if eight else None)
@@ -50,11 +52,14 @@ def volume_pixels(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]
     shape = [*values.shape[:3], *[1] * (3 - values.ndim)]
     if values.dtype.names is not None:
         values = np.stack([values[name] for name in RGB])
-    affine = np.eye(4) if image.affine is None else np.asarray(image.affine, dtype=float)
-    pixels, affine = to_ras(values.reshape(header.channels, *shape), affine)
+    pixels, affine = to_ras(values.reshape(header.channels, *shape), _affine(image))
     if len(header.size) == 2:
         flat = [axis for axis in range(3) if pixels.shape[axis + 1] == 1][-1]
         pixels = pixels.squeeze(flat + 1)
         kept = [axis for axis in range(3) if axis != flat]
         affine = affine[:, [*kept, flat, 3]]
     return pixels, affine
+
+
+def _affine(image: Any) -> np.ndarray:
+    return np.eye(4) if image.affine is None else np.asarray(image.affine, dtype=float)

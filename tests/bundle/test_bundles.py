@@ -105,8 +105,8 @@ def test_metadata(bundle: Path) -> None:
     parser = ConfigParser(_json(bundle, "train.json"))
     parser.get_parsed_content("imports")
     assert data_format["inputs"]["image"]["num_channels"] == parser.get_parsed_content("z_dim")
-    assert data_format["outputs"]["pred"]["spatial_shape"] == parser["img_size"]
-    assert data_format["outputs"]["pred"]["num_channels"] == parser["img_channels"]
+    assert data_format["outputs"]["pred"]["spatial_shape"] == parser.get_parsed_content("img_size")
+    assert data_format["outputs"]["pred"]["num_channels"] == parser.get_parsed_content("img_channels")
 
 
 @EACH_BUNDLE

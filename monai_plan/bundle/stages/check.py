@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from monai_plan.bundle.stages.walk import class_counts
 from monai_plan.data import CheckedDataset, describe_data
 from monai_plan.latent import LatentInverter, LatentWalk
-from monai_plan.networks import frozen
+from monai_plan.networks import frozen, is_imported, load_generator
 from monai_plan.release import check_quantile
 from monai_plan.utils import ConfigError, DataError, write_json
 
@@ -66,6 +67,7 @@ class CheckStage:
                 f"the training section has {len(self.training)} images, fewer than batch_size = {self.batch_size}: "
                 "lower batch_size."
             )
+        self._check_given_generator()
         class_counts(self.training.labels, num_images=self.num_images, balance=self.balance)
         self._try_networks()
         self._check_subjects()
@@ -83,6 +85,14 @@ class CheckStage:
         ):
             if not valid:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}, but {remedy}.")
+
+    def _check_given_generator(self) -> None:
+        """An imported generator in the place of the trained one, of which no earlier stage knows."""
+        file = Path(self.report_file).with_name("model.pt")
+        if file.exists() and is_imported(file):
+            shape = self.training.images.shape[1:]
+            classes = max(self.training.label_names) + 1
+            load_generator(file, fit={"img_size": shape[1:], "img_channels": shape[0], "num_classes": classes})
 
     def _check_subjects(self) -> None:
         data = self.training
