@@ -110,6 +110,16 @@ def test_metadata(bundle: Path) -> None:
 
 
 @EACH_BUNDLE
+def test_a_folder_may_be_called_a_number(bundle: Path) -> None:
+    """MONAI's command line reads 2025 as one."""
+    for name in ("common.json", "train.json"):
+        parser = ConfigParser(_json(bundle, name))
+        parser.update({"dataset_dir": 2024, "output_dir": 2025})
+        assert parser.get_parsed_content("datalist_file") == "2024/datalist.json"
+        assert parser.get_parsed_content("private_dir") == "2025/private"
+
+
+@EACH_BUNDLE
 def test_the_network_is_as_the_metadata_says(bundle: Path) -> None:
     """By the zoo's own check."""
     monai.bundle.verify_net_in_out(

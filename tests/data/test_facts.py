@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,6 @@ CHOICES = {
 
 @pytest.mark.parametrize("case", CHOICES)
 def test_the_choice_and_its_reason(case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    import re
-
     arrays, options, text = CHOICES[case]
     with caplog.at_level(logging.INFO, logger="monai_plan"):
         scaling = choose_scaling(datalist_file=dataset(tmp_path, arrays, **options))
@@ -185,7 +184,7 @@ def test_what_is_given_goes_before(tmp_path: Path) -> None:
 
 def test_a_range_is_not_guessed_where_there_is_none(tmp_path: Path) -> None:
     path = dataset(tmp_path, VOLUMES, suffix=".nii")
-    with pytest.raises(ConfigError, match="values without a scale end between .*: give intensity_range as well"):
+    with pytest.raises(ConfigError, match=r"values without a scale end between .*: give intensity_range as well"):
         choose_scaling(datalist_file=path, intensity="range")
 
 
