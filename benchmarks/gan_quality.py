@@ -142,7 +142,7 @@ def samples(generator: StyleGAN2Generator, labels: Tensor, device: str) -> Tenso
 def utility(
     images: Tensor, labels: Tensor, test: CheckedDataset, options: argparse.Namespace
 ) -> dict[str, list[float]]:
-    """Accuracy and AUC on the real test images of classifiers trained on some images, one a seed."""
+    """Accuracy and AUC on the real test images of classifiers trained on some images, one per seed."""
     found = []
     for seed in range(options.classifier_seeds):
         network = new_classifier(

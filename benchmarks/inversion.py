@@ -1,7 +1,7 @@
 """Images inverted in the time of one by the published projector, and how near both come.
 
 The published form is StyleGAN2's projector (arXiv 1912.04958, appendix D) without its noise maps: one image at a time,
-from the mean w, 1,000 steps, one set of convolution weights a sample. The features of the image are computed once, as
+from the mean w, 1,000 steps, one set of convolution weights per sample. The features of the image are computed once, as
 there. Both minimise the same distance; before the clock starts, the script checks that at the same w both give the same
 distance and the same gradient. The encoder is the one that the run has trained; its training is not in the times.
 
@@ -55,12 +55,12 @@ def published_projection(
         adam.param_groups[0]["lr"] = 0.1 * ramp * min(1, r / 0.05)
         made = generator.synthesis(w + 0.05 * sigma * max(0, 1 - r / 0.75) ** 2 * torch.randn_like(w))
         loss = (inverter.embedding(made) - target).square().sum()
-        loss = loss + inverter.pixel_weight * (made - image).square().mean()
+        loss = loss + inverter.settings.pixel_weight * (made - image).square().mean()
         adam.zero_grad(set_to_none=True)
         loss.backward()
         adam.step()
     with torch.no_grad():
-        return published_distance(generator, inverter.embedding, inverter.pixel_weight, w, image).item()
+        return published_distance(generator, inverter.embedding, inverter.settings.pixel_weight, w, image).item()
 
 
 def check_equal(inverter: LatentInverter, images: Tensor, labels: Tensor) -> None:
@@ -74,10 +74,10 @@ def check_equal(inverter: LatentInverter, images: Tensor, labels: Tensor) -> Non
     w = inverter.generator.mapping(z, labels if generator.num_classes else None).detach().double().requires_grad_()
     made = generator.synthesis(w)
     ours = (embedding(made) - embedding(images)).square().sum(1)
-    ours = ours + inverter.pixel_weight * (made - images).square().flatten(1).mean(1)
+    ours = ours + inverter.settings.pixel_weight * (made - images).square().flatten(1).mean(1)
     (gradient,) = torch.autograd.grad(ours.sum(), w)
     for i in range(len(images)):
-        distance = published_distance(slow, embedding, inverter.pixel_weight, w[i : i + 1], images[i : i + 1])
+        distance = published_distance(slow, embedding, inverter.settings.pixel_weight, w[i : i + 1], images[i : i + 1])
         (expected,) = torch.autograd.grad(distance, w)
         torch.testing.assert_close(ours[i], distance)
         torch.testing.assert_close(gradient[i], expected[i])
@@ -137,7 +137,7 @@ def main() -> None:
     distances = found[0].distances[:, 0]
     each, slow_each = fast / len(images), slow_time / len(few)
     print(f"The mean distance of the same {len(few)} images; in brackets that of all {len(images)}.")
-    print("| | seconds an image | mean distance | GiB |\n|---|---:|---:|---:|")
+    print("| | seconds per image | mean distance | GiB |\n|---|---:|---:|---:|")
     print(f"| published, {options.reference_steps} steps | {slow_each:.3f} | {sum(reference) / len(few):.4f} "
           f"| {slow_peak:.2f} |")  # fmt: skip
     print(f"| ours | {each:.3f} | {distances[few].mean():.4f} ({distances.mean():.4f}) | {fast_peak:.2f} |")

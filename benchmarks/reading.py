@@ -2,7 +2,7 @@
 
 Writes 10,000 smooth PNG of 256 x 256 with noise to a temporary folder, reads them both ways, once only to load and once
 with the bundle's resizing and scaling, and checks that both give the same values. Each way runs in its own process.
-Memory is the peak of its resident set above that at its start: little more than the images kept, however many there are.
+Memory is the peak of its resident set above that at its start: little more than the images kept, however many are read.
 
     python benchmarks/reading.py [--images 10000] [--size 256]
 """

@@ -1,7 +1,7 @@
-"""Seconds a step and path, and memory, of the walk against its published form.
+"""Seconds per step and path, and memory, of the walk against its published form.
 
-The published form: one pair at a time, points in chunks of four, one set of convolution weights a sample, float32, the
-networks' weights not frozen, so that their gradients are computed for nothing. Before the clock starts, the script
+The published form: one pair at a time, points in chunks of four, one set of convolution weights per sample, float32,
+the networks' weights not frozen, so that their gradients are computed for nothing. Before the clock starts, the script
 checks that both give the same objective and the same gradient.
 
     python benchmarks/walk.py                                   # small, on the CPU
@@ -14,6 +14,7 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from monai.networks.nets import resnet18
 from torch import Tensor
 
 from monai_plan.gan import bf16_is_fast
-from monai_plan.latent import LatentWalk, linear_path
+from monai_plan.latent import LatentWalk, WalkSettings, linear_path
 from monai_plan.networks import StyleGAN2Generator
 
 
@@ -86,9 +87,10 @@ def main() -> None:
     lines = torch.stack([linear_path(a, b, options.num_points) for a, b in ends.unbind(1)])
     published = (plain(generator), *classifiers)
 
-    exact = LatentWalk(generator, *classifiers, num_points=options.num_points)
-    inner = lines[:, 1:-1].clone().requires_grad_()
-    losses, gradient = exact._losses_and_gradient(lines, inner, labels)
+    published_settings = WalkSettings(num_points=options.num_points)
+    exact = LatentWalk(generator, *classifiers, settings=published_settings)
+    inner = lines[:, 1:-1]
+    losses, gradient = exact.objective.losses_and_gradient(lines, inner, labels)
     path = lines[0].clone().requires_grad_()
     objective = published_loss(published, path, 0)
     (expected,) = torch.autograd.grad(objective, path)
@@ -96,11 +98,11 @@ def main() -> None:
     torch.testing.assert_close(ours, objective.detach(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(gradient[0], expected[1:-1], rtol=1e-3, atol=1e-4)
 
-    fast = LatentWalk(generator, *classifiers, num_points=options.num_points, amp=bf16_is_fast(device))
+    fast = LatentWalk(generator, *classifiers, settings=replace(published_settings, amp=bf16_is_fast(device)))
     for network in (generator, *classifiers):
         network.requires_grad_(False)
     ours_seconds, ours_peak = seconds(
-        lambda: fast._losses_and_gradient(lines, inner, labels), device, options.repeats
+        lambda: fast.objective.losses_and_gradient(lines, inner, labels), device, options.repeats
     )  # fmt: skip
     for network in published:
         network.requires_grad_(True)
@@ -111,7 +113,7 @@ def main() -> None:
 
     plain_seconds, plain_peak = seconds(step, device, options.repeats)
     each = ours_seconds / options.pairs
-    print("| size | published, s/step and path | ours | ratio | published, GiB | ours, GiB |")
+    print("| size | published, s per step and path | ours | ratio | published, GiB | ours, GiB |")
     print("|---:|---:|---:|---:|---:|---:|")
     print(
         f"| {options.img_size} | {plain_seconds:.3f} | {each:.3f} | {plain_seconds / each:.1f} "

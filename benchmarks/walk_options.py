@@ -23,37 +23,37 @@ import torch
 from finished_run import add_arguments, configs_of, parse, settings_of
 from monai.bundle import ConfigWorkflow
 
-from monai_plan.audit import evaluate
+from monai_plan.audit import AuditInputs, ImageSet, evaluate
 from monai_plan.bundle.stages import WalkStage
 from monai_plan.data import contact_sheet
+from monai_plan.latent import WalkSettings
 from monai_plan.networks import load_classifier
 from monai_plan.release import load_paths, select, synthesize_images
 from monai_plan.utils import load_artifact, save_artifact, seeded_generator
 
-SHOWN = 8  # images a class on a sheet
+SHOWN = 8  # images per class on a sheet
 
 
-def options_of(base: Mapping[str, Any], anchors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def options_of(base: WalkSettings, anchors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Row → config ids that differ from the run's."""
-    latents, labels, points = anchors["latents"], anchors["labels"], base["num_points"]
+    latents, labels, points = anchors["latents"], anchors["labels"], base.num_points
     squared = torch.cat([torch.pdist(latents[labels == y].flatten(1)).square() for y in labels.unique()]).mean().item()
     relative = (points - 1) * (points - 2) / squared  # λ of the relative objective that means the same
     unit = (squared / latents[0].numel()) ** 0.5
     return {
-        "linear": {"walk_coarse_points": None, "walk_steps": 0},
+        "linear": {"walk_coarse_points": 0, "walk_steps": 0},
         "published": {},
         "published recipe": {
-            "walk_coarse_points": None, "walk_steps": 500, "walk_schedule": "constant", "walk_beta2": 0.999,
-            "walk_smoothing": 0.0,
+            "walk_coarse_points": 0, "walk_steps": 500, "walk_schedule": "constant", "walk_beta2": 0.999,
         },
         "relative": {
-            "walk_normalize": True, "lambda_id": base["lambda_id"] * relative,
-            "lambda_class": base["lambda_class"] * relative, "walk_lr": base["walk_lr"] / unit,
+            "walk_normalize": True, "lambda_id": base.lambda_id * relative,
+            "lambda_class": base.lambda_class * relative, "walk_lr": base.lr / unit,
         },
-        "margin": {"lambda_margin": 10 * base["lambda_id"]},
+        "margin": {"lambda_margin": 10 * base.lambda_id},
         "robust φ_id": {"identity_epsilon": 0.03},
         "check 0.1": {"min_distance_quantile": 0.1},
-        "L_id x 4": {"lambda_id": 4 * base["lambda_id"]},
+        "L_id x 4": {"lambda_id": 4 * base.lambda_id},
     }  # fmt: skip
 
 
@@ -98,9 +98,8 @@ def main() -> None:
     )
     anchors_file = some_anchors(base.get_parsed_content("anchors_file"), work / "anchors.pt", options.anchors)
     second_file = train_identity(settings, work / "second.pt", seed=base["seed"] + 1)
-    rows, ratios = {}, {}
-    known = {name: base.get_parsed_content(name) for name in ("num_points", "lambda_id", "lambda_class", "walk_lr")}
-    possible = options_of(known, load_artifact(anchors_file, kind="anchors"))
+    image_sets, ratios = [], {}
+    possible = options_of(base.get_parsed_content("walk_settings"), load_artifact(anchors_file, kind="anchors"))
     unknown = sorted(set(options.rows or ()) - possible.keys())
     if unknown:
         parser.error(f"there is no row {unknown[0]!r}, only {', '.join(possible)}")
@@ -127,28 +126,32 @@ def main() -> None:
         ]
         contact_sheet(images[torch.cat(spread)], columns=SHOWN, path=work / f"{folder.name}.png", zoom=2)
         straight, walked = paths["losses"]["identity"].mean(0)[[0, -1]].tolist()
-        rows[name], ratios[name] = (images, labels), walked / straight
+        image_sets.append(ImageSet(name, images, labels))
+        ratios[name] = walked / straight
 
     last = parse(settings, "common", "evaluate")
     second = load_classifier(
         last.get_parsed_content("identity_network")(), second_file, kind="identity_net"
     ).to(last.get_parsed_content("device"))  # fmt: skip
-    result = evaluate(
-        rows, train=training, test=last.get_parsed_content("test"), embedding=embedding,
+    inputs = AuditInputs(
+        train=training, test=last.get_parsed_content("test"), embedding=embedding,
         classifier_factory=last.get_parsed_content("class_network"), cache_dir=work / "evaluate", identity_net=second,
-        epochs=last["evaluation_epochs"], seeds=last["evaluation_seeds"], seed=last["seed"],
-        batch_size=last["evaluation_batch_size"], lr=last["evaluation_lr"],
-        augment=last.get_parsed_content("augmentation"), device=last.get_parsed_content("device"),
+        settings=last.get_parsed_content("stage#settings"),
+        seeds=last["evaluation_seeds"], seed=last["seed"], augment=last.get_parsed_content("augmentation"),
+        device=last.get_parsed_content("device"),
     )  # fmt: skip
+    result = evaluate(image_sets, inputs)
     print(f"\n{result.embedding_title}; ± is the standard deviation over {last['evaluation_seeds']} classifiers\n")
     print("| option | accuracy | AUC | Fréchet | mean-min distance | least | L_id ratio | top identity, second φ_id |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for row in result.rows:
         ratio = f"{ratios[row.name]:.2f}" if row.name in ratios else ""
+        distance = row.results["distance"]
         print(
-            f"| {row.name} | {100 * row.accuracy.mean:.1f} ± {100 * row.accuracy.sd:.1f} | {100 * row.auc.mean:.1f} "
-            f"| {row.frechet:.4g} | {row.mean_min_distance:.3f} | {row.least_distance:.3f} | {ratio} "
-            f"| {100 * row.top_identity:.1f} |"
+            f"| {row.name} | {row.spread('utility', 'accuracy').percent} "
+            f"| {100 * row.spread('utility', 'auc').mean:.1f} | {row.results['fidelity']['frechet']:.4g} "
+            f"| {distance['mean']:.3f} | {distance['least']:.3f} | {ratio} "
+            f"| {100 * row.results['identity']['top']:.1f} |"
         )
 
 

@@ -12,27 +12,25 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from finished_run import add_arguments, parse, settings_of
 from gan_training import plain
 from walk import published_loss
 
-from monai_plan.latent import LatentWalk, choose_pairs, linear_path
+from monai_plan.latent import LatentWalk, WalkSettings, choose_pairs, linear_path
 from monai_plan.utils import load_artifact
 
-RATES: dict[str, Any] = {"smoothing": 10.0, "schedule": "decay", "beta2": 0.95}
-COARSE = {**RATES, "coarse_points": 25, "coarse_steps": 200, "steps": 30}
-RECIPES: dict[str, dict[str, Any]] = {
-    "published: Adam, constant rate, 500 steps": {},
-    "default: 200 steps of 25 points, 30 of 50": COARSE,
-    "the same, β2 0.999 instead of 0.95": {**COARSE, "beta2": 0.999},
-    "the same, no smoothing": {**COARSE, "smoothing": 0.0},
-    "250 steps of 18 points, 30 of 50": {**COARSE, "coarse_points": 18, "coarse_steps": 250},
-    "100 steps of 13 points, 30 of 50": {**COARSE, "coarse_points": 13, "coarse_steps": 100},
-    "all 50 points, 126 steps": {**RATES, "steps": 126},
+FAST = WalkSettings.fast()
+RECIPES = {
+    "published: Adam, constant rate, 500 steps": WalkSettings.published(),
+    "default: 200 steps of 25 points, 30 of 50": FAST,
+    "the same, β2 0.999 instead of 0.95": replace(FAST, beta2=0.999),
+    "250 steps of 18 points, 30 of 50": replace(FAST, coarse_points=18, coarse_steps=250),
+    "100 steps of 13 points, 30 of 50": replace(FAST, coarse_points=13, coarse_steps=100),
+    "all 50 points, 126 steps": replace(FAST, coarse_points=0, steps=126),
 }
 
 
@@ -49,7 +47,7 @@ def published_seconds(walk: LatentWalk, w_a: torch.Tensor, w_b: torch.Tensor, la
     networks = (plain(walk.generator), walk.identity_net, walk.class_net)
     for network in networks:
         network.requires_grad_(True)  # as published, where nothing is frozen
-    path = linear_path(w_a, w_b, walk.num_points).to(walk.device).requires_grad_()
+    path = linear_path(w_a, w_b, walk.settings.num_points).to(walk.device).requires_grad_()
     published_loss(networks, path, label).backward()
     began = clock(walk.device)
     for _ in range(repeats):
@@ -74,23 +72,24 @@ def main() -> None:
     ends, classes = anchors["latents"][pairs].unbind(1), anchors["labels"][pairs[:, 0]].tolist()
     networks = (trained.generator, trained.identity_net, trained.class_net)
 
-    published = LatentWalk(*networks, device=trained.device)
-    form = published.steps * published_seconds(published, ends[0][0], ends[1][0], classes[0])
-    print(f"\nThe published form takes {form:.0f} s a path. L is the mean over {len(pairs)} pairs.\n")
-    print("| recipe | images a point | s a path | ratio to the published form | straight | L | no higher |")
+    published = LatentWalk(*networks, settings=WalkSettings.published(), device=trained.device)
+    form = published.settings.steps * published_seconds(published, ends[0][0], ends[1][0], classes[0])
+    print(f"\nThe published form takes {form:.0f} s per path. L is the mean over {len(pairs)} pairs.\n")
+    print("| recipe | images per point | s per path | ratio to the published form | straight | L | no higher |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     reference = None
-    for number, (name, recipe) in enumerate(RECIPES.items()):
+    for number, (name, settings) in enumerate(RECIPES.items()):
         if number and options.recipes and number not in options.recipes:
             continue
-        walk = LatentWalk(*networks, device=trained.device, **recipe)
+        walk = LatentWalk(*networks, settings=settings, device=trained.device)
         began = clock(walk.device)
         total = torch.stack([result.total for result in walk.walk_pairs(*ends, classes)])
         passed = (clock(walk.device) - began) / len(pairs)
         reference = total[:, -1] if reference is None else reference
-        coarse = 0 if walk.coarse_points is None else walk.coarse_steps * (walk.coarse_points - 2)
+        coarse = settings.coarse_steps * (settings.coarse_points - 2) if settings.coarse_points else 0
+        images = settings.steps + coarse / (settings.num_points - 2)
         print(
-            f"| {name} | {walk.steps + coarse / (walk.num_points - 2):.0f} | {passed:.1f} | {form / passed:.1f} "
+            f"| {name} | {images:.0f} | {passed:.1f} | {form / passed:.1f} "
             f"| {total[:, 0].mean():.3f} | {total[:, -1].mean():.3f} | {int((total[:, -1] <= reference).sum())} |",
             flush=True,
         )

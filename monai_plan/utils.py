@@ -42,6 +42,7 @@ __all__ = [
     "sync",
     "temporary_name",
     "write_json",
+    "write_tensors",
     "write_text",
 ]
 
@@ -132,6 +133,13 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_tensors(path: str | os.PathLike[str], value: Any) -> None:
+    """Save what ``torch.load(weights_only=True)`` reads, whole or not at all; equal values give equal files."""
+    # into an open file: given a name, torch would write it into the archive, and it is another one each time
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        torch.save(value, file)
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
@@ -252,8 +260,7 @@ def save_artifact(
         "version": __version__,
         "made_by": dict(made_by or {}),
     }
-    with atomic_path(path) as temporary:
-        torch.save({**(beside or {}), "header": header, "data": dict(data)}, temporary)
+    write_tensors(path, {**(beside or {}), "header": header, "data": dict(data)})
 
 
 def load_artifact(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:

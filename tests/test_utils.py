@@ -131,6 +131,12 @@ def test_files_below_a_folder(tmp_path: Path) -> None:
     assert found == ["a.txt", "b/a.txt", "b/z.txt", "c/linked.txt"]
 
 
+def test_the_same_artifact_is_the_same_file(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_artifact(tmp_path / name / "model.pt", kind="part", data={"x": torch.arange(9.0)}, made_by={"steps": 1})
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+
+
 # ---- the digest ----------------------------------------------------------------------------------------------------
 
 

@@ -59,7 +59,7 @@ def membership_attack(
     nonmember_subjects: Sequence[str],
     seed: int = 0,
 ) -> MembershipResult:
-    """Attack a classifier by what it says about members and non-members (the MIA column of PLAN, arXiv 2307.02984).
+    """Attack a classifier by what it says about members and non-members (the column MIA of arXiv 2307.02984).
 
     Members are the real training images, non-members real test images, whether the classifier saw the real images or
     synthetic ones made from them. The attacker sees the cross entropy of the true label, the highest probability, the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from monai_plan.bundle.evaluate import evaluate_release
 from monai_plan.bundle.runner import StageOutcome, run_bundle
 
-__all__ = ["StageOutcome", "evaluate_release", "run_bundle"]
+__all__ = ["StageOutcome", "run_bundle"]

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from monai_plan import __version__
 from monai_plan.data.facts import has_colour, num_cores
 from monai_plan.data.header import ImageRefusedError
-from monai_plan.utils import atomic_path
+from monai_plan.utils import write_tensors
 
 __all__: list[str] = []
 
@@ -126,8 +126,7 @@ def _cache_key(
 def _write_cache(file: Path, key: str, loaded: LoadedImages) -> None:
     if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
         return  # one rank is enough, and they share the folder
-    with atomic_path(file) as temporary:
-        torch.save({"key": key, **vars(loaded)}, temporary)
+    write_tensors(file, {"key": key, **vars(loaded)})
 
 
 def _read_cache(file: Path, key: str) -> LoadedImages | None:

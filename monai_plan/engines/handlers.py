@@ -16,7 +16,7 @@ from monai.engines import Evaluator
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
-from monai_plan.utils import ArtifactError, TrainingError, atomic_path, first_line
+from monai_plan.utils import ArtifactError, TrainingError, first_line, write_tensors
 
 __all__ = ["BestWeights", "LossProgressBar", "ResumeHandler", "StopAtNaN"]
 
@@ -83,8 +83,7 @@ class ResumeHandler:
                     f"last checkpoint, {self.path}, which is good. Lower the learning rate, then start again."
                 )
         state = {name: item.state_dict() for name, item in {**self.save_dict, "trainer": engine}.items()}
-        with atomic_path(self.path) as temporary:
-            torch.save(state, temporary)
+        write_tensors(self.path, state)
 
 
 class BestWeights:

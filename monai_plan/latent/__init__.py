@@ -5,29 +5,29 @@ MICCAI 2023, arXiv 2307.02984.
 """
 
 from monai_plan.latent.encoder import LatentEncoder, LatentPairs
-from monai_plan.latent.inversion import SPACES, Inversion, LatentInverter
+from monai_plan.latent.inversion import Inversion, LatentInverter
 from monai_plan.latent.k_same import Anchors, choose_pairs, k_same
-from monai_plan.latent.terms import (
-    MarginTerm,
-    WeightedTerm,
-)
-from monai_plan.latent.walk import LatentWalk, WalkResult, class_loss, distance_loss, identity_loss, linear_path
+from monai_plan.latent.path import distance_loss, linear_path
+from monai_plan.latent.settings import SPACES, InversionSettings, WalkSettings
+from monai_plan.latent.terms import ClassTerm, IdentityTerm, MarginTerm
+from monai_plan.latent.walk import LatentWalk, WalkResult
 
 __all__ = [
     "SPACES",
     "Anchors",
+    "ClassTerm",
+    "IdentityTerm",
     "Inversion",
+    "InversionSettings",
     "LatentEncoder",
     "LatentInverter",
     "LatentPairs",
     "LatentWalk",
     "MarginTerm",
     "WalkResult",
-    "WeightedTerm",
+    "WalkSettings",
     "choose_pairs",
-    "class_loss",
     "distance_loss",
-    "identity_loss",
     "k_same",
     "linear_path",
 ]

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from monai_plan.latent.w_statistics import w_statistics
 from monai_plan.networks import LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, seeded_generator
 
@@ -50,7 +51,7 @@ class LatentPairs:
     position is the state of ``state_dict``: a training that is continued sees the pairs that it would have seen. To the
     images Gaussian noise is added, of a strength uniform in [0, ``noise``]: real images have more of it than G.
 
-    The encoder's mean and scale, E w and σ_w/√w_dim, are measured here.
+    The encoder's mean and scale, E w and σ_w/√w_dim over all classes, are measured here.
 
     Args:
         generator: G.
@@ -85,31 +86,25 @@ class LatentPairs:
         self.generator, self.encoder = generator, encoder
         self.batch_size, self.noise, self.seed = batch_size, noise, seed
         self.position = 0
-        w, _ = self._draw(num_mean_samples, "encoder mean")
-        encoder.mean.copy_(w.mean(0))
-        encoder.scale.copy_((w - w.mean(0)).square().mean().sqrt())
+        (mean,), (sigma,) = w_statistics(generator, num_samples=num_mean_samples, seed=seed)
+        encoder.mean.copy_(mean)
+        encoder.scale.copy_(sigma / generator.w_dim**0.5)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         while True:
-            w, rng = self._draw(self.batch_size, "encoder pairs", self.position)
+            rng = seeded_generator(self.seed, "encoder pairs", self.position)
+            z = torch.randn(self.batch_size, self.generator.z_dim, generator=rng).to(self.device)
+            labels = None
+            if self.generator.num_classes > 0:
+                labels = torch.randint(self.generator.num_classes, (self.batch_size,), generator=rng).to(self.device)
             with torch.no_grad(), frozen(self.generator):
+                w = self.generator.mapping(z, labels)
                 images = self.generator.synthesis(w)
             if self.noise > 0:
                 strength = self.noise * torch.rand(len(w), *(1,) * (images.ndim - 1), generator=rng)
                 images = images + (strength * torch.randn(images.shape, generator=rng)).to(self.device)
             self.position += 1
             yield {"image": images.clamp(-1, 1), "label": self.encoder.normalize(w)}
-
-    @torch.no_grad()
-    def _draw(self, count: int, *key: int | str) -> tuple[Tensor, torch.Generator]:
-        """w [count, w_dim] of a key, and the generator that it was drawn from."""
-        rng = seeded_generator(self.seed, *key)
-        z = torch.randn(count, self.generator.z_dim, generator=rng).to(self.device)
-        labels = None
-        if self.generator.num_classes > 0:
-            labels = torch.randint(self.generator.num_classes, (count,), generator=rng).to(self.device)
-        with frozen(self.generator):
-            return self.generator.mapping(z, labels), rng
 
     def state_dict(self) -> dict[str, int]:
         """The number of batches given."""

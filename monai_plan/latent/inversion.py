@@ -17,12 +17,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from monai_plan.latent.path import per_row
+from monai_plan.latent.settings import InversionSettings
+from monai_plan.latent.w_statistics import w_statistics
 from monai_plan.networks import BatchSplitter, LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, DataError, TrainingError, seeded_generator
 
-__all__ = ["SPACES", "Inversion", "LatentInverter"]
+__all__ = ["Inversion", "LatentInverter"]
 
-SPACES = ("w", "w_plus")  # where latents live: one w an image, or one for every layer of G
 BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam
 
 
@@ -78,27 +80,15 @@ class LatentInverter:
     Args:
         generator: G; for W+ one with ``num_ws``.
         embedding: e, images [B, C, *spatial] in [−1, 1] → [B, E]. G is not clamped: a clamp stops the gradient.
+        settings: n, lr, S and the rest; by default ``InversionSettings.fast(encoder=…)``, as there is one or not.
         encoder: images → first guesses of w [B, w_dim], see ``LatentEncoder``; None begins at the mean.
-        space: "w", or "w_plus" for a w of each layer: nearer to the image, and farther from where G was trained.
-        steps: n, Adam steps, at least 1.
-        lr: the highest learning rate, above 0.
-        starts: S, at least 1.
-        start_noise: distance of the starts s > 0 from the first, in units of σ_w an axis, at least 0.
-        lr_rampup: fraction of the steps in which the learning rate rises, in [0, 1].
-        lr_rampdown: fraction of the steps in which it falls, in [0, 1].
-        initial_noise: the noise on w at the start, in units of σ_w, at least 0.
-        noise_ramp: fraction of the steps in which the noise fades, in (0, 1].
-        patience: steps without progress before the learning rate falls, at least 1; None: all n steps for all.
-        tolerance: the fraction by which the distance must sink to count as progress, in [0, 1).
-        pixel_weight: weight of the mean squared pixel difference, at least 0.
-        num_mean_samples: draws of z for the mean and σ_w of each class, at least 2.
         seed: of the draws of z and ε.
         batch_size: images × starts at once; halved whenever the memory of the GPU does not suffice.
         device: where to compute; the networks are moved there. Default: where the generator is.
 
     Raises:
-        ConfigError: if an argument lies outside its range, several starts would be one and the same (neither
-            ``start_noise`` nor ``initial_noise``), or the generator does not fulfil the contract.
+        ConfigError: if ``batch_size`` lies outside its range, or the generator does not fulfil the contract, or has no
+            W+ where the settings ask for it.
     """
 
     def __init__(
@@ -106,66 +96,23 @@ class LatentInverter:
         generator: LatentDecoder,
         embedding: nn.Module,
         *,
+        settings: InversionSettings | None = None,
         encoder: nn.Module | None = None,
-        space: str = "w",
-        steps: int = 200,
-        lr: float = 0.1,
-        starts: int = 5,
-        start_noise: float = 0.0,
-        lr_rampup: float = 0.05,
-        lr_rampdown: float = 0.25,
-        initial_noise: float = 0.05,
-        noise_ramp: float = 0.75,
-        patience: int | None = None,
-        tolerance: float = 0.01,
-        pixel_weight: float = 0.0,
-        num_mean_samples: int = 10_000,
         seed: int = 0,
         batch_size: int = 64,
         device: torch.device | str | None = None,
     ) -> None:
-        differ = starts == 1 or initial_noise > 0 or start_noise > 0
-        for name, value, valid in (
-            ("space", space, space in SPACES),
-            ("steps", steps, steps >= 1),
-            ("lr", lr, 0 < lr < math.inf),
-            ("starts", starts, starts >= 1),
-            ("start_noise", start_noise, 0 <= start_noise < math.inf),
-            ("lr_rampup", lr_rampup, 0 <= lr_rampup <= 1),
-            ("lr_rampdown", lr_rampdown, 0 <= lr_rampdown <= 1),
-            ("initial_noise", initial_noise, 0 <= initial_noise < math.inf and differ),
-            ("noise_ramp", noise_ramp, 0 < noise_ramp <= 1),
-            ("patience", patience, patience is None or patience >= 1),
-            ("tolerance", tolerance, 0 <= tolerance < 1),
-            ("pixel_weight", pixel_weight, 0 <= pixel_weight < math.inf),
-            ("num_mean_samples", num_mean_samples, num_mean_samples >= 2),
-            ("batch_size", batch_size, batch_size >= 1),
-        ):
-            if not valid:
-                raise ConfigError(f"{name} of the inversion is {value!r}, outside its range: see LatentInverter.")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size of the inversion is {batch_size}, but must be at least 1.")
+        self.settings = InversionSettings.fast(encoder=encoder is not None) if settings is None else settings
         networks = [embedding] if encoder is None else [embedding, encoder]
         self.device = prepare_networks(generator, *networks, device=device)
-        if space == "w_plus" and generator.num_ws is None:
+        if self.settings.space == "w_plus" and generator.num_ws is None:
             raise ConfigError(
                 f"space of the inversion is 'w_plus', but {type(generator).__name__} has no num_ws, so its layers "
                 "share one latent: use 'w'."
             )
-        self.generator = generator
-        self.embedding = embedding
-        self.encoder = encoder
-        self.space = space
-        self.steps = steps
-        self.lr = lr
-        self.starts = starts
-        self.start_noise = start_noise
-        self.lr_rampup = lr_rampup
-        self.lr_rampdown = lr_rampdown
-        self.initial_noise = initial_noise
-        self.noise_ramp = noise_ramp
-        self.patience = patience
-        self.tolerance = tolerance
-        self.pixel_weight = pixel_weight
-        self.num_mean_samples = num_mean_samples
+        self.generator, self.embedding, self.encoder = generator, embedding, encoder
         self.seed = seed
         self._in_batches = BatchSplitter(batch_size)
 
@@ -173,15 +120,6 @@ class LatentInverter:
     def networks(self) -> list[nn.Module]:
         """G, e and, if there is one, the encoder: all whose weights a result depends on."""
         return [self.generator, self.embedding, *([] if self.encoder is None else [self.encoder])]
-
-    @property
-    def settings(self) -> dict[str, int | float | str | None]:
-        """The options that a result depends on, by name."""
-        names = (
-            "space", "steps", "lr", "starts", "start_noise", "lr_rampup", "lr_rampdown", "initial_noise", "noise_ramp",
-            "patience", "tolerance", "pixel_weight", "num_mean_samples", "seed",
-        )  # fmt: skip
-        return {name: getattr(self, name) for name in names}
 
     def __call__(
         self,
@@ -197,7 +135,7 @@ class LatentInverter:
             images: [N, C, *spatial], values in [−1, 1], N ≥ 1.
             labels: [N] int, the classes, for the class-conditional mean; not used if the generator is unconditional.
                 None starts from the mean over all classes.
-            keys: N names, one an image and unlike each other, that seed its noise.
+            keys: N names, one per image and unlike each other, that seed its noise.
             progress: called with (steps done, steps in all) after every step, both counted over images and starts;
                 what an image skips counts as done.
 
@@ -213,21 +151,25 @@ class LatentInverter:
         images = images.detach().as_subclass(Tensor)
         labels = None if labels is None else labels.as_subclass(Tensor)
         self._check_inputs(images, labels, keys)
-        total = len(images) * self.starts
+        starts, steps = self.settings.starts, self.settings.steps
+        total = len(images) * starts
         with torch.enable_grad(), frozen(*self.networks):
-            means, sigmas = self._mean_and_sigma(labels, len(images))
+            means, sigmas = w_statistics(
+                self.generator, labels, num_samples=self.settings.num_mean_samples, seed=self.seed
+            )
+            means, sigmas = means.expand(len(images), -1), sigmas.expand(len(images))  # without labels all the same
 
             def one_batch(part: slice) -> tuple[Tensor, Tensor]:
-                def report(steps: int) -> None:
+                def report(done: int) -> None:
                     if progress is not None:
-                        progress(part.start * self.steps + steps, total * self.steps)
+                        progress(part.start * steps + done, total * steps)
 
                 return self._invert(images, keys, means, sigmas, part, report)
 
             latents, distances = zip(*self._in_batches(one_batch, total), strict=True)
         return Inversion(
-            torch.cat(latents).unflatten(0, (len(images), self.starts)),
-            torch.cat(distances).reshape(len(images), self.starts),
+            torch.cat(latents).unflatten(0, (len(images), starts)),
+            torch.cat(distances).reshape(len(images), starts),
         )
 
     def _invert(
@@ -243,16 +185,16 @@ class LatentInverter:
 
         ``report`` is called with the steps that are done or skipped, of all in the slice together.
         """
-        items = [divmod(item, self.starts) for item in range(part.start, part.stop)]
+        items = [divmod(item, self.settings.starts) for item in range(part.start, part.stop)]
         rows = torch.tensor([image for image, _ in items])
         rngs = [seeded_generator(self.seed, "noise", keys[image], start) for image, start in items]
         sigma_w = sigmas[rows].to(self.device)
         w, targets, embedded = self._begin(images, means, rows)
-        scatter = torch.tensor([self.start_noise * (start > 0) for _, start in items]).to(self.device)
-        if self.start_noise > 0:
-            w = w + _as(scatter * sigma_w, w) * _draw(rngs, w)
+        scatter = torch.tensor([self.settings.start_noise * (start > 0) for _, start in items]).to(self.device)
+        if self.settings.start_noise > 0:
+            w = w + per_row(scatter * sigma_w, w) * _draw(rngs, w)
 
-        # One row a start that is not done; "row" says which it is.
+        # One row per start that is not done; "row" says which it is.
         state = {
             "row": torch.arange(len(items), device=self.device),
             "clock": torch.zeros(len(items), dtype=torch.int64, device=self.device),
@@ -268,18 +210,18 @@ class LatentInverter:
             "embedded": embedded,
         }
         latents, least = torch.empty_like(w), w.new_empty(len(items))
-        for step in range(1, self.steps + 2):  # the last one measures only
+        for step in range(1, self.settings.steps + 2):  # the last one measures only
             rate, noise = self._schedule(state["clock"])
             w = state["w"].requires_grad_()
             visited = w
             if noise.any():
-                visited = w + _as(noise * state["sigma_w"], w) * _draw([rngs[i] for i in state["row"].tolist()], w)
+                visited = w + per_row(noise * state["sigma_w"], w) * _draw([rngs[i] for i in state["row"].tolist()], w)
             distances = self._distances(visited, state["targets"], state["embedded"])
             seen = distances.detach()
             better = (seen < state["best"]) & (noise == 0)
             state["best"] = torch.where(better, seen, state["best"])
-            state["best_w"] = torch.where(_as(better, w), w.detach(), state["best_w"])
-            done = state["clock"] == self.steps
+            state["best_w"] = torch.where(per_row(better, w), w.detach(), state["best_w"])
+            done = state["clock"] == self.settings.steps
             if done.any():
                 self._check_finite(seen[done], w.detach()[done], [items[i] for i in state["row"][done].tolist()], keys)
                 latents[state["row"][done]], least[state["row"][done]] = state["best_w"][done], state["best"][done]
@@ -290,11 +232,11 @@ class LatentInverter:
             state["m"] = state["m"].lerp(gradient, 1 - BETAS[0])
             state["v"] = state["v"].lerp(gradient.square(), 1 - BETAS[1])
             change = (state["m"] / (1 - BETAS[0] ** step)) / ((state["v"] / (1 - BETAS[1] ** step)).sqrt() + EPS)
-            state["w"] = w.detach() - _as(rate, w) * change
+            state["w"] = w.detach() - per_row(rate, w) * change
             self._advance(state, seen)
             if done.any():
                 state = {name: value[~done] for name, value in state.items()}
-            report(int(state["clock"].sum()) + self.steps * (len(items) - len(state["clock"])))
+            report(int(state["clock"].sum()) + self.settings.steps * (len(items) - len(state["clock"])))
         return latents.cpu(), least.cpu()
 
     @torch.no_grad()
@@ -314,7 +256,7 @@ class LatentInverter:
                 )
             nearer = self._distances(guess, targets, embedded) < self._distances(w, targets, embedded)
             w = torch.where(nearer[:, None], guess, w)
-        if self.space == "w_plus":
+        if self.settings.space == "w_plus":
             w = w[:, None].repeat(1, cast(int, self.generator.num_ws), 1)  # __init__ has checked it
         inverse = inverse.to(self.device)
         return w[inverse], targets[inverse], embedded[inverse]
@@ -322,22 +264,23 @@ class LatentInverter:
     def _advance(self, state: dict[str, Tensor], seen: Tensor) -> None:
         """Move the clocks on by a step, and to the fall of the learning rate where there is no progress."""
         state["clock"] = state["clock"] + 1
-        if self.patience is None:
+        if self.settings.patience == 0:
             return
-        r = state["clock"] / self.steps
-        progress = (seen < (1 - self.tolerance) * state["mark"]) | (r <= self.lr_rampup)
+        settings, clock = self.settings, state["clock"]
+        progress = (seen < (1 - settings.tolerance) * state["mark"]) | (clock / settings.steps <= settings.lr_rampup)
         state["mark"] = torch.where(progress, seen, state["mark"])
         state["since"] = torch.where(progress, 0, state["since"] + 1)
-        fall = math.ceil((1 - self.lr_rampdown) * self.steps)
-        state["clock"] = torch.where(state["since"] >= self.patience, state["clock"].clamp(min=fall), state["clock"])
+        fall = math.ceil((1 - settings.lr_rampdown) * settings.steps)
+        state["clock"] = torch.where(state["since"] >= settings.patience, clock.clamp(min=fall), clock)
 
     def _schedule(self, clock: Tensor) -> tuple[Tensor, Tensor]:
         """lr(r) and σ(r)/σ_w, float32 [B], at the clocks [B]."""
-        r = clock.double() / self.steps
-        up = (r / self.lr_rampup).clamp(max=1) if self.lr_rampup > 0 else torch.ones_like(r)
-        down = ((1 - r) / self.lr_rampdown).clamp(max=1) if self.lr_rampdown > 0 else torch.ones_like(r)
-        noise = self.initial_noise * (1 - r / self.noise_ramp).clamp(min=0).square()
-        return (self.lr * up * (0.5 - 0.5 * (math.pi * down).cos())).float(), noise.float()
+        settings = self.settings
+        r = clock.double() / settings.steps
+        up = (r / settings.lr_rampup).clamp(max=1) if settings.lr_rampup > 0 else torch.ones_like(r)
+        down = ((1 - r) / settings.lr_rampdown).clamp(max=1) if settings.lr_rampdown > 0 else torch.ones_like(r)
+        noise = settings.initial_noise * (1 - r / settings.noise_ramp).clamp(min=0).square()
+        return (settings.lr * up * (0.5 - 0.5 * (math.pi * down).cos())).float(), noise.float()
 
     def _distances(self, w: Tensor, targets: Tensor, target_embeddings: Tensor) -> Tensor:
         """d(w, x), [B]."""
@@ -348,8 +291,8 @@ class LatentInverter:
                 f"{list(targets.shape[1:])}: resize them, or load the generator that was trained on them."
             )
         distances = (self._embed(images) - target_embeddings).square().sum(1)
-        if self.pixel_weight > 0:
-            distances = distances + self.pixel_weight * (images - targets).square().flatten(1).mean(1)
+        if self.settings.pixel_weight > 0:
+            distances = distances + self.settings.pixel_weight * (images - targets).square().flatten(1).mean(1)
         return distances
 
     def _embed(self, images: Tensor) -> Tensor:
@@ -361,26 +304,6 @@ class LatentInverter:
             )
         return embeddings
 
-    @torch.no_grad()
-    def _mean_and_sigma(self, labels: Tensor | None, num_images: int) -> tuple[Tensor, Tensor]:
-        """For each image the mean w [N, w_dim] of its class and σ_w [N], on the CPU."""
-        rng = seeded_generator(self.seed, "mean")
-        z = torch.randn(self.num_mean_samples, self.generator.z_dim, generator=rng).to(self.device)
-        classes: list[Tensor | None]
-        if self.generator.num_classes == 0:
-            classes, rows = [None], torch.zeros(num_images, dtype=torch.int64)
-        elif labels is None:
-            classes, rows = [torch.arange(len(z)) % self.generator.num_classes], torch.zeros(num_images).long()
-        else:
-            present, rows = labels.cpu().unique(return_inverse=True)
-            classes = [torch.full((len(z),), int(label)) for label in present]
-        ws = [self.generator.mapping(z, None if c is None else c.to(self.device)).cpu().float() for c in classes]
-        means = torch.stack([w.mean(0) for w in ws])
-        sigmas = torch.stack([(w - w.mean(0)).square().sum(1).mean().sqrt() for w in ws])
-        if not sigmas.isfinite().all():
-            raise TrainingError("The generator's mapping gives values that are not finite: train the generator again.")
-        return means[rows], sigmas[rows]
-
     def _check_inputs(self, images: Tensor, labels: Tensor | None, keys: Sequence[str]) -> None:
         if images.ndim < 3 or len(images) == 0 or images.shape[1] != self.generator.img_channels:
             raise ConfigError(
@@ -389,8 +312,8 @@ class LatentInverter:
             )
         if isinstance(keys, str) or len(keys) != len(images) or len(set(keys)) != len(keys):
             raise ConfigError(
-                f"keys must be {len(images)} different names, one an image: got {len(keys)}, of which {len(set(keys))} "
-                "are different."
+                f"keys must be {len(images)} different names, one per image: got {len(keys)}, of which "
+                f"{len(set(keys))} are different."
             )
         for key, image in zip(keys, images, strict=True):
             if not image.isfinite().all():
@@ -417,11 +340,6 @@ class LatentInverter:
                 f"The inversion of {keys[image]} (start {start}) ended with distance {distances[bad[0]]:g}: lower lr, "
                 "or check that the generator was trained to the end."
             )
-
-
-def _as(value: Tensor, w: Tensor) -> Tensor:
-    """[B] in the shape that multiplies w [B, …]."""
-    return value.reshape(-1, *(1,) * (w.ndim - 1))
 
 
 def _draw(rngs: Sequence[torch.Generator], w: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def k_same(latents: Tensor, labels: Tensor, subjects: Sequence[str], k: int, *, 
     The result does not depend on the order of the inputs.
 
     Args:
-        latents: [N, w_dim], one w an image, or [N, num_ws, w_dim] in W+; finite.
+        latents: [N, w_dim], one w per image, or [N, num_ws, w_dim] in W+; finite.
         labels: [N] int, the class of each image.
         subjects: N identifiers, the patient of each image.
         k: the least number of subjects behind an anchor, at least 2.

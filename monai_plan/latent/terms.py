@@ -1,12 +1,12 @@
-"""Terms that the walk can add to the objective of PLAN, one number per point; none of them is in the published form.
+"""The terms of the walk's objective, one number per point: L_id and L_class of PLAN, and what can be added to them.
 
-``MarginTerm`` keeps the image off the real ones by the distance that is measured in the end.
+``MarginTerm`` is not in the published form: it keeps the image off the real ones by the distance that is measured in
+the end.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,33 +16,66 @@ from monai_plan.metrics import PerceptualEmbedding, nearest_other_images
 from monai_plan.networks import frozen
 from monai_plan.utils import ConfigError, DataError
 
-__all__ = ["MarginTerm", "WeightedTerm"]
+__all__ = ["ClassTerm", "IdentityTerm", "MarginTerm"]
 
 
-@dataclass(frozen=True, eq=False)
-class WeightedTerm:
-    """λ · term, for ``LatentWalk``.
+class IdentityTerm(nn.Module):
+    """L_id = KL(U ‖ softmax φ_id(x̄)) = −log n − 1/n · Σ_{i=1}^{n} log softmax_i φ_id(x̄) (PLAN), U uniform over n.
 
-    Attributes:
-        weight: λ, at least 0; at 0 the term is measured and does not pull.
-        term: a module (w [N, *latent], images x̄ [N, C, *spatial] in [−1, 1], labels [N] int64) → [N] float32,
-            differentiable; the value of a point must not depend on the others.
+    It is 0 where every identity is equally probable.
 
-    Raises:
-        ConfigError: if the weight lies outside its range or the term is no module.
+    Args:
+        network: φ_id, images [B, C, *spatial] in [−1, 1] → logits [B, n] over n ≥ 2 identities.
+        amp: bfloat16 autocast of φ_id; the loss is in float32.
     """
 
-    weight: float
-    term: nn.Module
+    def __init__(self, network: nn.Module, *, amp: bool = False) -> None:
+        super().__init__()
+        self.network, self.amp = network, amp
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight < math.inf:
-            raise ConfigError(f"weight of a term of the walk is {self.weight}, but must be at least 0 and finite.")
-        if not isinstance(self.term, nn.Module):
+    def forward(self, w: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """L_id [N] of the images; w and the labels are not used.
+
+        Raises:
+            ConfigError: if φ_id does not return [N, n] with n ≥ 2.
+        """
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
+            logits = self.network(images)
+        if logits.ndim != 2 or logits.shape[1] < 2:
             raise ConfigError(
-                f"term is a {type(self.term).__name__}, but must be a torch.nn.Module, so that it can be moved and "
-                "frozen: wrap it in one."
+                f"The identity classifier must return [B, n], n ≥ 2 identities: got {list(logits.shape)}."
             )
+        return -math.log(logits.shape[1]) - logits.float().log_softmax(1).mean(1)
+
+
+class ClassTerm(nn.Module):
+    """L_class = CE(φ_class(x̄), y) = −log softmax_y φ_class(x̄) (PLAN).
+
+    Args:
+        network: φ_class, images [B, C, *spatial] in [−1, 1] → logits [B, num_classes].
+        amp: bfloat16 autocast of φ_class; the loss is in float32.
+    """
+
+    def __init__(self, network: nn.Module, *, amp: bool = False) -> None:
+        super().__init__()
+        self.network, self.amp = network, amp
+
+    def forward(self, w: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """L_class [N] of the images with labels y [N]; w is not used.
+
+        Raises:
+            ConfigError: if φ_class does not return [N, num_classes], or a label lies outside the classes.
+        """
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
+            logits = self.network(images)
+        if logits.ndim != 2:
+            raise ConfigError(f"The class classifier must return [B, num_classes]: got {list(logits.shape)}.")
+        wrong = [label for label in labels.tolist() if not 0 <= label < logits.shape[1]]
+        if wrong:
+            raise ConfigError(
+                f"Label {wrong[0]} lies outside the classes 0 … {logits.shape[1] - 1} of the class classifier."
+            )
+        return functional.cross_entropy(logits.float(), labels.to(logits.device), reduction="none")
 
 
 class MarginTerm(nn.Module):
@@ -103,7 +136,7 @@ class MarginTerm(nn.Module):
                     f"The median distance to the nearest image of another identity is {margin:g}, which is no margin: "
                     "name the patients in the data list, leave copies out, or set the margin."
                 )
-        self.register_buffer("centre", reals.mean(0))  # about it the rows are short and lose few digits in the product
+        self.register_buffer("centre", reals.mean(0))  # about it they are short and lose few digits in the product
         self.register_buffer("reals", reals.sub_(self.centre))
         self.register_buffer("squares", self.reals.square().sum(1))
         self.register_buffer("margin", torch.tensor(margin, device=here))

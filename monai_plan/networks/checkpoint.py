@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from monai_plan.networks.decoder import LatentDecoder, decoder_class
@@ -147,16 +148,19 @@ def classifier_outputs(path: str | os.PathLike[str], *, kind: str) -> int:
     return int(load_artifact(path, kind=kind)["num_outputs"])
 
 
-def load_classifier(network: nn.Module, path: str | os.PathLike[str], *, kind: str) -> nn.Module:
+def load_classifier(
+    network: nn.Module, path: str | os.PathLike[str], *, kind: str, device: torch.device | str = "cpu"
+) -> nn.Module:
     """Load weights written by ``save_classifier`` into a network.
 
     Args:
         network: the architecture that was saved.
         path: the file.
         kind: as it was saved.
+        device: where to move it.
 
     Returns:
-        ``network``, in eval mode and without gradients.
+        ``network`` on ``device``, in eval mode and without gradients.
 
     Raises:
         ArtifactError: if the file is missing, damaged, of another kind, or belongs to another architecture.
@@ -170,4 +174,4 @@ def load_classifier(network: nn.Module, path: str | os.PathLike[str], *, kind: s
             f"{type(network).__name__} of the config: use the config that trained it, or train again. "
             f"({first_line(error)})"
         ) from error
-    return network.eval().requires_grad_(False)
+    return network.to(device).eval().requires_grad_(False)

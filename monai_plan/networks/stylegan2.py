@@ -5,7 +5,7 @@ convolution, skip generator, residual discriminator), and "Training Generative A
 NeurIPS 2020, arXiv 2006.06676 (conditioning by an embedded label beside z, projection in the discriminator).
 
 One form differs from the published code and gives the same numbers: a modulated convolution scales the activations
-instead of making one set of weights a sample.
+instead of making one set of weights per sample.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CONV_TRANSPOSE = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 def full_size(img_size: int | Sequence[int], spatial_dims: int) -> tuple[int, ...]:
-    """One length an axis, from one number or one an axis.
+    """One length per axis, from one number or one per axis.
 
     Raises:
         ConfigError: if ``spatial_dims`` is not 2 or 3, or ``img_size`` is of another number of axes.
@@ -58,7 +58,7 @@ def start_shape(img_size: Sequence[int], min_start: int = 4) -> tuple[tuple[int,
     if doublings == 0:
         raise ConfigError(
             f"img_size {tuple(img_size)} is no start shape times a power of two: every axis must be even and at least "
-            f"{2 * min_start}; resize the images, for instance to 64 or 96 an axis."
+            f"{2 * min_start}; resize the images, for instance to 64 or 96 per axis."
         )
     return size, doublings
 
@@ -169,7 +169,7 @@ class ModulatedConv(nn.Module):
     """Convolution whose input channels are scaled by a style, output demodulated: arXiv 1912.04958, eq. 1-3.
 
     Scaling the input by s and the output by 1/sqrt(Σ (w s)²) equals convolving with w' = w s / sqrt(Σ (w s)²), without
-    one set of weights a sample. ``forward`` returns ``gain`` times the result, which costs nothing on the pixels.
+    one set of weights per sample. ``forward`` returns ``gain`` times the result, which costs nothing on the pixels.
     """
 
     def __init__(
@@ -442,7 +442,7 @@ class StyleGAN2Generator(LatentDecoder):
 
     Args:
         spatial_dims: 2 or 3.
-        img_size: image size, one number or one an axis; a start shape (each axis at least 4) times a power of two.
+        img_size: image size, one number or one per axis; a start shape (each axis at least 4) times a power of two.
         img_channels: image channels, 1 for grey and 3 for RGB.
         z_dim: size of the normal latent z.
         w_dim: size of the style w, the space in which PLAN walks.

@@ -15,6 +15,7 @@ def dataset_card(
     made_from: str,
     anchors: str,
     walk: str,
+    check: str,
 ) -> str:
     """The card as Markdown.
 
@@ -25,6 +26,7 @@ def dataset_card(
         made_from: how many real images of how many patients.
         anchors: what the walks go between, and how many.
         walk: the recipe of the walk.
+        check: the final check of the distance.
     """
     channels, *spatial = shape
     rows = "".join(f"| {label} | {text} | {number} |\n" for label, (text, number) in sorted(classes.items()))
@@ -37,6 +39,7 @@ def dataset_card(
         made_from=made_from,
         anchors=anchors,
         walk=walk,
+        check=check,
     )
 
 
@@ -52,7 +55,7 @@ PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984).
 - `subject` is the walk that an image comes from. Images of one walk resemble each other: keep them on one side of a
   split.
 - Made from {made_from}, by a generative network trained on them. The images are points on {anchors}.
-- Walk: {walk}.
+- Walk: {walk}. Final check of the distance: {check}.
 
 What is not promised: that nothing about a patient can be inferred. The attacks in the report beside this card found
 what they found; empirical attacks are no proof. The images are not fit for diagnosis.

@@ -100,14 +100,17 @@ class Release:
         return self.stored_images().sub(low).div(high - low).mul(2).sub(1)
 
 
-def read_release(release_dir: str | os.PathLike[str]) -> Release:
-    """Read a folder that ``write_synthetic`` wrote; its section ``training`` is the release.
+def read_release(datalist_file: str | os.PathLike[str]) -> Release:
+    """Read a release that ``write_synthetic`` wrote, the section ``training`` of its data list.
+
+    Args:
+        datalist_file: the data list, or the folder that holds it.
 
     Raises:
         DataError: if there is no release or no image in it, or an image is missing, unreadable or of another size,
             channel count or geometry than the first. What only decoding shows is found when an image is read.
     """
-    datalist = _read_datalist(release_dir)
+    datalist = _read_datalist(Path(datalist_file).absolute())
     items = datalist.sections["training"]
     paths: list[str] = [item["image"] for item in items]
     shape, affine = _header(paths[0])
@@ -137,14 +140,14 @@ def _loader() -> LoadImage:
     return LoadImage(ensure_channel_first=True)
 
 
-def _read_datalist(release_dir: str | os.PathLike[str]) -> Datalist:
+def _read_datalist(path: Path) -> Datalist:
     """The data list of a release, with at least one sample, all files there."""
-    folder = Path(release_dir).absolute()
-    if not (folder / DATALIST_NAME).is_file():
+    file = path / DATALIST_NAME if path.is_dir() else path
+    if not file.is_file():
         raise DataError(
-            f"{folder} holds no {DATALIST_NAME}: give the folder of a release, made by the stage synthesize."
+            f"{file.parent} holds no {file.name}: give the folder of a release, made by the stage synthesize."
         )
-    datalist = read_datalist(folder / DATALIST_NAME)
+    datalist = read_datalist(file)
     items = datalist.sections["training"]
     if not items:
         raise DataError(f'{datalist.path} has no samples in "training": make the release again.')

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from monai_plan.audit import evaluation as evaluation_module
-from monai_plan.audit.evaluation import Evaluation, Spread, evaluate
+from monai_plan.audit import AuditInputs, Evaluation, ImageSet, Spread
+from monai_plan.audit import evaluate as evaluate_inputs
+from monai_plan.audit import inputs as inputs_module
+from monai_plan.engines import ClassifierSettings
 from monai_plan.metrics import RandomFeatureEmbedding
 from monai_plan.utils import ConfigError, DataError
 
@@ -39,6 +41,13 @@ def classifier(spatial_dims):
     return nn.Sequential(nn.Flatten(), nn.Linear(8**spatial_dims, 2))
 
 
+def evaluate(rows, **options):
+    notes = {"k-same": "as many images as there are anchors: 6"}
+    return evaluate_inputs(
+        [ImageSet(name, *pair, notes.get(name, "")) for name, pair in rows.items()], AuditInputs(**options)
+    )
+
+
 @pytest.fixture(params=[2, 3])
 def case(request, tmp_path):
     spatial_dims = request.param
@@ -55,10 +64,8 @@ def case(request, tmp_path):
         "embedding": RandomFeatureEmbedding(spatial_dims, 1),
         "classifier_factory": lambda: classifier(spatial_dims),
         "cache_dir": tmp_path / "cache",
-        "epochs": 3,
+        "settings": ClassifierSettings(3, 8, 0.01),
         "seeds": 2,
-        "batch_size": 8,
-        "lr": 0.01,
         "progress": False,
     }
     return rows, options
@@ -68,25 +75,20 @@ def test_rows_with_known_answers(case):
     rows, options = case
     table = evaluate(rows, **options)
     assert [row.name for row in table.rows] == ["real", "copies", "k-same", "PLAN"]
-    copies, plan, real = table.row("copies"), table.row("PLAN"), table.row("real")
-    assert copies.mean_min_distance == 0
-    assert copies.least_distance == 0
-    assert copies.frechet == pytest.approx(0, abs=1e-6)
+    copies, plan, real = (table.row(name).results for name in ("copies", "PLAN", "real"))
+    assert copies["distance"] == {"mean": 0, "least": 0}
+    assert copies["fidelity"]["frechet"] == pytest.approx(0, abs=1e-6)
     # the same images, labels and seeds: the same classifiers
-    assert copies.accuracy == real.accuracy
-    assert copies.membership == real.membership
-    assert real.mean_min_distance > 0
-    assert plan.least_distance > 0
-    assert 0 < plan.least_distance <= plan.mean_min_distance
+    assert copies["utility"] == real["utility"]
+    assert copies["membership"] == real["membership"]
+    assert 0 < plan["distance"]["least"] <= plan["distance"]["mean"]
     # by hand: the mean over the test images of the least squared distance of the embeddings
     e = options["embedding"]
     d = torch.cdist(e(options["test"].images), e(options["train"].images)).square().amin(1)
-    assert real.mean_min_distance == pytest.approx(float(d.mean()), rel=1e-4)
-    assert real.least_distance == pytest.approx(float(d.min()), rel=1e-4)
-    assert len(plan.accuracy.values) == 2
-    assert table.num_anchors == 6
+    assert real["distance"] == pytest.approx({"mean": float(d.mean()), "least": float(d.min())}, rel=1e-4)
+    assert len(table.row("PLAN").spread("utility", "accuracy").values) == 2
     assert (table.num_train_patients, table.num_test_patients) == (12, 8)
-    assert plan.top_identity is None
+    assert "identity" not in plan
 
 
 def test_the_identity_column_is_the_mean_top_probability(case):
@@ -103,8 +105,8 @@ def test_the_identity_column_is_the_mean_top_probability(case):
     images, labels = rows["PLAN"]
     bright = torch.cat([torch.full_like(images[:6], 0.5), torch.full_like(images[:18], -0.5)])
     table = evaluate({"half": (bright, labels)}, **options, identity_net=Sure())
-    assert table.row("half").top_identity == pytest.approx((6 * 0.7 + 18 * 0.25) / 24, rel=1e-5)
-    assert table.num_identities == 4
+    expected = {"top": (6 * 0.7 + 18 * 0.25) / 24, "identities": 4}
+    assert table.row("half").results["identity"] == pytest.approx(expected, rel=1e-5)
     assert table.columns[-1] == "top identity"
     assert "uniform would be 25" in table.to_markdown()
 
@@ -112,13 +114,13 @@ def test_the_identity_column_is_the_mean_top_probability(case):
 def test_every_row_makes_as_many_steps(case, monkeypatch):
     rows, options = case
     seen = {}
-    original = evaluation_module.fit_classifier
+    original = inputs_module.fit_classifier
 
-    def spy(network, images, labels, *, epochs, **kwargs):
-        seen.setdefault(len(images), epochs)
-        return original(network, images, labels, epochs=epochs, **kwargs)
+    def spy(network, images, labels, *, settings, **kwargs):
+        seen.setdefault(len(images), settings.epochs)
+        return original(network, images, labels, settings=settings, **kwargs)
 
-    monkeypatch.setattr(evaluation_module, "fit_classifier", spy)
+    monkeypatch.setattr(inputs_module, "fit_classifier", spy)
     evaluate({"k-same": rows["k-same"]}, **options)
     assert seen == {24: 3, 6: 12}
 
@@ -126,7 +128,7 @@ def test_every_row_makes_as_many_steps(case, monkeypatch):
 def test_finished_parts_are_read_again_and_changed_ones_made_again(case, monkeypatch):
     rows, options = case
     calls = []
-    original = evaluation_module.fit_classifier
+    original = inputs_module.fit_classifier
 
     def spy(network, images, labels, **kwargs):
         if len(calls) == 4:
@@ -134,10 +136,11 @@ def test_finished_parts_are_read_again_and_changed_ones_made_again(case, monkeyp
         calls.append(len(images))
         return original(network, images, labels, **kwargs)
 
-    monkeypatch.setattr(evaluation_module, "fit_classifier", spy)
+    monkeypatch.setattr(inputs_module, "fit_classifier", spy)
     with pytest.raises(KeyboardInterrupt):
         evaluate(rows, **options)
-    assert len(list(options["cache_dir"].glob("*.json"))) == 6  # real and copies: two seeds and the distances each
+    # real and copies: two classifiers and four measures each
+    assert len(list(options["cache_dir"].glob("*.pt"))) == 2 * (2 + 4)
 
     calls.clear()
     table = evaluate(rows, **options)
@@ -151,7 +154,8 @@ def test_finished_parts_are_read_again_and_changed_ones_made_again(case, monkeyp
     assert changed.row("PLAN") != table.row("PLAN")
     assert changed.row("k-same") == table.row("k-same")
     calls.clear()
-    (options["cache_dir"] / "PLAN-seed0.json").write_text("{")
+    for name in ("classifier0", "utility"):
+        (options["cache_dir"] / f"PLAN-{name}.pt").write_text("{")
     assert evaluate(rows, **options) == changed
     assert len(calls) == 1
 
@@ -165,7 +169,7 @@ def test_the_table_follows_the_seed_alone(case, tmp_path):
     before = torch.get_rng_state()
     assert evaluate(rows, **(options | {"cache_dir": tmp_path / "second"})) == first
     assert torch.equal(torch.get_rng_state(), before)
-    other = evaluate(rows, **(options | {"cache_dir": tmp_path / "third", "seed": 1, "epochs": 1}))
+    other = evaluate(rows, **(options | {"cache_dir": tmp_path / "third", "seed": 1}))
     assert other != first
 
 
@@ -183,7 +187,7 @@ def test_json_and_markdown(case):
     for words in ("as many images as there are anchors: 6", "every image counts as a patient", "random-feature"):
         assert words in text
     assert json.loads(table.to_json())["has_subjects"] is False
-    named = replace(table, has_subjects=True, num_anchors=None)
+    named = replace(table, has_subjects=True)
     assert "every image counts" not in named.to_markdown()
 
 
@@ -197,7 +201,7 @@ def test_bad_input_is_refused(case):
     rows, options = case
     images, labels = rows["PLAN"]
     for bad, error, message in (
-        ({"real": rows["PLAN"]}, ConfigError, "another name"),
+        ({"real": rows["PLAN"]}, ConfigError, 'two sets of images named "real"'),
         ({"x": (images[:, :, 1:], labels)}, DataError, 'the images "x"'),
         ({"x": (images, labels[1:])}, DataError, 'the images "x"'),
         ({"x": (images[:1], labels[:1])}, DataError, "two or more"),

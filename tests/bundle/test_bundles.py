@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import logging.config
+import pydoc
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,10 @@ import monai_plan
 import monai_plan.gan
 import monai_plan.networks
 from monai_plan.bundle.quickstart import bundle_path
-from monai_plan.latent import LatentWalk
+from monai_plan.bundle.runner.configs import make_plans
+from monai_plan.bundle.runner.stages_file import load_stages
+from monai_plan.latent import InversionSettings, WalkSettings
+from monai_plan.utils import ConfigError
 
 pytestmark = pytest.mark.usefixtures("clean_logging")
 
@@ -156,9 +161,9 @@ def test_targets_of_ours_are_written_in_full(bundle: Path) -> None:
             if "." not in value:
                 assert locator.get_component_module_name(value) is not None, f"{file.name} {id}: {value}"
                 continue
-            module, _, name = value.rpartition(".")
-            component = getattr(importlib.import_module(module), name)
-            assert callable(component)
+            assert callable(pydoc.locate(value)), f"{file.name} {id}: {value}"
+            of_class = re.fullmatch(r"(.*\.[A-Z]\w*)\.\w+", value)  # a classmethod: the class is what must be public
+            module, _, name = (of_class[1] if of_class else value).rpartition(".")
             if value.startswith("monai_plan."):
                 found += 1
                 assert name in importlib.import_module(module).__all__, value
@@ -217,6 +222,23 @@ def test_what_a_stage_reads_an_earlier_one_wrote(bundle: Path) -> None:
     assert {"release/images", "release/datalist.json", "release/report.html"} <= set(released)
 
 
+# what a stage finds in the folder of a file that it names: no id of the configs leads to it
+FOUND_BESIDE = {"release/images"}  # the data list says where they are
+
+
+@EACH_BUNDLE
+def test_every_file_that_a_stage_reaches_is_declared(bundle: Path, tmp_path: Path) -> None:
+    """And no other: with any of its reads and writes struck out, a stage is refused."""
+    paths = {"dataset_dir": "/data", "output_dir": "/output", "bundle_root": str(bundle)}
+    for stage in load_stages(bundle):
+        make_plans([stage], {}, paths)
+        for kind in ("reads", "writes"):
+            for path in set(getattr(stage, kind)) - FOUND_BESIDE:
+                fewer = replace(stage, **{kind: tuple(other for other in getattr(stage, kind) if other != path)})
+                with pytest.raises(ConfigError, match=rf"stage {stage.name}: config id \S+ leads to {path} in"):
+                    make_plans([fewer], {}, paths)
+
+
 @EACH_BUNDLE
 def test_every_config_is_a_stage_s_and_laid_over_common(bundle: Path) -> None:
     used = {name for stage in _stages(bundle) for name in stage["config"]}
@@ -258,10 +280,13 @@ def test_later_configs_do_not_undo_each_other_s_ids(bundle: Path) -> None:
     But for what train.json says again of common.json, because it stands alone.
     """
     layers = {"imports", "stage", "run", "initialize", "train"}
-    # the check builds what later stages do, of networks that are not trained yet
-    untrained = {"trained_generator", "encoder", "num_identities", "identity_net", "class_net"}
+    # the check builds what later stages do, of untrained networks; φ_id's training says how many it knows
+    own = {
+        "check": {"trained_generator", "encoder", "num_identities", "identity_net", "class_net"},
+        "train_identity": {"num_identities"},
+    }
     for stage in _stages(bundle):
-        meant = layers | untrained if stage["name"] == "check" else layers
+        meant = layers | own.get(stage["name"], set())
         shared = _json(bundle, "common.json")
         contents = [
             {id for id, value in _json(bundle, name).items() if name != "train.json" or shared.get(id) != value}
@@ -307,22 +332,23 @@ def test_monai_finds_its_properties(finished: Path, patients: Path) -> None:
     assert workflow.network_def is not None
 
 
-def _walk(finished: Path, patients: Path, parse: str = "walk", **overrides: Any) -> Any:
+def _parsed(finished: Path, patients: Path, what: str, **overrides: Any) -> Any:
     bundle = ROOT / "chest_xray_plan"
     parser = ConfigParser()
-    parser.read_config([str(bundle / "configs" / name) for name in ("common.json", "walk.json")])
+    config = "invert.json" if what == "inverter" else "walk.json"
+    parser.read_config([str(bundle / "configs" / name) for name in ("common.json", config)])
     parser.update({**TINY, "dataset_dir": str(patients), "output_dir": str(finished), **overrides})
-    return parser.get_parsed_content(parse)
+    return parser.get_parsed_content(what)
 
 
-def test_the_walk_goes_from_coarse_to_fine(finished: Path, patients: Path) -> None:
-    """Where the path is long enough; otherwise all steps are taken with all points."""
-    ours = {"schedule": "decay", "beta2": 0.95, "smoothing": 10.0, "coarse_steps": 200}
-    default = {"walk_steps": "$30 if @walk_coarse_points else 200"}  # which TINY overrides
-    for points, expected in ((50, {"coarse_points": 25, "steps": 30}), (32, {"coarse_points": None, "steps": 200})):
-        walk = _walk(finished, patients, num_points=points, **default)
-        changed = LatentWalk(*walk.networks, num_points=points, **ours, **expected)
-        assert walk.settings == changed.settings
+@pytest.mark.parametrize("points", [50, 32])
+def test_the_bundle_walks_and_inverts_by_the_fast_settings(points: int, finished: Path, patients: Path) -> None:
+    default = {"walk_steps": None, "inversion_steps": None, "inversion_starts": None}  # which TINY overrides
+    walk = _parsed(finished, patients, "walk", num_points=points, **default)
+    assert walk.settings == WalkSettings.fast(points, lambda_terms={"margin": 0.0})
+    for init in ("encoder", "mean"):
+        inverter = _parsed(finished, patients, "inverter", inversion_init=init, **default)
+        assert inverter.settings == InversionSettings.fast(encoder=init == "encoder")
 
 
 def test_the_walk_is_the_published_one_if_asked(
@@ -334,29 +360,34 @@ def test_the_walk_is_the_published_one_if_asked(
         raise AssertionError
 
     monkeypatch.setattr("monai_plan.latent.MarginTerm", refuse)
-    walk = _walk(
-        finished, patients, walk_steps=500, num_points=50, walk_schedule="constant", walk_beta2=0.999,
-        walk_smoothing=0.0, walk_coarse_points=None, walk_coarse_steps=40,
+    walk = _parsed(
+        finished, patients, "walk", walk_steps=500, num_points=50, walk_schedule="constant", walk_beta2=0.999,
+        walk_coarse_points=0,
     )  # fmt: skip
-    published = LatentWalk(*walk.networks)
-    assert walk.settings == published.settings
+    assert replace(walk.settings, lambda_terms={}) == WalkSettings.published()
 
 
-def test_every_option_of_the_walk_reaches_it(finished: Path, patients: Path) -> None:
-    overrides = {
-        "walk_normalize": True,
-        "lambda_margin": 0.3,
-    }  # fmt: skip
-    walk = _walk(finished, patients, **overrides)
-    assert walk.normalize
-    assert walk.settings["terms"] == {"margin": 0.3}
-    assert walk.terms["margin"].term.margin > 0
-    assert _walk(finished, patients, lambda_margin=0.3, walk_margin=0.7).terms["margin"].term.margin.item() == (
-        pytest.approx(0.7)
-    )
+def test_every_option_of_the_walk_and_the_inversion_reaches_it(finished: Path, patients: Path) -> None:
+    expected = WalkSettings(
+        num_points=9, steps=3, lr=0.2, schedule="constant", beta2=0.9, coarse_points=4, coarse_steps=5,
+        lambda_id=0.5, lambda_class=0.6, lambda_terms={"margin": 0.3}, normalize=True, amp=True,
+    )  # fmt: skip
+    plain = {"num_points", "lambda_id", "lambda_class"}
+    ids = {name if name in plain else f"walk_{name}": value for name, value in expected.as_dict().items()}
+    ids |= {"lambda_margin": ids.pop("walk_lambda_terms")["margin"]}
+    walk = _parsed(finished, patients, "walk", **ids, points_per_batch=11)
+    assert walk.settings == expected
+    assert walk.pairs_per_batch == 11 // 7
+    assert walk.terms["margin"].margin > 0
+    other = _parsed(finished, patients, "walk", lambda_margin=0.3, walk_margin=0.7)
+    assert other.terms["margin"].margin.item() == pytest.approx(0.7)
     w_a, w_b = torch.randn(2, TINY["w_dim"], generator=torch.Generator().manual_seed(0))
-    losses = walk(w_a, w_b, 1).losses
-    assert losses["margin"].isfinite().all()
+    assert other(w_a, w_b, 1).losses["margin"].isfinite().all()
+
+    changes = {"space": "w_plus", "steps": 7, "lr": 0.3, "starts": 4, "patience": 3, "tolerance": 0.02}
+    ids = {f"inversion_{name}": value for name, value in changes.items()}
+    inverter = _parsed(finished, patients, "inverter", **ids)
+    assert inverter.settings == InversionSettings.fast(encoder=True, **changes)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
-"""Tiny networks that fulfil the contracts of the latent room, in 2D and 3D."""
+"""Tiny networks that fulfil the contracts of the latent room, in 2D and 3D, and walks with them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from monai_plan.latent import LatentWalk, WalkSettings
 from monai_plan.networks import LatentDecoder
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -55,6 +56,20 @@ def fake_classifier(spatial_dims: int, num_classes: int, seed: int = 0) -> nn.Mo
         )
         network[-1].weight.data *= 10  # decided opinions: gradients well above rounding
         return network
+
+
+def make_walk(
+    *nets: nn.Module, terms: dict | None = None, points_per_batch: int | None = None, **settings
+) -> LatentWalk:
+    """A walk by the published recipe but for ``settings``; of further terms each is (λ, module)."""
+    terms = terms or {}
+    weights = {name: weight for name, (weight, _) in terms.items()}
+    return LatentWalk(
+        *nets,
+        settings=WalkSettings(lambda_terms=weights, **settings),
+        terms={name: term for name, (_, term) in terms.items()},
+        points_per_batch=points_per_batch,
+    )
 
 
 class OutOfMemoryAbove(nn.Module):

@@ -10,7 +10,8 @@ from latent_fakes import FakeGenerator, OutOfMemoryAbove, assert_same_state, sta
 from monai.data import MetaTensor
 from torch import nn
 
-from monai_plan.latent import LatentInverter
+from monai_plan.latent import InversionSettings, LatentInverter
+from monai_plan.latent.w_statistics import w_statistics
 from monai_plan.utils import ConfigError, DataError, TrainingError, seeded_generator
 
 DIMS = pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -46,8 +47,14 @@ def cohort(spatial_dims: int, num_classes: int = 0) -> tuple[FakeGenerator, torc
 
 
 def inverter(generator: nn.Module, spatial_dims: int, **options: object) -> LatentInverter:
-    defaults = {"steps": 12, "starts": 2, "num_mean_samples": 200, "batch_size": 100}
-    return LatentInverter(generator, Features(spatial_dims), **{**defaults, **options})
+    return with_embedding(generator, Features(spatial_dims), **{"steps": 12, "starts": 2, "batch_size": 100, **options})
+
+
+def with_embedding(generator: nn.Module, embedding: nn.Module, **options: object) -> LatentInverter:
+    """By the settings that are published but for the options, some of which are no settings."""
+    others = {name: options.pop(name) for name in ("encoder", "seed", "batch_size") if name in options}
+    settings = InversionSettings(**{"num_mean_samples": 200, **options})
+    return LatentInverter(generator, embedding, settings=settings, **others)
 
 
 @DIMS
@@ -218,15 +225,15 @@ def test_stopped_early_is_as_good_in_fewer_evaluations(spatial_dims, space):
     generator, images, labels = cohort(spatial_dims, 2)
     options = {"steps": 400, "starts": 2, "num_mean_samples": 200, "space": space, "initial_noise": 0.01}
     full_features, early_features = Counting(spatial_dims), Counting(spatial_dims)
-    full = LatentInverter(generator, full_features, **options)(images, labels, KEYS)
+    full = with_embedding(generator, full_features, **options)(images, labels, KEYS)
     options |= {"patience": 20, "tolerance": 0.01, "lr_rampdown": 0.1}
-    early = LatentInverter(generator, early_features, **options)(images, labels, KEYS)
+    early = with_embedding(generator, early_features, **options)(images, labels, KEYS)
     assert early_features.seen < 0.7 * full_features.seen
     start = inverter(generator, spatial_dims, steps=1, lr=1e-12, space=space)(images, labels, KEYS)
     assert (full.distances < 1e-4 * start.distances).all()
     assert (early.distances < 1e-3 * start.distances).all()
     alone = [
-        LatentInverter(generator, Features(spatial_dims), **options, batch_size=1)(
+        with_embedding(generator, Features(spatial_dims), **options, batch_size=1)(
             images[i : i + 1], labels[i : i + 1], [key]
         )
         for i, key in enumerate(KEYS)
@@ -252,11 +259,11 @@ def test_a_start_without_progress_skips_to_the_fall_of_the_learning_rate():
 
     options = {"steps": 100, "starts": 1, "lr_rampup": 0.1, "lr_rampdown": 0.2, "num_mean_samples": 20}
     flat = Flat(2)
-    LatentInverter(generator, flat, patience=7, **options)(images[:1], None, ["a"])
+    with_embedding(generator, flat, patience=7, **options)(images[:1], None, ["a"])
     # the target; then 10 steps of the rise, 7 without progress, 20 of the fall, and the last measurement
     assert flat.seen == 1 + 10 + 7 + 20 + 1
     flat = Flat(2)
-    LatentInverter(generator, flat, **options)(images[:1], None, ["a"])
+    with_embedding(generator, flat, **options)(images[:1], None, ["a"])
     assert flat.seen == 1 + 100 + 1
 
 
@@ -304,8 +311,7 @@ def test_labels_choose_the_mean_of_their_class():
     result = inverter(generator, 2, **still)(images, labels, KEYS)
     torch.testing.assert_close(result.latents[:, 0], by_class[labels])
     result = inverter(generator, 2, **still)(images, None, KEYS)  # without labels: the mean over both
-    with torch.no_grad():
-        both = generator.mapping(z, torch.arange(200) % 2).mean(0)
+    both, _ = w_statistics(generator, num_samples=200)
     torch.testing.assert_close(result.latents[:, 0], both.expand(4, -1))
 
 
@@ -315,12 +321,12 @@ def test_networks_are_left_as_they_were(spatial_dims):
     embedding = Features(spatial_dims)
     embedding.linear.weight.requires_grad_(False)
     before = state_of(generator, embedding)
-    invert = LatentInverter(generator, embedding, steps=2, starts=1, num_mean_samples=20)
+    invert = with_embedding(generator, embedding, steps=2, starts=1, num_mean_samples=20)
     with torch.no_grad():
         invert(images, labels, KEYS)
     assert_same_state(before, state_of(generator, embedding))
     with pytest.raises(ConfigError, match="must return"):
-        LatentInverter(generator, nn.Identity(), steps=2, num_mean_samples=20)(images, labels, KEYS)
+        with_embedding(generator, nn.Identity(), steps=2, num_mean_samples=20)(images, labels, KEYS)
     assert_same_state(before, state_of(generator, embedding))
 
 
@@ -329,11 +335,11 @@ def test_out_of_memory_halves_the_batch_and_goes_on():
     expected = inverter(generator, 2)(images, None, KEYS)
     small = OutOfMemoryAbove(Features(2), 3)
     options = {"steps": 12, "starts": 2, "num_mean_samples": 200}
-    result = LatentInverter(generator, small, **options)(images, None, KEYS)
+    result = with_embedding(generator, small, **options)(images, None, KEYS)
     torch.testing.assert_close(result.latents, expected.latents, rtol=1e-3, atol=1e-4)
     assert small.failures > 0
     with pytest.raises(TrainingError, match="not hold even one sample"):
-        LatentInverter(generator, OutOfMemoryAbove(Features(2), 0), **options)(images, None, KEYS)
+        with_embedding(generator, OutOfMemoryAbove(Features(2), 0), **options)(images, None, KEYS)
 
 
 def test_result_that_is_not_finite_names_the_image():
@@ -345,13 +351,13 @@ def test_result_that_is_not_finite_names_the_image():
             return torch.where(x.flatten(1)[:, :1] == images[2].flatten()[0], math.nan, embedded)
 
     with pytest.raises(TrainingError, match="inversion of c "):
-        LatentInverter(generator, Broken(2), steps=3, num_mean_samples=20)(images, None, KEYS)
+        with_embedding(generator, Broken(2), steps=3, num_mean_samples=20)(images, None, KEYS)
     generator.to_w.weight.data.fill_(math.nan)
     with pytest.raises(TrainingError, match="mapping"):
         inverter(generator, 2)(images, None, KEYS)
 
 
-@pytest.mark.parametrize("patience", [None, 1])
+@pytest.mark.parametrize("patience", [0, 1])
 def test_progress_reaches_its_total_without_going_back(patience):
     generator, images, _ = cohort(2)
     seen = []
@@ -382,32 +388,20 @@ def test_progress_reaches_its_total_without_going_back(patience):
 def test_bad_input(change, error, message):
     generator, images, labels = cohort(2, 2)
     embedding = nn.Sequential(nn.AdaptiveAvgPool2d(6), Features(2))
-    invert = LatentInverter(generator, embedding, steps=1, num_mean_samples=20)
+    invert = with_embedding(generator, embedding, steps=1, num_mean_samples=20)
     good = {"images": images, "labels": labels, "keys": KEYS}
     invert(**good)
     with pytest.raises(error, match=message):
         invert(**{**good, **change})
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        {"space": "z"},
-        {"steps": 0},
-        {"lr": 0.0},
-        {"starts": 0},
-        {"lr_rampup": 1.5},
-        {"lr_rampdown": -0.1},
-        {"initial_noise": 0.0},  # with two starts: they would be one and the same
-        {"start_noise": -0.1},
-        {"noise_ramp": 0.0},
-        {"patience": 0},
-        {"tolerance": 1.0},
-        {"pixel_weight": -1.0},
-        {"num_mean_samples": 1},
-        {"batch_size": 0},
-    ],
-)
-def test_bad_options_name_the_argument(option):
-    with pytest.raises(ConfigError, match=next(iter(option))):
-        inverter(FakeGenerator(2), 2, **option)
+def test_a_batch_has_at_least_one_image():
+    with pytest.raises(ConfigError, match="batch_size of the inversion is 0, but must be at least 1"):
+        inverter(FakeGenerator(2), 2, batch_size=0)
+
+
+def test_the_default_is_the_fast_one_with_noise_where_no_encoder_guesses():
+    generator, images, _ = cohort(2)
+    assert LatentInverter(generator, Features(2)).settings == InversionSettings.fast()
+    encoder = Guess(generator, images, torch.zeros(4, 6))
+    assert LatentInverter(generator, Features(2), encoder=encoder).settings == InversionSettings.fast(encoder=True)

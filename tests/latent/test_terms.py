@@ -10,14 +10,42 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from monai_plan.latent import (
-    MarginTerm,
-    WeightedTerm,
-)
+from monai_plan.latent import ClassTerm, IdentityTerm, MarginTerm
 from monai_plan.utils import ConfigError, DataError
 
 DIMS = pytest.mark.parametrize("spatial_dims", [2, 3])
 NO_IMAGES = torch.empty(0)
+
+
+def test_identity_and_class_by_hand():
+    """p = (1/4, 3/4): KL(U ‖ p) = ½ log(½ / ¼) + ½ log(½ / ¾) = ½ log(4/3); the second point is uniform."""
+    logits = torch.tensor([[0.0, math.log(3)], [5.0, 5.0]])  # the networks give back what they get
+    found = IdentityTerm(nn.Identity())(NO_IMAGES, logits, NO_IMAGES)
+    torch.testing.assert_close(found, torch.tensor([0.5 * math.log(4 / 3), 0]), rtol=1e-5, atol=1e-6)
+    found = ClassTerm(nn.Identity())(NO_IMAGES, logits, torch.tensor([1, 0]))
+    torch.testing.assert_close(found, torch.tensor([-math.log(0.75), -math.log(0.5)]))
+
+
+@pytest.mark.parametrize("of", [IdentityTerm, ClassTerm])
+def test_bfloat16_is_for_the_network_alone(of):
+    images = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    exact, rough = (of(nn.Linear(7, 3).requires_grad_(False), amp=amp) for amp in (False, True))
+    rough.network = exact.network
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    values = [term(NO_IMAGES, images, labels) for term in (exact, rough)]
+    assert values[1].dtype == torch.float32
+    torch.testing.assert_close(*values, rtol=0.05, atol=0.01)
+    assert not torch.equal(*values)
+
+
+def test_terms_refuse_wrong_logits():
+    with pytest.raises(ConfigError, match="n ≥ 2"):
+        IdentityTerm(nn.Identity())(NO_IMAGES, torch.zeros(4, 1), NO_IMAGES)
+    with pytest.raises(ConfigError, match="num_classes"):
+        ClassTerm(nn.Identity())(NO_IMAGES, torch.zeros(4), torch.zeros(4).long())
+    for label in (-1, 3):
+        with pytest.raises(ConfigError, match=f"Label {label} lies outside the classes 0 … 2"):
+            ClassTerm(nn.Identity())(NO_IMAGES, torch.zeros(4, 3), torch.tensor([0, 2, label, 1]))
 
 
 def reals(spatial_dims):
@@ -88,9 +116,3 @@ def test_bad_options_of_the_margin(options, error, message):
         MarginTerm(nn.Flatten(), torch.zeros(2, 1, 2, 2), **options)
     with pytest.raises(DataError, match="no real images"):
         MarginTerm(nn.Flatten(), torch.zeros(0, 1, 2, 2), margin=1.0)
-
-
-@pytest.mark.parametrize(("weight", "term"), [(-1.0, nn.Flatten()), (math.inf, nn.Flatten()), (1.0, len)])
-def test_bad_weighted_terms(weight, term):
-    with pytest.raises(ConfigError, match="term"):
-        WeightedTerm(weight, term)

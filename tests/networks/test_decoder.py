@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_plan.latent import LatentInverter, LatentWalk
+from monai_plan.latent import InversionSettings, LatentInverter, LatentWalk, WalkSettings
 from monai_plan.networks import LatentDecoder, decoder, load_generator, register_decoder, save_generator
 from monai_plan.utils import ArtifactError, ConfigError, load_artifact, save_artifact
 
@@ -54,17 +54,18 @@ def test_a_registered_decoder_comes_back_and_is_all_that_inversion_and_walk_need
     images = generator(z, labels)
     assert torch.equal(images, toy(z, labels))
 
-    found = LatentInverter(generator, nn.Flatten(), steps=300, starts=1)(images, labels, ["a", "b", "c"])
+    settings = InversionSettings(steps=300, starts=1)
+    found = LatentInverter(generator, nn.Flatten(), settings=settings)(images, labels, ["a", "b", "c"])
     torch.testing.assert_close(generator.synthesis(found.best_latents), images, rtol=0, atol=0.02)
     nets = [nn.Sequential(nn.Flatten(), nn.Linear(16, outputs)) for outputs in (4, 2)]
-    result = LatentWalk(generator, *nets, num_points=6, steps=30, lr=0.02)(*found.best_latents[1:], 1)
+    result = LatentWalk(generator, *nets, settings=WalkSettings.fast(6, steps=30, lr=0.02))(*found.best_latents[1:], 1)
     assert result.path.shape == (6, 5)
     assert result.total[-1] < result.total[0]
 
 
 def test_a_decoder_of_one_layer_has_no_w_plus():
     with pytest.raises(ConfigError, match="'w_plus', but ToyDecoder has no num_ws"):
-        LatentInverter(make_toy(), nn.Flatten(), space="w_plus")
+        LatentInverter(make_toy(), nn.Flatten(), settings=InversionSettings(space="w_plus"))
 
 
 def test_a_class_that_nobody_registered(tmp_path):

@@ -1,7 +1,7 @@
 """NVlabs' pickles: the images are those of the published formulas, and a malicious file runs nothing.
 
 The files are written here in the published layout, by modules whose names are those of the published code. The
-reference is slow and independent: zero-stuffed images, one set of weights a sample, no convolution of torch, float64.
+reference is slow and independent: zero-stuffed images, one set of weights per sample, no convolution of torch, float64.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from PIL import Image
 from torch import nn
 
 from monai_plan.__main__ import main
-from monai_plan.latent import LatentWalk
+from monai_plan.latent import LatentWalk, WalkSettings
 from monai_plan.networks import StyleGAN2Generator, load_generator, save_generator
 from monai_plan.networks.import_stylegan2 import load_stylegan2_pickle
 from monai_plan.utils import ArtifactError, ConfigError, file_digest, load_artifact
@@ -459,7 +459,7 @@ def test_command_and_walk(tmp_path, capsys):
     assert header["made_by"] == {"imported": "network.pkl", "sha256": file_digest(file)}
 
     classifiers = [nn.Sequential(nn.Flatten(), nn.Linear(256, outputs)) for outputs in (3, 2)]
-    walk = LatentWalk(generator, *classifiers, num_points=4, steps=2)
+    walk = LatentWalk(generator, *classifiers, settings=WalkSettings.fast(4, steps=2))
     w = generator.mapping(torch.randn(2, 5), torch.tensor([1, 1]))
     path = walk(w[0], w[1], 1).path
     assert path.shape == (4, 6)

@@ -1,4 +1,4 @@
-"""StyleGAN2 against slow, obvious references: zero-stuffed images, explicit loops, one set of weights a sample."""
+"""StyleGAN2 against slow, obvious references: zero-stuffed images, explicit loops, one set of weights per sample."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def zero_stuff(x):
 
 
 def modulated_by_sample(x, w, conv):
-    """arXiv 1912.04958, eq. 1-3, with one set of weights a sample."""
+    """arXiv 1912.04958, eq. 1-3, with one set of weights per sample."""
     dims = conv.spatial_dims
     weight = conv.weight / math.sqrt(conv.weight[0].numel())
     images = []

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import monai_plan
 from monai_plan.bundle.stages import SynthesizeStage
+from monai_plan.latent import WalkSettings
 from monai_plan.networks import StyleGAN2Generator, save_generator
 from monai_plan.release import load_paths, may_leave, read_release, select, synthesize_images
 from monai_plan.transforms import OnlineSource
@@ -125,8 +126,7 @@ def test_no_door_gives_a_refused_point_or_an_end(tmp_path, random):
         "paths": 4 * torch.randn(3, 7, 6), "labels": labels, "kept": kept,
         "num_images": {label: int(kept[labels == label, 1:-1].sum()) for label in (0, 1)},
     }  # fmt: skip
-    made_by = {"steps": 1, "num_points": 7, "coarse_points": None, "lr": 0.1, "schedule": "decay"}
-    made_by |= {"beta2": 0.95, "smoothing": 0.0}
+    made_by = {"settings": WalkSettings.fast(7).as_dict(), "min_distance_quantile": 0.1}
     save_artifact(tmp_path / "paths.pt", kind="paths", data=data, made_by=made_by)
     save_artifact(tmp_path / "anchors.pt", kind="anchors", data={"labels": torch.tensor([0, 0, 1, 1]), "k": 5})
     save_generator(generator, tmp_path / "model.pt")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from monai.bundle import ConfigExpression, ConfigParser, ReferenceResolver
 
+from monai_plan.bundle.runner.declared import check_declared, parsed
 from monai_plan.bundle.runner.stages_file import Stage, read_config
 from monai_plan.data.datalist import DATALIST_NAME
 from monai_plan.utils import ConfigError
@@ -80,7 +80,8 @@ def _make_plan(stage: Stage, parser: ConfigParser, overrides: dict[str, object],
     except (ValueError, KeyError, IndexError, OSError) as error:
         raise ConfigError(f"stage {stage.name}: its config cannot be parsed: {error}") from error
     _check_expressions(parser, stage)
-    config = _reached(parser, stage)
+    config, named = _reached(parser, stage)
+    check_declared(stage, parser, config, named)
     datalist = None
     if "datalist_file" in config or any("<dataset_dir>" in str(value) for value in config.values()):
         datalist = Path(paths["dataset_dir"]) / DATALIST_NAME
@@ -97,8 +98,7 @@ def _check_expressions(parser: ConfigParser, stage: Stage) -> None:
             continue
         try:
             if not item.is_import_statement(text):
-                plain = ReferenceResolver.update_refs_pattern(text, ReferenceResolver.match_refs_pattern(text))
-                ast.parse(plain[len(item.prefix) :].lstrip(), mode="eval")
+                parsed(text)
         except SyntaxError as error:
             # MONAI reads an expression with the word in it before it puts references in.
             hint = ' It cannot hold both "import" and a reference.' if "import" in text else ""
@@ -115,8 +115,8 @@ def _datalist(stage: Stage, overrides: dict[str, object]) -> Path:
         raise ConfigError(f"stage {stage.name}: its config id datalist_file is no path: {error}") from error
 
 
-def _reached(parser: ConfigParser, stage: Stage) -> dict[str, Any]:
-    """Id to raw value of every leaf reached from ``initialize``, ``run`` and ``finalize`` through references."""
+def _reached(parser: ConfigParser, stage: Stage) -> tuple[dict[str, Any], set[str]]:
+    """Id to raw value of every leaf reached from ``initialize``, ``run`` and ``finalize``, and the ids referred to."""
     leaves: dict[str, Any] = {}
     pending = [id for id in ENTRY_IDS if id in parser]
     seen: set[str] = set()
@@ -131,7 +131,7 @@ def _reached(parser: ConfigParser, stage: Stage) -> dict[str, Any]:
         leaves.update(_flatten(parser[id], id))
         pending.extend(ReferenceResolver.find_refs_in_config(parser[id], id))
     # As the record's file will give it back, so that a tuple equals its list.
-    return json.loads(json.dumps(leaves, sort_keys=True, default=str))
+    return json.loads(json.dumps(leaves, sort_keys=True, default=str)), set(map(shown, seen))
 
 
 def _flatten(config: Any, id: str) -> Iterator[tuple[str, Any]]:

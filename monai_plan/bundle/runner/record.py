@@ -1,19 +1,105 @@
-"""What a stage depends on, recorded when it starts and when it is done, and told apart in words."""
+"""What a stage depends on and what it wrote: recorded when it starts and when it is done, told apart in words."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from monai_plan import __version__
 from monai_plan.bundle.runner.configs import Plan
-from monai_plan.bundle.runner.stages_file import Stage, brief
-from monai_plan.utils import ArtifactError, DataError, digest, file_digest, files_below
+from monai_plan.bundle.runner.stages_file import Stage, brief, covers
+from monai_plan.utils import DataError, digest, file_digest, files_below, write_json
+
+RECORDS = "private/run"  # below output_dir
 
 Fingerprint = dict[str, Any]
+
+
+class StageRecord:
+    """What lies on record of one stage, from earlier runs and this one.
+
+    Args:
+        output: the folder of the run.
+        name: of the stage.
+        echo: told of a damaged record, which counts as none.
+
+    Attributes:
+        finished: of the last time that it was done: ``fingerprint``, ``writes`` (the SHA-256 of every file by its path
+            below ``output``), ``seconds`` and ``finished``; or None.
+        started: of a run that is not done: ``fingerprint`` and ``started``; or None.
+    """
+
+    def __init__(self, output: Path, name: str, echo: Callable[[str], object]) -> None:
+        self._finished_file = output / RECORDS / f"{name}.json"
+        self._started_file = output / RECORDS / f"{name}.started.json"
+        self.finished = _read(self._finished_file, echo)
+        self.started = _read(self._started_file, echo)
+
+    @property
+    def made_with(self) -> Fingerprint | None:
+        """With which fingerprint the work folder was filled; None if nobody knows."""
+        owner = self.started or self.finished
+        return None if owner is None else owner["fingerprint"]
+
+    def vouches_for(self, file: str, sha256: str) -> bool:
+        """Whether the stage itself left ``file`` as it is: it finished so, or had cleared the place and was stopped."""
+        return self.started is not None or (self.finished or {"writes": {}})["writes"].get(file) == sha256
+
+    def start(self, now: Fingerprint) -> None:
+        """Record that the stage starts, its place being clear."""
+        self.started = {"fingerprint": now, "started": _clock()}
+        write_json(self._started_file, self.started)
+
+    def finish(self, now: Fingerprint, writes: Mapping[str, str], seconds: float) -> None:
+        """Record that the stage is done and what it wrote."""
+        self.finished = {"fingerprint": now, "writes": dict(writes), "seconds": seconds, "finished": _clock()}
+        write_json(self._finished_file, self.finished)
+        self.forget_start()
+
+    def forget_start(self) -> None:
+        """The stage is done, also if it was killed before it could say so."""
+        self._started_file.unlink(missing_ok=True)
+        self.started = None
+
+    def delete(self) -> None:
+        """Remove the records."""
+        self.forget_start()
+        self._finished_file.unlink(missing_ok=True)
+
+
+def _read(file: Path, echo: Callable[[str], object]) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if not {"monai_plan", "config", "reads", "data"} <= record["fingerprint"].keys():
+            raise ValueError("an entry is missing")
+        record.get("writes", {}).items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        echo(f"the record {file} is damaged and counts as none: its stage is done again")
+        return None
+    return record
+
+
+def recorded_stages(output: Path) -> set[str]:
+    """The names of all stages of which there is a record."""
+    return {file.name.split(".")[0] for file in (output / RECORDS).glob("*.json")}
+
+
+def _clock() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def contents(output: Path, path: str) -> dict[str, str] | None:
+    """The SHA-256 of a file or of all files of a folder, by their paths below ``output``; None if there is nothing."""
+    place = output / path
+    if not place.exists():
+        return None
+    files = files_below(place) if place.is_dir() else [place]
+    return {file.relative_to(output).as_posix(): file_digest(file) for file in files}
 
 
 def fingerprint(plan: Plan, data: Mapping[Path, dict[str, Any]], output: Path) -> Fingerprint:
@@ -21,28 +107,24 @@ def fingerprint(plan: Plan, data: Mapping[Path, dict[str, Any]], output: Path) -
     return {
         "monai_plan": __version__,
         "config": plan.config,
-        "reads": {read: path_digest(output / read) for read in plan.stage.reads},
+        "reads": {read: _digest(output / read) for read in plan.stage.reads},
         "data": data[plan.datalist] if plan.datalist is not None else None,
     }
 
 
-def path_digest(path: Path) -> str | None:
+def _digest(path: Path) -> str | None:
     """The digest of a file, or of the names and contents of a folder's files; None if there is nothing."""
     return digest(path) if path.exists() else None
 
 
 def data_digests(datalist: Path, dataset: Path, output: Path) -> dict[str, Any]:
-    """The SHA-256 of the data list and of each of its images, by their paths in the list; a copy is the same data.
+    """The digest of the data list and of each of its images, by their paths in the list; a copy is the same data.
 
     Without a data list every file below ``dataset`` counts, but for those of a run that writes there.
     """
     if not datalist.is_file():
-        files = {
-            file.relative_to(dataset).as_posix(): file
-            for file in files_below(dataset)
-            if not file.is_relative_to(output)
-        }
-        return {"datalist": None, "images": {name: path_digest(file) for name, file in sorted(files.items())}}
+        files = [file for file in files_below(dataset) if not file.is_relative_to(output)]
+        return {"datalist": None, "images": {file.relative_to(dataset).as_posix(): digest(file) for file in files}}
     try:
         sections = json.loads(datalist.read_text(encoding="utf-8")).values()
     except (ValueError, AttributeError) as error:
@@ -51,8 +133,8 @@ def data_digests(datalist: Path, dataset: Path, output: Path) -> dict[str, Any]:
     images = [item.get("image", []) for item in items]
     names = {name for image in images for name in ([image] if isinstance(image, str) else image)}
     return {
-        "datalist": file_digest(datalist),
-        "images": {name: path_digest(datalist.parent / name) for name in sorted(names)},
+        "datalist": digest(datalist),
+        "images": {name: _digest(datalist.parent / name) for name in sorted(names)},
     }
 
 
@@ -90,28 +172,13 @@ def _data_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return f"data set: {count} image{'s' if count != '1' else ''} " + ", ".join([kind, *others])
 
 
-def written_differences(record: Mapping[str, Any], stage: Stage, output: Path) -> list[str]:
+def written_differences(finished: Mapping[str, Any], stage: Stage, output: Path) -> list[str]:
     """What became of the writes of a finished stage since it was recorded."""
     found = []
     for write in stage.writes:
-        found_now = path_digest(output / write)
-        if found_now is None:
+        now = contents(output, write)
+        if now is None:
             found.append(f"{write} is missing")
-        elif found_now != record["writes"].get(write):
+        elif now != {file: sha256 for file, sha256 in finished["writes"].items() if covers(write, file)}:
             found.append(f"{write} changed")
     return found
-
-
-def read_record(file: Path) -> dict[str, Any] | None:
-    """The record in ``file``, None if there is none."""
-    if not file.is_file():
-        return None
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"the record {file} is damaged: delete it, and the stage is redone.") from error
-
-
-def clock() -> str:
-    """The time, for a record."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

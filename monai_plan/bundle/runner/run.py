@@ -10,7 +10,8 @@ A bundle says in ``configs/stages.json`` which config files make a stage and whi
 
 ``config`` is relative to ``BUNDLE/configs``, later files merged over earlier ones as ``python -m monai.bundle run``
 does it; ``reads`` and ``writes`` are relative to ``output_dir`` and may be folders. Beside its writes a stage owns the
-work folder ``OUTPUT/private/<stage>/``, from which it resumes by itself (checkpoints, finished parts).
+work folder ``OUTPUT/private/<stage>/``, from which it resumes by itself (checkpoints, finished parts). A stage whose
+config leads to any other file below ``output_dir`` is refused: nobody would see that file change, or clear it.
 
 What a stage depends on is its *fingerprint*: the config items that ``initialize``, ``run`` and ``finalize`` reach
 through ``@`` references, the content of its reads, the data set if it reaches ``dataset_dir`` or ``datalist_file``, and
@@ -23,37 +24,35 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import filelock
 import torch
 from monai.bundle import ConfigWorkflow
 
+from monai_plan.bundle.runner.clear import Echo, make_way, remove_leftovers, tell_of_replaced, withdraw_release
 from monai_plan.bundle.runner.configs import Plan, closest, make_plans
 from monai_plan.bundle.runner.record import (
+    RECORDS,
     Fingerprint,
-    clock,
+    StageRecord,
+    contents,
     data_digests,
     differences,
     fingerprint,
-    path_digest,
-    read_record,
     written_differences,
 )
 from monai_plan.bundle.runner.stages_file import Stage, check_reads, covers, feeds, load_stages
-from monai_plan.utils import ArtifactError, ConfigError, PLANError, write_json
+from monai_plan.utils import ArtifactError, ConfigError, PLANError
 
 __all__ = ["StageOutcome", "run_bundle"]
-
-Echo = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -86,23 +85,25 @@ def run_bundle(
 
     A stage is skipped if nothing that it depends on has changed since it finished and its writes are as it left them.
     A stage that is redone has those redone as well that read what it writes, and so on. A stage that was stopped goes
-    on from its work folder if nothing has changed, and begins anew otherwise. Files in the way that this function did
-    not write are moved to ``OUTPUT/private/replaced/``, never deleted.
+    on from its work folder if nothing has changed, and begins anew otherwise. Before a stage is redone, what later ones
+    released is withdrawn. What earlier runs wrote is deleted when it is redone; files in the way that they did not
+    write are moved to ``OUTPUT/private/replaced/``.
 
     Args:
         bundle_root: the bundle's folder, with ``configs/stages.json``.
         dataset_dir: the data set's folder; set on every stage, as are ``output_dir`` and ``bundle_root``.
         output_dir: where the stages write; made if missing.
         overrides: config id (``"walk#steps"`` or ``"walk::steps"``) to value, applied to the stages that know the id.
-        only: names of the stages to look at; the others are left as they are. All by default.
+        only: names of the stages to look at; the others are left as they are, but for a release that is withdrawn. All
+            by default.
         echo: called with each line of progress.
 
     Returns:
         One outcome for each stage looked at, in order.
 
     Raises:
-        ConfigError: before anything runs, if the bundle, a config, an override or a name in ``only`` is wrong, or
-            another run is using ``output_dir``.
+        ConfigError: before anything runs, if the bundle, a config, an override or a name in ``only`` is wrong, a stage
+            uses a file that it does not name, or another run is using ``output_dir``.
         ArtifactError: if a file that a stage reads is missing, or a stage ended without writing what it promised.
         PLANError: as a stage raised it, freed of MONAI's wrapping.
     """
@@ -124,19 +125,18 @@ def run_bundle(
         plans = [plan for plan in plans if plan.stage.name in only]
     check_reads([plan.stage for plan in plans], stages, output)
 
-    outcomes: list[StageOutcome] = []
-    data: dict[Path, dict[str, Any]] = {}
-    redone: list[Stage] = []
-    with _locked(output / "private" / "run"):
+    with _locked(output / RECORDS):
+        remove_leftovers(stages, output, echo)
+        run = _Run(stages, output, {stage.name: StageRecord(output, stage.name, echo) for stage in stages}, echo)
+        data: dict[Path, dict[str, Any]] = {}
+        outcomes = []
         for number, plan in enumerate(plans, start=1):
+            check_reads([plan.stage], stages, output)  # again: what was released may be withdrawn by now
             if plan.datalist is not None and plan.datalist not in data:
                 data[plan.datalist] = data_digests(plan.datalist, dataset, output)
             label = f"[{number}/{len(plans)}] {plan.stage.name}"
-            source = next((stage.name for stage in redone if feeds(stage, plan.stage)), None)
-            outcome = _run_stage(plan, fingerprint(plan, data, output), paths, source, label, echo)
-            outcomes.append(outcome)
-            if outcome.status == "ran":
-                redone.append(plan.stage)
+            outcomes.append(run.stage(plan, fingerprint(plan, data, output), label))
+        run.tell_of_the_rest()
     return outcomes
 
 
@@ -166,117 +166,83 @@ def _check_text(name: str, value: object) -> None:
         )
 
 
-def _run_stage(
-    plan: Plan, now: Fingerprint, paths: Mapping[str, str], redone: str | None, label: str, echo: Echo
-) -> StageOutcome:
-    """Skip, resume or redo one stage, and keep its records."""
-    stage, output = plan.stage, Path(paths["output_dir"])
-    record_file = output / "private" / "run" / f"{stage.name}.json"
-    started_file = record_file.with_suffix(".started.json")
-    record, started = read_record(record_file), read_record(started_file)
-    resuming = started is not None and not differences(started["fingerprint"], now)
-    reasons = _reasons(record, started, now, stage, output, redone)
-    if not reasons and record is not None:
-        if resuming:  # killed between the record and the removal of this file
-            started_file.unlink()
-        reason = f"unchanged since {record['finished']}"
-        echo(f"{label}: skipped, {reason}")
-        return StageOutcome(stage.name, "skipped", reason, 0.0)
-    if resuming:
-        reasons = ["resuming, it was stopped before its end"]
-    reason = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
-    echo(f"{label}: {reason}")
-    if not resuming:
-        _make_way(stage, now, record, started, output, echo)
-    write_json(started_file, {"fingerprint": now, "started": clock()})
-    start = time.monotonic()
-    try:
-        _execute(plan)
-    except Exception:
-        echo(f"{label}: failed. The finished stages are kept; the same command goes on from here.")
-        raise
-    finally:
-        _free_memory()
-    seconds = time.monotonic() - start
-    writes = {write: path_digest(output / write) for write in stage.writes}
-    for write, digest in writes.items():
-        if digest is None:
-            raise ArtifactError(
-                f"stage {stage.name} ended without writing {write}, which stages.json promises: correct the config."
-            )
-    write_json(record_file, {"fingerprint": now, "writes": writes, "seconds": seconds, "finished": clock()})
-    started_file.unlink()
-    echo(f"{label}: done in {seconds:.1f} s")
-    return StageOutcome(stage.name, "ran", reason, seconds)
+@dataclass
+class _Run:
+    """One run of some of the stages of a bundle."""
 
+    stages: Sequence[Stage]
+    output: Path
+    records: Mapping[str, StageRecord]
+    echo: Echo
+    redone: list[Stage] = field(default_factory=list)
+    withdrawn: set[str] = field(default_factory=set)  # stages of which something is no longer released
 
-def _reasons(
-    record: Mapping[str, Any] | None,
-    started: Mapping[str, Any] | None,
-    now: Fingerprint,
-    stage: Stage,
-    output: Path,
-    redone: str | None,
-) -> list[str]:
-    """Why the stage has to run; empty if it has not."""
-    if record is None:
-        if started is None:
-            return ["no record of an earlier run"]
-        return ["it was stopped before its end", *differences(started["fingerprint"], now)]
-    changed = differences(record["fingerprint"], now) + written_differences(record, stage, output)
-    if redone is None:
-        return changed
-    # That its reads changed goes without saying where an earlier stage was redone.
-    of_reads = {f"{read} changed" for read in stage.reads}
-    return [f"stage {redone} was redone", *(text for text in changed if text not in of_reads)]
+    def stage(self, plan: Plan, now: Fingerprint, label: str) -> StageOutcome:
+        """Skip, resume or redo one stage, and keep its records."""
+        stage, record = plan.stage, self.records[plan.stage.name]
+        resuming = record.started is not None and not differences(record.started["fingerprint"], now)
+        reasons = self._reasons(stage, record, now)
+        if not reasons and record.finished is not None:
+            record.forget_start()  # of a run that was killed between the record and its end
+            reason = f"unchanged since {record.finished['finished']}"
+            self.echo(f"{label}: skipped, {reason}")
+            return StageOutcome(stage.name, "skipped", reason, 0.0)
+        if resuming:
+            reasons = ["resuming, it was stopped before its end"]
+        reason = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+        self.echo(f"{label}: {reason}")
+        self.withdrawn |= withdraw_release(stage, self.stages, self.records, self.output, self.echo)
+        if not resuming:
+            make_way(stage, record, now, self.output, self.echo)
+        record.start(now)
+        start = time.monotonic()
+        try:
+            _execute(plan)
+        except Exception:
+            self.echo(f"{label}: failed. The finished stages are kept; the same command goes on from here.")
+            raise
+        finally:
+            _free_memory()
+        seconds = time.monotonic() - start
+        record.finish(now, self._written(stage), seconds)
+        self.echo(f"{label}: done in {seconds:.1f} s")
+        self.redone.append(stage)
+        self.withdrawn.discard(stage.name)
+        return StageOutcome(stage.name, "ran", reason, seconds)
 
+    def _reasons(self, stage: Stage, record: StageRecord, now: Fingerprint) -> list[str]:
+        """Why the stage has to run; empty if it has not."""
+        if record.finished is None:
+            if record.started is None:
+                return ["no record of an earlier run"]
+            return ["it was stopped before its end", *differences(record.started["fingerprint"], now)]
+        changed = differences(record.finished["fingerprint"], now)
+        changed += written_differences(record.finished, stage, self.output)
+        source = next((other.name for other in self.redone if feeds(other, stage)), None)
+        if source is None:
+            return changed
+        # That its reads changed and its release is withdrawn goes without saying where an earlier stage was redone.
+        implied = {f"{read} changed" for read in stage.reads}
+        implied |= {f"{write} is missing" for write in stage.writes if covers("release", write)}
+        return [f"stage {source} was redone", *(text for text in changed if text not in implied)]
 
-def _make_way(
-    stage: Stage,
-    now: Fingerprint,
-    record: Mapping[str, Any] | None,
-    started: Mapping[str, Any] | None,
-    output: Path,
-    echo: Echo,
-) -> None:
-    """Clear the place of a stage that begins anew: what the records vouch for goes, all else is moved aside.
+    def _written(self, stage: Stage) -> dict[str, str]:
+        """The digests of all files that the stage wrote."""
+        written: dict[str, str] = {}
+        for write in stage.writes:
+            found = contents(self.output, write)
+            if found is None:
+                raise ArtifactError(
+                    f"stage {stage.name} ended without writing {write}, which stages.json promises: correct the config."
+                )
+            written |= found
+        return written
 
-    The work folder stays if it was made with the same fingerprint (a finished stage whose output was lost).
-    """
-    work = PurePosixPath("private", stage.name)
-    owner = started or record
-    aside = []
-    if (output / work).exists():
-        if owner is None:
-            aside.append(str(work))
-        elif differences(owner["fingerprint"], now):
-            _remove(output / work)
-    for write in stage.writes:
-        if covers(str(work), write) and str(work) in aside:
-            continue
-        digest = path_digest(output / write)
-        if digest is not None and (record is None or digest != record["writes"].get(write)):
-            aside.append(write)
-        else:
-            _remove(output / write)
-    if not aside:
-        return
-    replaced = output / "private" / "replaced"
-    number = 1
-    while (replaced / f"{stage.name}-{number}").exists():
-        number += 1
-    for path in aside:
-        target = replaced / f"{stage.name}-{number}" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(output / path, target)
-        echo(f"    {path} was not left there by a finished stage of this command: moved to {target}")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    def tell_of_the_rest(self) -> None:
+        """Say at the end what is withdrawn and not made again, and what nobody but the user can judge."""
+        if self.withdrawn:
+            self.echo(f"release withdrawn: run the rest to make it again ({', '.join(sorted(self.withdrawn))})")
+        tell_of_replaced(self.output, self.echo)
 
 
 def _execute(plan: Plan) -> None:

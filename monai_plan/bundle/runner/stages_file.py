@@ -13,7 +13,9 @@ from monai.bundle import ConfigParser
 
 from monai_plan.utils import ArtifactError, ConfigError
 
-OWN_FOLDERS = ("private/run", "private/replaced")  # of the runner, below output_dir
+REPLACED = "private/replaced"
+CACHE = "private/cache"  # of images as read, for any stage; each file says itself what it is of
+OWN_FOLDERS = ("private/run", REPLACED, CACHE)  # of no stage, below output_dir
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,16 @@ class Stage:
     config: tuple[Path, ...]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
+
+    @property
+    def work(self) -> str:
+        """The folder below ``output_dir`` from which the stage resumes."""
+        return f"private/{self.name}"
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """All that belongs to the stage."""
+        return (*self.writes, self.work)
 
 
 def load_stages(bundle: Path) -> list[Stage]:
@@ -41,7 +53,7 @@ def load_stages(bundle: Path) -> list[Stage]:
         if names.count(name) > 1:
             raise ConfigError(f"{file}: two stages are called {name!r}; each needs its own name.")
     places = [("the runner", folder) for folder in OWN_FOLDERS]
-    places += [(stage.name, f"private/{stage.name}") for stage in stages]
+    places += [(stage.name, stage.work) for stage in stages]
     places += [(stage.name, write) for stage in stages for write in stage.writes]
     for (owner, place), (other, path) in combinations(places, 2):
         in_own_work_folder = owner == other and place == f"private/{owner}"
@@ -103,8 +115,17 @@ def covers(folder: str, path: str) -> bool:
 
 
 def feeds(source: Stage, stage: Stage) -> bool:
-    """Whether ``stage`` reads something that ``source`` writes."""
-    return any(covers(write, read) or covers(read, write) for write in source.writes for read in stage.reads)
+    """Whether ``stage`` reads something that ``source`` writes or keeps in its work folder."""
+    return any(covers(place, read) or covers(read, place) for place in source.places for read in stage.reads)
+
+
+def dependents(source: Stage, stages: Sequence[Stage]) -> list[Stage]:
+    """The later stages that read what ``source`` writes, or what those write, and so on."""
+    found = [source]
+    for stage in stages[stages.index(source) + 1 :]:
+        if any(feeds(other, stage) for other in found):
+            found.append(stage)
+    return found[1:]
 
 
 def check_reads(selected: Sequence[Stage], stages: Sequence[Stage], output: Path) -> None:
@@ -114,10 +135,10 @@ def check_reads(selected: Sequence[Stage], stages: Sequence[Stage], output: Path
         for read in stage.reads:
             if (output / read).exists() or any(covers(write, read) for write in written):
                 continue
-            makers = [other.name for other in stages if any(covers(write, read) for write in other.writes)]
+            makers = [other.name for other in stages if any(covers(place, read) for place in other.places)]
             remedy = f"run stage {makers[0]} first, which writes it" if makers else "no stage writes it, put it there"
             raise ArtifactError(f"stage {stage.name} reads {read}, which does not exist in {output}: {remedy}.")
-        written.extend(stage.writes)
+        written += stage.places
 
 
 def brief(value: Any) -> str:

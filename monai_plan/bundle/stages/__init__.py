@@ -1,11 +1,12 @@
 """The stages of a bundle, one object per file: constructed by a config, run by ``run()``.
 
 Each reads named files, writes named files, and keeps its finished parts in a work folder, from which it goes on when
-it was stopped. All of it is private except what ``Synthesize`` and the evaluation write below ``release/``.
+it was stopped. All of it is private except what ``SynthesizeStage`` and ``EvaluateStage`` write below ``release/``.
 """
 
 from monai_plan.bundle.stages.aggregate import AggregateStage
 from monai_plan.bundle.stages.check import CheckStage
+from monai_plan.bundle.stages.evaluate import EvaluateStage
 from monai_plan.bundle.stages.invert import InvertStage, reproduction_distances
 from monai_plan.bundle.stages.synthesize import SynthesizeStage
 from monai_plan.bundle.stages.train import TrainStage
@@ -17,6 +18,7 @@ from monai_plan.bundle.stages.walk import WalkStage, class_counts
 __all__ = [
     "AggregateStage",
     "CheckStage",
+    "EvaluateStage",
     "InvertStage",
     "SynthesizeStage",
     "TrainClassStage",

@@ -121,8 +121,8 @@ class CheckStage:
                 )
             for network in (inverter.embedding, *([] if inverter.encoder is None else [inverter.encoder])):
                 network(image)
-            for weighted in walk.terms.values():
-                weighted.term(w, image, label)
+            for term in walk.terms.values():
+                term(w, image, label)
             outputs = {
                 "identity_network": (walk.identity_net(image).shape[1], dataset.num_subjects, "num_identities"),
                 "class_network": (walk.class_net(image).shape[1], max(dataset.label_names) + 1, "num_classes"),

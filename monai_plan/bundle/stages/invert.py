@@ -82,6 +82,10 @@ class InvertStage:
         if rank == 0:
             self._gather([self._part(images, networks) for images in slices])
 
+    @property
+    def _how(self) -> dict[str, Any]:
+        return {"settings": self.inverter.settings.as_dict(), "seed": self.inverter.seed}
+
     def _part(self, images: slice, networks: str, show: Callable[[int, int], None] | None = None) -> dict[str, Any]:
         """``latents`` and ``distances`` of some images, from the file or made now."""
         dataset = self.dataset
@@ -91,7 +95,7 @@ class InvertStage:
             result = self.inverter(pixels, dataset.labels[images], keys, progress=show)
             return {"latents": result.latents, "distances": result.distances}
 
-        made_by = {"networks": networks, "images": pixels, "keys": keys, **self.inverter.settings}
+        made_by = {"networks": networks, "images": pixels, "keys": keys, **self._how}
         file = Path(self.parts_dir) / f"part_{images.start:06d}.pt"
         return finished_part(file, kind="part of latents", made_by=made_by, make=make)
 
@@ -115,7 +119,7 @@ class InvertStage:
                 "subjects": dataset.subjects,
                 "keys": dataset.keys,
             },
-            made_by=inverter.settings,
+            made_by=self._how,
         )
         self._report(distances.min(1).values, to_image, to_other)
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from monai_plan.data import CheckedDataset
+from monai_plan.latent import WalkSettings
 from monai_plan.networks import LatentDecoder
 from monai_plan.release import dataset_card, load_paths, select, shared_affine, synthesize_images, write_synthetic
 from monai_plan.utils import load_artifact, write_text
 
-__all__ = ["SynthesizeStage", "describe_walk"]
+__all__ = ["SynthesizeStage"]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -25,7 +24,8 @@ class SynthesizeStage:
         paths_file: of the stage ``walk``.
         anchors_file: of the stage ``aggregate``.
         dataset: the real images, for the names of the classes and the geometry of volumes.
-        release_dir: the folder that may leave.
+        datalist_file: the data list of the release; the images go beside it.
+        card_file: the data set card.
         name: of the data set.
     """
 
@@ -33,19 +33,21 @@ class SynthesizeStage:
     paths_file: str | os.PathLike[str]
     anchors_file: str | os.PathLike[str]
     dataset: CheckedDataset
-    release_dir: str | os.PathLike[str]
+    datalist_file: str | os.PathLike[str]
+    card_file: str | os.PathLike[str]
     name: str
 
     def run(self) -> None:
         """Make the images, and write them with their data list and card."""
         dataset, paths = self.dataset, load_paths(self.paths_file)
+        made_by = paths["header"]["made_by"]
         anchors = load_artifact(self.anchors_file, kind="anchors")
         points = select(paths, num_images=paths["num_images"])
         patients = (
             "patients" if dataset.has_subjects else "images (no patients were named: one patient may have several)"
         )
         write_synthetic(
-            self.release_dir,
+            Path(self.datalist_file).parent,
             images=synthesize_images(self.generator, points.latents),
             labels=points.labels,
             label_names=dataset.label_names,
@@ -70,17 +72,9 @@ class SynthesizeStage:
                 f"{len(paths['labels'])} walks between {len(anchors['labels'])} anchors; an anchor is the average of "
                 f"at least {anchors['k']} {patients} in the latent space"
             ),
-            walk=describe_walk(paths["header"]["made_by"]),
+            walk=str(WalkSettings.from_dict(made_by["settings"])),
+            check="none"
+            if made_by["min_distance_quantile"] is None
+            else f"quantile {made_by['min_distance_quantile']}",
         )
-        write_text(Path(self.release_dir) / "dataset_card.md", card)
-
-
-def describe_walk(made_by: Mapping[str, Any]) -> str:
-    """The recipe of a walk in words, from the header of its file: points, steps, rate, β2, smoothing."""
-    steps = f"{made_by['steps']} steps of {made_by['num_points']} points"
-    if made_by["coarse_points"]:
-        steps = (
-            f"{made_by['coarse_steps']} steps of {made_by['coarse_points']} points, then {steps} at a tenth of the rate"
-        )
-    rate = f"rate {made_by['lr']} ({made_by['schedule']}), β2 {made_by['beta2']}, smoothing {made_by['smoothing']}"
-    return f"{steps}; {rate}"
+        write_text(self.card_file, card)

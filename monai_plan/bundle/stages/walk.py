@@ -111,7 +111,7 @@ class WalkStage:
                 self.dataset.images, self.dataset.identities, self.embedding,
                 quantile=self.min_distance_quantile, device=self.walk.device,
             )  # fmt: skip
-        inner = self.walk.num_points - 2
+        inner = self.walk.settings.num_points - 2
         num_pairs = {label: -(-number // inner) for label, number in wanted.items()}
         kept: dict[tuple[int, int], Tensor] = {}
         while True:
@@ -140,12 +140,16 @@ class WalkStage:
                 "kept": all_kept,
                 "num_images": num_images,
             }
-            made_by = {**self.walk.settings, "min_distance_quantile": self.min_distance_quantile, "seed": self.seed}
+            made_by = {
+                "settings": self.walk.settings.as_dict(),
+                "min_distance_quantile": self.min_distance_quantile,
+                "seed": self.seed,
+            }
             save_artifact(self.output_file, kind="paths", data=data, made_by=made_by)
 
     def _wanted(self, anchor_labels: Tensor) -> tuple[dict[int, int], dict[int, int]]:
         """How many images of each class to make, and how many pairs of anchors each class has."""
-        inner = self.walk.num_points - 2
+        inner = self.walk.settings.num_points - 2
         wanted = class_counts(self.dataset.labels, num_images=self.num_images, balance=self.balance)
         sizes = {label: int((anchor_labels == label).sum()) for label in wanted}
         most_pairs = {label: size * (size - 1) // 2 for label, size in sizes.items()}
@@ -164,7 +168,7 @@ class WalkStage:
         walk, rank, ranks = self.walk, idist.get_rank(), idist.get_world_size()
         networks, latents = digest(*walk.networks), anchors["latents"]
         files = [Path(self.parts_dir) / f"path_{a:05d}_{b:05d}.pt" for a, b in pairs.tolist()]
-        made_by = [{"networks": networks, "ends": latents[pair], **walk.settings} for pair in pairs]
+        made_by = [{"networks": networks, "ends": latents[pair], "settings": walk.settings} for pair in pairs]
         mine = range(rank, len(files), ranks)
         missing = [number for number in mine if load_part(files[number], kind="path", made_by=made_by[number]) is None]
         desc = "walk" if ranks == 1 else f"walk, share of 1 of {ranks} ranks"
@@ -199,7 +203,7 @@ class WalkStage:
         new = [number for number, (a, b) in enumerate(pairs.tolist()) if (a, b) not in kept]
         if not new:
             return
-        inner = torch.ones(len(new), self.walk.num_points, dtype=torch.bool)
+        inner = torch.ones(len(new), self.walk.settings.num_points, dtype=torch.bool)
         inner[:, [0, -1]] = False
         if check is not None:
             latents = torch.stack([parts[number]["path"] for number in new])[inner]

@@ -9,7 +9,7 @@ from torch import nn
 
 from monai_plan.bundle.stages import AggregateStage, InvertStage, SynthesizeStage, WalkStage
 from monai_plan.data import CheckedDataset, write_datalist, write_image
-from monai_plan.latent import LatentInverter, LatentWalk
+from monai_plan.latent import InversionSettings, LatentInverter, LatentWalk, WalkSettings
 from monai_plan.networks import StyleGAN2Generator
 from monai_plan.utils import save_artifact
 
@@ -51,15 +51,17 @@ def make_generator(spatial_dims, seed=0):
 
 
 def make_inverter(generator, **options):
-    settings = {"steps": 3, "starts": 2, "num_mean_samples": 8, "batch_size": 64, "seed": 1, **options}
-    return LatentInverter(generator, nn.Flatten(), **settings)
+    seed = options.pop("seed", 1)
+    settings = InversionSettings(**{"steps": 3, "starts": 2, "num_mean_samples": 8, **options})
+    return LatentInverter(generator, nn.Flatten(), settings=settings, seed=seed)
 
 
-def make_walk(generator, **options):
+def make_walk(generator, *, terms=None, points_per_batch=None, **options):
     torch.manual_seed(2)
     pixels = 8 ** len(generator.img_size)
     nets = [nn.Sequential(nn.Flatten(), nn.Linear(pixels, n)) for n in (10, 2)]
-    return LatentWalk(generator, *nets, **{"num_points": T, "steps": 3, **options})
+    settings = WalkSettings(**{"num_points": T, "steps": 3, **options})
+    return LatentWalk(generator, *nets, settings=settings, terms=terms, points_per_batch=points_per_batch)
 
 
 class Spy:

@@ -16,7 +16,7 @@ from stage_fakes import (
 from torch import nn
 
 from monai_plan.bundle.stages import CheckStage
-from monai_plan.latent import LatentInverter, LatentWalk, WeightedTerm
+from monai_plan.latent import LatentInverter, LatentWalk
 from monai_plan.networks import StyleGAN2Generator
 from monai_plan.utils import ConfigError, DataError
 
@@ -77,9 +77,9 @@ def test_check_data_tries_the_networks(case, tmp_path):
     larger = StyleGAN2Generator(case.dims, 16, 1, 5, 6, 2, channel_base=64, channel_max=4, mapping_layers=2)
     with pytest.raises(ConfigError, match=r"makes images \[1, 16.*\], but the real ones are \[1, 8"):
         check(tmp_path, training=case.dataset, walk=make_walk(larger))
-    term = {"wrong": WeightedTerm(0.0, nn.Bilinear(3, 3, 3))}
+    term = {"wrong": nn.Bilinear(3, 3, 3)}
     with pytest.raises(TypeError, match="positional arguments but 4 were given"):
-        check(tmp_path, training=case.dataset, walk=make_walk(case.generator, terms=term))
+        check(tmp_path, training=case.dataset, walk=make_walk(case.generator, terms=term, lambda_terms={"wrong": 0.0}))
     wrong_embedding = LatentInverter(make_generator(case.dims), nn.Linear(3, 3))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         check(tmp_path, training=case.dataset, inverter=wrong_embedding)

@@ -21,7 +21,7 @@ import monai_plan.bundle.stages.walk as walk_module
 import monai_plan.release.distance as distance_module
 from monai_plan.bundle.stages import class_counts
 from monai_plan.bundle.stages.walk import _more_pairs
-from monai_plan.latent import MarginTerm, WeightedTerm
+from monai_plan.latent import MarginTerm, WalkSettings
 from monai_plan.release import select, synthesize_images
 from monai_plan.utils import ConfigError, DataError, TrainingError, load_artifact
 
@@ -80,11 +80,9 @@ def test_walks(case):
         assert set(paths["losses"]) == {"distance", "identity", "class"}
         for name, values in paths["losses"].items():
             torch.testing.assert_close(values[index], expected.losses[name], rtol=1e-4, atol=1e-5)
-    made_by = {"num_points": T, "steps": 3, "lr": 0.1, "lambda_id": 0.025, "lambda_class": 0.25, "seed": 0}
-    made_by |= {"schedule": "constant", "smoothing": 0.0, "amp": False}
-    made_by |= {"normalize": False, "terms": {}, "min_distance_quantile": None}
-    made_by |= {"coarse_points": None, "coarse_steps": 40, "beta2": 0.999}
-    assert paths["header"]["made_by"] == made_by
+    made_by = paths["header"]["made_by"]
+    assert WalkSettings.from_dict(made_by["settings"]) == walk.settings
+    assert (made_by["seed"], made_by["min_distance_quantile"]) == (0, None)
 
 
 def test_walk_goes_on_after_a_stop(case, tmp_path):
@@ -135,9 +133,9 @@ def test_walk_makes_parts_of_other_anchors_or_settings_anew(case, tmp_path):
     assert len(longer.calls) == len(first.calls)
     term, other_term = (MarginTerm(nn.Flatten(), case.dataset.images[:n], margin=9.0) for n in (2, 3))
     changes = [
-        {"beta2": 0.9}, {"normalize": True},
-        {"terms": {"margin": WeightedTerm(1.0, term)}}, {"terms": {"margin": WeightedTerm(2.0, term)}},
-        {"terms": {"margin": WeightedTerm(2.0, other_term)}},
+        {"beta2": 0.9}, {"normalize": True}, {"terms": {"margin": term}, "lambda_terms": {"margin": 1.0}},
+        {"terms": {"margin": term}, "lambda_terms": {"margin": 2.0}},
+        {"terms": {"margin": other_term}, "lambda_terms": {"margin": 2.0}},
     ]  # fmt: skip
     for change in changes:
         changed, again = (Spy(make_walk(case.generator, num_points=T + 1, **change)) for _ in range(2))

@@ -1,0 +1,163 @@
+"""The last stage: the table of the paper, made from what is released, and the report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from monai_plan.audit import AuditInputs, ImageSet, evaluate, write_report
+from monai_plan.bundle.path_figure import choose_path, path_sections
+from monai_plan.data import CheckedDataset
+from monai_plan.engines import ClassifierSettings, predict_probabilities
+from monai_plan.latent import WalkSettings, linear_path
+from monai_plan.metrics import PerceptualEmbedding
+from monai_plan.networks import LatentDecoder
+from monai_plan.release import Release, load_paths, select, synthesize_images
+from monai_plan.utils import load_artifact, write_text
+
+__all__ = ["EvaluateStage"]
+
+SAMPLES_SHOWN = 16
+_CHECKED = (
+    "no image nearer to a training image than the {quantile} quantile of the distances between patients; so the least "
+    "distance of PLAN is no independent finding"
+)
+
+
+@dataclass(kw_only=True, eq=False)
+class EvaluateStage:
+    """Compare real images, straight paths, k-same centroids and the release, and write the report.
+
+    The row "PLAN" is what lies in ``release/``, read back by its own value range; "linear" takes the same points of the
+    straight paths between the same anchors.
+
+    Args:
+        training: real training images.
+        test: real images of other patients.
+        released: the synthetic data set as it was written.
+        generator: G.
+        paths_file: of the stage ``walk``.
+        anchors_file: of the stage ``aggregate``.
+        embedding: of the perceptual and the Fréchet distance.
+        identity_net: φ_id.
+        class_net: φ_class.
+        class_network: makes an untrained classifier for the utility and the membership attack.
+        settings: of its training.
+        augment: a MONAI dictionary transform over ``"image"``, for its training.
+        seeds: classifiers per row.
+        report_file, results_file, table_file: the report, and the table as JSON and as Markdown; may leave.
+        figures_dir: folder of the report's pictures; may leave.
+        private_figures_dir: folder of pictures with real images.
+        work_dir: private folder of finished parts.
+        seed: of everything that is drawn.
+        device: where to compute.
+    """
+
+    training: CheckedDataset
+    test: CheckedDataset
+    released: Release
+    generator: LatentDecoder
+    paths_file: str | os.PathLike[str]
+    anchors_file: str | os.PathLike[str]
+    embedding: PerceptualEmbedding
+    identity_net: nn.Module
+    class_net: nn.Module
+    class_network: Callable[[], nn.Module]
+    settings: ClassifierSettings
+    augment: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    seeds: int
+    report_file: str | os.PathLike[str]
+    results_file: str | os.PathLike[str]
+    table_file: str | os.PathLike[str]
+    figures_dir: str | os.PathLike[str]
+    private_figures_dir: str | os.PathLike[str]
+    work_dir: str | os.PathLike[str]
+    seed: int = 0
+    device: torch.device | str = "cpu"
+
+    def run(self) -> None:
+        """Make the table and write the report."""
+        training, paths = self.training, load_paths(self.paths_file)
+        anchors = load_artifact(self.anchors_file, kind="anchors")
+        num_points = paths["paths"].shape[1]
+        straight = torch.stack([linear_path(path[0], path[-1], num_points) for path in paths["paths"]])
+        released = ImageSet("PLAN", self.released.images, torch.tensor(self.released.labels))
+        inputs = AuditInputs(
+            train=training,
+            test=self.test,
+            embedding=self.embedding,
+            classifier_factory=self.class_network,
+            settings=self.settings,
+            cache_dir=self.work_dir,
+            identity_net=self.identity_net,
+            seeds=self.seeds,
+            seed=self.seed,
+            augment=self.augment,
+            device=self.device,
+        )
+        evaluation = evaluate([*self._to_compare(paths, straight, anchors), released], inputs)
+        held_out = evaluation.row("real").results["distance"]["mean"]
+        figure = choose_path(training, self.generator, straight, paths, self.embedding, held_out, self.device)
+        names = training.label_names
+        write_report(
+            evaluation,
+            judged=released.name,
+            report_file=self.report_file,
+            figures_dir=self.figures_dir,
+            private_figures_dir=self.private_figures_dir,
+            samples=_samples(released.images, released.labels, names),
+            real_samples=_samples(training.images, training.labels, names),
+            parameters=self._parameters(paths, anchors, released),
+            sections=path_sections(figure, evaluation.embedding_title),
+            made="Images made by PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984)",
+        )
+        write_text(self.results_file, evaluation.to_json() + "\n")
+        write_text(self.table_file, evaluation.to_markdown())
+
+    def _to_compare(self, paths: Mapping[str, Any], straight: Tensor, anchors: Mapping[str, Any]) -> list[ImageSet]:
+        """The rows between "real" and "PLAN"."""
+        path, point = select(paths, num_images=paths["num_images"]).places.unbind(1)
+        averages = synthesize_images(self.generator, anchors["latents"])
+        note = f"k-same has only as many images as there are anchors: {len(averages)}."
+        return [
+            ImageSet("linear", synthesize_images(self.generator, straight[path, point]), paths["labels"][path]),
+            ImageSet("k-same", averages, anchors["labels"], note),
+        ]
+
+    def _parameters(
+        self, paths: Mapping[str, Any], anchors: Mapping[str, Any], released: ImageSet
+    ) -> dict[str, object]:
+        """What made the images, and what is known of them besides the table."""
+        made_by = paths["header"]["made_by"]
+        quantile = made_by["min_distance_quantile"]
+        probabilities = predict_probabilities(
+            self.class_net, released.images, batch_size=self.settings.batch_size, device=self.device
+        )
+        kept = (probabilities.argmax(1) == released.labels).double().mean().item()
+        straight, walked = paths["losses"]["identity"].mean(0)[[0, -1]].tolist()
+        return {
+            "k": anchors["k"],
+            "anchors": len(anchors["labels"]),
+            "paths": len(paths["labels"]),
+            "walk": str(WalkSettings.from_dict(made_by["settings"])),
+            "final check": "none" if quantile is None else _CHECKED.format(quantile=quantile),
+            "L_id per path, straight line": round(straight, 2),
+            "L_id per path, after the walk": round(walked, 2),
+            "released images that φ_class assigns to their class": f"{100 * kept:.1f} %",
+            "classifiers per row": self.seeds,
+        }
+
+
+def _samples(images: Tensor, labels: Tensor, names: Mapping[int, str]) -> dict[str, Tensor]:
+    """By the name of the class, some images spread evenly over all of it."""
+    samples = {}
+    for label, name in names.items():
+        of_class = torch.where(labels == label)[0]
+        spread = torch.linspace(0, len(of_class) - 1, min(SAMPLES_SHOWN, len(of_class))).long()
+        samples[name] = images[of_class[spread]]
+    return samples

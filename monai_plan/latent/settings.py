@@ -1,0 +1,302 @@
+"""What decides the result of a walk and of an inversion, as values: checked, printed in words, kept in files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
+from typing import Any, ClassVar, TypeVar
+
+from monai_plan.utils import ConfigError
+
+__all__ = ["SPACES", "InversionSettings", "WalkSettings"]
+
+SPACES = ("w", "w_plus")  # where latents live: one w per image, or one for every layer of G
+Own = TypeVar("Own", bound="_Settings")
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def _whole(least: int) -> Rule:
+    return lambda value: isinstance(value, int) and value >= least, f"a whole number of at least {least}"
+
+
+def _one_of(*values: str) -> Rule:
+    return lambda value: value in values, " or ".join(map(repr, values))
+
+
+_ABOVE_0: Rule = lambda value: 0 < value < math.inf, "above 0 and finite"
+_AT_LEAST_0: Rule = lambda value: 0 <= value < math.inf, "at least 0 and finite"
+_BELOW_1: Rule = lambda value: 0 <= value < 1, "at least 0 and below 1"
+_SHARE: Rule = lambda value: 0 <= value <= 1, "from 0 to 1"
+_EACH_AT_LEAST_0: Rule = (
+    lambda value: isinstance(value, Mapping) and all(0 <= weight < math.inf for weight in value.values()),
+    "names, each with a number of at least 0",
+)
+_SWITCH: Rule = lambda value: isinstance(value, bool), "True or False"
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What both kinds share."""
+
+    _OF: ClassVar[str]
+    _RULES: ClassVar[Mapping[str, Rule]]
+
+    def __post_init__(self) -> None:
+        for name, (valid, rule) in self._RULES.items():
+            value = getattr(self, name)
+            try:
+                fine = valid(value)
+            except TypeError:
+                fine = False
+            if not fine:
+                raise ConfigError(f"{name} of {self._OF} is {value!r}, but must be {rule}.")
+
+    @classmethod
+    def published(cls: type[Own]) -> Own:
+        """What the published code does."""
+        return cls()
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of them as plain values, for the header of a file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls: type[Own], values: Mapping[str, Any]) -> Own:
+        """What ``as_dict`` gave.
+
+        Raises:
+            ConfigError: if there is no such setting, or a value lies outside its range.
+        """
+        known = [setting.name for setting in fields(cls)]
+        for name in values:
+            if name not in known:
+                closest = get_close_matches(name, known, n=1, cutoff=0) or known
+                raise ConfigError(f"{name} is no setting of {cls._OF}: the closest known is {closest[0]}.")
+        return cls(**values)
+
+    @classmethod
+    def _chosen(cls: type[Own], chosen: Mapping[str, Any], changes: Mapping[str, Any]) -> Own:
+        """What is chosen, with those changes that are not None."""
+        return cls.from_dict({**chosen, **{name: value for name, value in changes.items() if value is not None}})
+
+
+@dataclass(frozen=True)
+class WalkSettings(_Settings):
+    """How ``LatentWalk`` walks; the defaults are ``published()``.
+
+    Attributes:
+        num_points: T, at least 3, end points included.
+        steps: Adam steps with all T points, at least 0; 0 gives the straight line, or the coarse path.
+        lr: learning rate of the first step, above 0.
+        schedule: "constant", as published, or "decay", which lowers the rate to 0 by a cosine over the second half of
+            the steps: Adam at a constant rate circles the minimum.
+        beta2: decay of Adam's second moment, in [0, 1); its first is 0.9. Where the straight line has lost the class,
+            the first gradients are many times the later ones, and at 0.999, as published, they hold the points back
+            for hundreds of steps; at 0.95 they are soon forgotten.
+        coarse_points: T_c, at least 3 and less than T: first ``coarse_steps`` steps, at a rate that decays, with a path
+            of T_c points, whose λ are scaled so that the same curve is the best one; then T points on that curve
+            and ``steps`` steps at a tenth of ``lr``. Far fewer images are made for the same L. 0, as published: all T
+            points from the start.
+        coarse_steps: at least 1; without ``coarse_points`` it has no part.
+        lambda_id: λ_id, at least 0.
+        lambda_class: λ_class, at least 0.
+        lambda_terms: λ of each further term by its name, at least 0; at 0 a term is measured and does not pull.
+        normalize: an objective relative to the straight line, see ``LatentWalk``; False is as published.
+        amp: bfloat16 autocast of the three networks, the losses in float32; faster where ``bf16_is_fast``, and
+            accurate to about three digits. False computes all in float32.
+
+    Raises:
+        ConfigError: if a value lies outside its range.
+
+    Example:
+        >>> print(WalkSettings.fast(lambda_id=0.05))
+        200 steps of 25 points, then 30 steps of 50 points at a tenth of the rate; rate 0.1, decaying, β2 0.95;
+        λ_id 0.05, λ_class 0.25
+    """
+
+    num_points: int = 50
+    steps: int = 500
+    lr: float = 0.1
+    schedule: str = "constant"
+    beta2: float = 0.999
+    coarse_points: int = 0
+    coarse_steps: int = 200
+    lambda_id: float = 0.025
+    lambda_class: float = 0.25
+    lambda_terms: Mapping[str, float] = field(default_factory=dict)
+    normalize: bool = False
+    amp: bool = False
+
+    _OF = "the walk"
+    _RULES: ClassVar[Mapping[str, Rule]] = {
+        "num_points": _whole(3),
+        "steps": _whole(0),
+        "lr": _ABOVE_0,
+        "schedule": _one_of("constant", "decay"),
+        "beta2": _BELOW_1,
+        "coarse_points": _whole(0),
+        "coarse_steps": _whole(1),
+        "lambda_id": _AT_LEAST_0,
+        "lambda_class": _AT_LEAST_0,
+        "lambda_terms": _EACH_AT_LEAST_0,
+        "normalize": _SWITCH,
+        "amp": _SWITCH,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.coarse_points and not 3 <= self.coarse_points < self.num_points:
+            raise ConfigError(
+                f"coarse_points of the walk is {self.coarse_points}, but must be at least 3 and less than num_points = "
+                f"{self.num_points}, or 0 to walk with all points from the start."
+            )
+        taken = sorted(self.lambda_terms.keys() & {"distance", "identity", "class"})
+        if taken:
+            raise ConfigError(f"lambda_terms has the name {taken[0]!r}, which a loss of the walk bears: take another.")
+
+    @classmethod
+    def fast(cls, num_points: int = 50, **changes: Any) -> WalkSettings:
+        """What the bundle uses: a lower objective than the published 500 steps reach, for a quarter of the images.
+
+        Args:
+            num_points: T. Above 32 the walk goes from coarse to fine; shorter paths do not need to.
+            changes: other settings by name; None leaves what is chosen here.
+
+        Raises:
+            ConfigError: if there is no such setting, or a value lies outside its range.
+        """
+        recipe = {"num_points": num_points, "schedule": "decay", "beta2": 0.95}
+        if changes.get("coarse_points") is None:
+            long = isinstance(num_points, int) and num_points > 32
+            changes = {**changes, "coarse_points": 25 if long else 0}
+        return cls._chosen({**recipe, "steps": 30 if changes["coarse_points"] else 200}, changes)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """λ of every term by its name, L_id and L_class first."""
+        return {"identity": self.lambda_id, "class": self.lambda_class, **self.lambda_terms}
+
+    def coarse(self) -> WalkSettings:
+        """The walk of ``coarse_points`` that is least on the same curve.
+
+        Two neighbours' pull on a point goes as the square of the step, 1/(T − 1)², so λ does; the relative
+        objective has the factor (T − 1)/(T − 2) of its means besides.
+        """
+        finer = (self.num_points - 1) / (self.coarse_points - 1)
+        scale = finer * (self.coarse_points - 2) / (self.num_points - 2) if self.normalize else finer**2
+        return replace(
+            self,
+            num_points=self.coarse_points,
+            steps=self.coarse_steps,
+            coarse_points=0,
+            schedule="decay",
+            lambda_id=self.lambda_id * scale,
+            lambda_class=self.lambda_class * scale,
+            lambda_terms={name: weight * scale for name, weight in self.lambda_terms.items()},
+        )
+
+    def __str__(self) -> str:
+        steps = f"{self.steps} steps of {self.num_points} points"
+        if self.coarse_points:
+            steps = f"{self.coarse_steps} steps of {self.coarse_points} points, then {steps} at a tenth of the rate"
+        rate = f"rate {self.lr}, {'decaying' if self.schedule == 'decay' else 'constant'}, β2 {self.beta2}"
+        weights = [f"λ_id {self.lambda_id}", f"λ_class {self.lambda_class}"]
+        weights += [f"λ_{name} {weight}" for name, weight in self.lambda_terms.items() if weight]
+        weights += ["relative to the straight line"] if self.normalize else []
+        return f"{steps}; {rate}; {', '.join(weights)}"
+
+
+@dataclass(frozen=True)
+class InversionSettings(_Settings):
+    """How ``LatentInverter`` projects; the defaults are ``published()``, StyleGAN2's projector from five starts.
+
+    Attributes:
+        space: "w", or "w_plus" for a w of each layer: nearer to the image, and farther from where G was trained.
+        steps: n, Adam steps, at least 1.
+        lr: the highest learning rate, above 0.
+        starts: S, at least 1.
+        start_noise: distance of the starts s > 0 from the first, in units of σ_w per axis, at least 0.
+        lr_rampup: fraction of the steps in which the learning rate rises, in [0, 1].
+        lr_rampdown: fraction of the steps in which it falls, in [0, 1].
+        initial_noise: the noise on w at the start, in units of σ_w, at least 0.
+        noise_ramp: fraction of the steps in which the noise fades, in (0, 1].
+        patience: steps without progress before the learning rate falls; 0: all n steps for all.
+        tolerance: the fraction by which the distance must sink to count as progress, in [0, 1).
+        pixel_weight: weight of the mean squared pixel difference, at least 0.
+        num_mean_samples: draws of z for the mean and σ_w of each class, at least 2.
+
+    Raises:
+        ConfigError: if a value lies outside its range, or several starts would be one and the same (neither
+            ``start_noise`` nor ``initial_noise``).
+
+    Example:
+        >>> print(InversionSettings.fast(encoder=True, starts=2))
+        at most 200 steps from 2 starts in W at rate 0.2, ended after 15 steps without 1 % progress; starts 0.03 σ_w
+        apart, pixel weight 1.0
+    """
+
+    space: str = "w"
+    steps: int = 1000
+    lr: float = 0.1
+    starts: int = 5
+    start_noise: float = 0.0
+    lr_rampup: float = 0.05
+    lr_rampdown: float = 0.25
+    initial_noise: float = 0.05
+    noise_ramp: float = 0.75
+    patience: int = 0
+    tolerance: float = 0.01
+    pixel_weight: float = 0.0
+    num_mean_samples: int = 10_000
+
+    _OF = "the inversion"
+    _RULES: ClassVar[Mapping[str, Rule]] = {
+        "space": _one_of(*SPACES),
+        "steps": _whole(1),
+        "lr": _ABOVE_0,
+        "starts": _whole(1),
+        "start_noise": _AT_LEAST_0,
+        "lr_rampup": _SHARE,
+        "lr_rampdown": _SHARE,
+        "initial_noise": _AT_LEAST_0,
+        "noise_ramp": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+        "patience": _whole(0),
+        "tolerance": _BELOW_1,
+        "pixel_weight": _AT_LEAST_0,
+        "num_mean_samples": _whole(2),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.starts > 1 and not (self.start_noise or self.initial_noise):
+            raise ConfigError(
+                f"start_noise and initial_noise of the inversion are both 0, so its {self.starts} starts would be one "
+                "and the same: set one of them, or take 1 start."
+            )
+
+    @classmethod
+    def fast(cls, *, encoder: bool = False, **changes: Any) -> InversionSettings:
+        """What the bundle uses: no more steps than help, a fast rate, and pixels beside the perceptual distance.
+
+        Args:
+            encoder: whether an encoder guesses the beginning. Then its starts lie 0.03 σ_w apart and w has no noise,
+                which would only undo the guess.
+            changes: other settings by name; None leaves what is chosen here.
+
+        Raises:
+            ConfigError: if there is no such setting, or a value lies outside its range.
+        """
+        recipe = {"steps": 200, "lr": 0.2, "patience": 15, "pixel_weight": 1.0}
+        return cls._chosen({**recipe, **({"start_noise": 0.03, "initial_noise": 0.0} if encoder else {})}, changes)
+
+    def __str__(self) -> str:
+        starts = f"{self.starts} start{'s' if self.starts > 1 else ''} in {'W' if self.space == 'w' else 'W+'}"
+        steps = f"{self.steps} steps from {starts} at rate {self.lr}"
+        if self.patience:
+            steps = f"at most {steps}, ended after {self.patience} steps without {100 * self.tolerance:g} % progress"
+        noise = [f"starts {self.start_noise} σ_w apart"] if self.start_noise else []
+        noise += [f"noise of {self.initial_noise} σ_w that fades"] if self.initial_noise else []
+        noise += [f"pixel weight {self.pixel_weight}"] if self.pixel_weight else []
+        return "; ".join([steps, *([", ".join(noise)] if noise else [])])
