@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import BUNDLE
+from tiny_bundle import BUNDLE
 from PIL import Image
 
 import monai_plan.bundle
