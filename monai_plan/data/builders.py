@@ -21,14 +21,6 @@ from monai_plan.data.tables import is_missing, number_classes, plain_number, rea
 from monai_plan.data.writers import IMAGES_FOLDER, image_suffix, replaced_dataset, write_image
 from monai_plan.utils import ConfigError, DataError, seeded_generator
 
-__all__ = [
-    "datalist_from_aptos",
-    "datalist_from_csv",
-    "datalist_from_folders",
-    "datalist_from_medmnist",
-    "datalist_from_shenzhen",
-]
-
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 SHENZHEN_LABELS = {0: "normal", 1: "tuberculosis"}
 APTOS_LABELS = {0: "no retinopathy", 1: "mild", 2: "moderate", 3: "severe", 4: "proliferative"}

@@ -19,8 +19,6 @@ import torch
 from monai_plan.data.tables import is_missing
 from monai_plan.utils import ConfigError, DataError, seeded_generator, write_json
 
-__all__ = ["DATALIST_NAME", "Datalist", "check_split", "read_datalist", "split_by_subject", "write_datalist"]
-
 DATALIST_NAME = "datalist.json"
 
 

@@ -18,8 +18,6 @@ from monai_plan.data.intensity import ScaleShownd
 from monai_plan.data.loading import load_images
 from monai_plan.utils import ConfigError, DataError
 
-__all__ = ["CheckedDataset"]
-
 logger = logging.getLogger(__name__)
 
 

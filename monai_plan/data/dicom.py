@@ -13,8 +13,6 @@ import numpy as np
 from monai_plan.data.header import ImageHeader, ImageRefusedError, ras_size, to_ras
 from monai_plan.utils import first_line
 
-__all__: list[str] = []
-
 GREY, PALETTE = ("MONOCHROME1", "MONOCHROME2"), "PALETTE COLOR"
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 SPACING_TOLERANCE = 0.02  # of the distance of two slices

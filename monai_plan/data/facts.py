@@ -21,8 +21,6 @@ from monai_plan.data.header import ImageHeader, ImageRefusedError
 from monai_plan.data.reader import image_header, read_image
 from monai_plan.utils import DataError
 
-__all__ = ["DatalistFacts", "inspect_datalist"]
-
 LARGEST = {2: 64, 3: 48}  # elements per axis that are proposed; more is the user's wish and costs time
 STARTS = range(4, 8)  # sizes of the network's first block that learn well
 SAMPLED = 24  # images whose pixels are read

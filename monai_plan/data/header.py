@@ -9,8 +9,6 @@ import numpy as np
 
 from monai_plan.utils import DataError
 
-__all__ = ["ImageHeader", "ImageRefusedError"]
-
 
 class ImageRefusedError(DataError):
     """An image that cannot be shown rightly, or not at all. The text is the predicate of a sentence on the file."""

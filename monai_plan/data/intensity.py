@@ -19,8 +19,6 @@ from torch import Tensor
 from monai_plan.data.facts import DatalistFacts, inspect_datalist
 from monai_plan.utils import ConfigError
 
-__all__ = ["IntensityScaling", "ScaleShownd", "choose_scaling"]
-
 CT_WINDOW = (-1000.0, 400.0)  # Hounsfield units: air to dense tissue
 WITHOUT_SCALE = ("MR", "PT", "NM")  # modalities whose values mean nothing from one patient to the next
 RARE = 0.05  # share of files; so few of their kind do not decide for all

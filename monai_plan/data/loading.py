@@ -23,8 +23,6 @@ from monai_plan.data.facts import has_colour, num_cores
 from monai_plan.data.header import ImageRefusedError
 from monai_plan.utils import write_tensors
 
-__all__: list[str] = []
-
 RANGE_TOLERANCE = 1e-3
 BAR_DELAY = 2.0  # seconds before a progress bar is worth its line
 

@@ -12,8 +12,6 @@ from PIL import Image, ImageOps
 
 from monai_plan.data.header import ImageHeader, ImageRefusedError
 
-__all__: list[str] = []
-
 ORIENTATION = 0x112  # of EXIF and TIFF; from 5 on rows and columns change places
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # of TIFF
 CHANNELS = {"1": 1, "L": 1, "P": 1, "I;16": 1, "I;16B": 1, "I;16L": 1, "I": 1, "F": 1, "LA": 1, "RGB": 3, "RGBA": 3}

@@ -16,8 +16,6 @@ from monai_plan.data.header import ImageHeader, ImageRefusedError
 from monai_plan.data.raster import raster_header, raster_pixels
 from monai_plan.data.volumes import volume_header, volume_pixels
 
-__all__ = ["LoadShownImaged", "image_header", "read_image"]
-
 RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".jp2")
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mgh", ".mgz", ".img", ".hdr")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")

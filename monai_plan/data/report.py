@@ -15,8 +15,6 @@ from monai_plan.data.dataset import CheckedDataset
 from monai_plan.data.tables import look_alikes
 from monai_plan.utils import DataError
 
-__all__ = ["describe_data"]
-
 NEAR = 0.03  # share of a perceptual hash's bits
 MOST_WHITE = 0.3  # of the pixels of a set
 SATURATED = 0.5  # of the pixels of an image

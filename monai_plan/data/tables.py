@@ -14,8 +14,6 @@ from pathlib import Path
 
 from monai_plan.utils import ConfigError, DataError
 
-__all__: list[str] = []
-
 MISSING = {"", "nan", "na", "n/a", "none", "null", "<na>"}
 SEPARATORS = ",;\t|"
 SHOWN = 3  # groups of look-alikes that an error names

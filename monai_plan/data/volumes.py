@@ -10,8 +10,6 @@ import numpy as np
 
 from monai_plan.data.header import ImageHeader, ImageRefusedError, ras_size, to_ras
 
-__all__: list[str] = []
-
 RGB = ("R", "G", "B")
 
 

@@ -23,7 +23,7 @@ from monai_plan.engines.handlers import BestWeights, LossProgressBar, ResumeHand
 from monai_plan.engines.inferers import AdversarialInferer
 from monai_plan.utils import ConfigError, DataError, derive_seed, digest, seeded_generator
 
-__all__ = ["ClassifierSettings", "classification_scores", "fit_classifier", "new_classifier", "predict_probabilities"]
+Augmentation = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,7 @@ class ClassifierSettings:
 
 
 def new_classifier(factory: Callable[[], nn.Module], *, seed: int) -> nn.Module:
-    """An untrained network whose weights follow the seed alone; the global random state is left as it was.
-
-    Args:
-        factory: makes the network.
-        seed: of its weights.
-    """
+    """A network made by ``factory``, with weights that follow the seed; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "weights"))
         return factory()
@@ -74,7 +69,7 @@ def fit_classifier(
     *,
     settings: ClassifierSettings,
     validation: tuple[Tensor, Tensor] | None = None,
-    augment: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    augment: Augmentation | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     checkpoint: str | os.PathLike[str] | None = None,
@@ -82,9 +77,8 @@ def fit_classifier(
 ) -> nn.Module:
     """Train a classifier with MONAI's ``SupervisedTrainer``.
 
-    The order of the images, the augmentation and dropout are drawn from the seed and the number of the epoch: the same
-    inputs give the same network on one device, also when a training with a ``checkpoint`` was stopped after any epoch
-    and started again. The global random state is left as it was.
+    All draws follow the seed and the number of the epoch: the same inputs give the same network on one device, also
+    when a training with a ``checkpoint`` was stopped and started again. The global random state is left as it was.
 
     Args:
         network: [B, C, *spatial] -> [B, K] logits; trained in place.
@@ -197,13 +191,7 @@ class _Batches:
     """Shuffled batches of one epoch, as many and as even as the batch size allows, so that none is of one image."""
 
     def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        batch_size: int,
-        augment: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None,
-        seed: int,
+        self, images: Tensor, labels: Tensor, *, batch_size: int, augment: Augmentation | None, seed: int
     ) -> None:
         self.images, self.labels, self.augment, self.seed = images, labels, augment, seed
         self.count = min(-(-len(images) // batch_size), len(images) // 2)
@@ -234,16 +222,9 @@ class _Batches:
 def predict_probabilities(
     network: nn.Module, images: Tensor, *, batch_size: int = 64, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """The class probabilities of images, in eval mode.
+    """The class probabilities [N, K] of images [N, C, *spatial], in eval mode; on the CPU, rows sum to 1.
 
-    Args:
-        network: [B, C, *spatial] -> [B, K] logits; is moved to ``device``.
-        images: [N, C, *spatial].
-        batch_size: images at a time.
-        device: where to compute.
-
-    Returns:
-        [N, K], on the CPU, rows sum to 1.
+    The network, [B, C, *spatial] -> [B, K] logits, is moved to ``device``.
     """
     network.to(device)
     with eval_mode(network):

@@ -16,8 +16,6 @@ from monai_plan.latent.w_statistics import w_statistics
 from monai_plan.networks import LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, seeded_generator
 
-__all__ = ["LatentEncoder", "LatentPairs"]
-
 
 class LatentEncoder(nn.Module):
     """E(x) = E w + σ_w/√w_dim · network(x), so that the network's outputs are of size 1 whatever the generator.

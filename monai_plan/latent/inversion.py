@@ -1,10 +1,9 @@
 """Inversion: for each real image x the latent w with G(w) ≈ x.
 
 Part 2 of the method of PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984). The projection is that of StyleGAN2
-(Karras et al., CVPR 2020, arXiv 1912.04958, appendix D) without the optimised noise maps: Adam on w from the mean of
-the mapping, with noise on w that fades and a learning rate that rises at the start and falls at the end. By option it
-begins at an encoder's guess (Zhu et al., ECCV 2016, arXiv 1609.03552, section 3.1), has one w for every layer of G
-(W+; Abdal et al., ICCV 2019, arXiv 1904.03189), and takes no more steps for an image than help it.
+(Karras et al., CVPR 2020, arXiv 1912.04958, appendix D) without the optimised noise maps. By option it begins at an
+encoder's guess (Zhu et al., ECCV 2016, arXiv 1609.03552, section 3.1), has one w for every layer of G (W+; Abdal et
+al., ICCV 2019, arXiv 1904.03189), and takes no more steps for an image than help it.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ from monai_plan.latent.settings import InversionSettings
 from monai_plan.latent.w_statistics import w_statistics
 from monai_plan.networks import BatchSplitter, LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, DataError, TrainingError, seeded_generator
-
-__all__ = ["Inversion", "LatentInverter"]
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam
 
@@ -74,8 +71,7 @@ class LatentInverter:
     lr_rampdown: its learning rate falls at once, for Adam at a constant rate only circles round the minimum. At
     r = 1 it leaves the batch, and the others go on in a smaller and faster one.
 
-    Images and starts are optimised together, ``batch_size`` at a time. During a call the networks are frozen and in
-    eval mode, and after it as they were before.
+    During a call the networks are frozen and in eval mode, and after it as they were before.
 
     Args:
         generator: G; for W+ one with ``num_ws``.
@@ -129,7 +125,7 @@ class LatentInverter:
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> Inversion:
-        """Invert images.
+        """Invert images: their latents and distances.
 
         Args:
             images: [N, C, *spatial], values in [−1, 1], N ≥ 1.
@@ -138,9 +134,6 @@ class LatentInverter:
             keys: N names, one per image and unlike each other, that seed its noise.
             progress: called with (steps done, steps in all) after every step, both counted over images and starts;
                 what an image skips counts as done.
-
-        Returns:
-            The latents and their distances.
 
         Raises:
             ConfigError: if lengths, shapes or types do not fit together.

@@ -1,7 +1,6 @@
 """Safe end points: k-same aggregation of inverted latents by patient, and the choice of pairs to walk between.
 
-Part 6 of the method of PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984): the centroid of at least k patients
-stands for all of them. Here k counts patients, not images.
+Part 6 of the method of PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984). Here k counts patients, not images.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ import torch
 from torch import Tensor
 
 from monai_plan.utils import ConfigError, DataError, derive_seed, seeded_generator
-
-__all__ = ["Anchors", "choose_pairs", "k_same"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,30 +10,50 @@ from typing import Any, ClassVar, TypeVar
 
 from monai_plan.utils import ConfigError
 
-__all__ = ["SPACES", "InversionSettings", "WalkSettings"]
-
 SPACES = ("w", "w_plus")  # where latents live: one w per image, or one for every layer of G
 Own = TypeVar("Own", bound="_Settings")
-Rule = tuple[Callable[[Any], bool], str]
 
 
-def _whole(least: int) -> Rule:
-    return lambda value: isinstance(value, int) and value >= least, f"a whole number of at least {least}"
+def _checked(default: Any, valid: Callable[[Any], bool], rule: str) -> Any:
+    return field(default=default, metadata={"valid": valid, "rule": rule})
 
 
-def _one_of(*values: str) -> Rule:
-    return lambda value: value in values, " or ".join(map(repr, values))
+def _whole(default: int, *, least: int) -> Any:
+    return _checked(
+        default, lambda value: isinstance(value, int) and value >= least, f"a whole number of at least {least}"
+    )
 
 
-_ABOVE_0: Rule = lambda value: 0 < value < math.inf, "above 0 and finite"
-_AT_LEAST_0: Rule = lambda value: 0 <= value < math.inf, "at least 0 and finite"
-_BELOW_1: Rule = lambda value: 0 <= value < 1, "at least 0 and below 1"
-_SHARE: Rule = lambda value: 0 <= value <= 1, "from 0 to 1"
-_EACH_AT_LEAST_0: Rule = (
-    lambda value: isinstance(value, Mapping) and all(0 <= weight < math.inf for weight in value.values()),
-    "names, each with a number of at least 0",
-)
-_SWITCH: Rule = lambda value: isinstance(value, bool), "True or False"
+def _one_of(*values: str) -> Any:
+    return _checked(values[0], lambda value: value in values, " or ".join(map(repr, values)))
+
+
+def _above_0(default: float) -> Any:
+    return _checked(default, lambda value: 0 < value < math.inf, "above 0 and finite")
+
+
+def _at_least_0(default: float) -> Any:
+    return _checked(default, lambda value: 0 <= value < math.inf, "at least 0 and finite")
+
+
+def _below_1(default: float) -> Any:
+    return _checked(default, lambda value: 0 <= value < 1, "at least 0 and below 1")
+
+
+def _share(default: float) -> Any:
+    return _checked(default, lambda value: 0 <= value <= 1, "from 0 to 1")
+
+
+def _weights() -> Any:
+    def valid(value: Any) -> bool:
+        return isinstance(value, Mapping) and all(0 <= weight < math.inf for weight in value.values())
+
+    rule = "names, each with a number of at least 0"
+    return field(default_factory=dict, metadata={"valid": valid, "rule": rule})
+
+
+def _switch(default: bool) -> Any:
+    return _checked(default, lambda value: isinstance(value, bool), "True or False")
 
 
 @dataclass(frozen=True)
@@ -41,17 +61,16 @@ class _Settings:
     """What both kinds share."""
 
     _OF: ClassVar[str]
-    _RULES: ClassVar[Mapping[str, Rule]]
 
     def __post_init__(self) -> None:
-        for name, (valid, rule) in self._RULES.items():
-            value = getattr(self, name)
+        for setting in fields(self):
+            value = getattr(self, setting.name)
             try:
-                fine = valid(value)
+                fine = setting.metadata["valid"](value)
             except TypeError:
                 fine = False
             if not fine:
-                raise ConfigError(f"{name} of {self._OF} is {value!r}, but must be {rule}.")
+                raise ConfigError(f"{setting.name} of {self._OF} is {value!r}, but must be {setting.metadata['rule']}.")
 
     @classmethod
     def published(cls: type[Own]) -> Own:
@@ -116,34 +135,20 @@ class WalkSettings(_Settings):
         λ_id 0.05, λ_class 0.25
     """
 
-    num_points: int = 50
-    steps: int = 500
-    lr: float = 0.1
-    schedule: str = "constant"
-    beta2: float = 0.999
-    coarse_points: int = 0
-    coarse_steps: int = 200
-    lambda_id: float = 0.025
-    lambda_class: float = 0.25
-    lambda_terms: Mapping[str, float] = field(default_factory=dict)
-    normalize: bool = False
-    amp: bool = False
+    num_points: int = _whole(50, least=3)
+    steps: int = _whole(500, least=0)
+    lr: float = _above_0(0.1)
+    schedule: str = _one_of("constant", "decay")
+    beta2: float = _below_1(0.999)
+    coarse_points: int = _whole(0, least=0)
+    coarse_steps: int = _whole(200, least=1)
+    lambda_id: float = _at_least_0(0.025)
+    lambda_class: float = _at_least_0(0.25)
+    lambda_terms: Mapping[str, float] = _weights()
+    normalize: bool = _switch(False)
+    amp: bool = _switch(False)
 
     _OF = "the walk"
-    _RULES: ClassVar[Mapping[str, Rule]] = {
-        "num_points": _whole(3),
-        "steps": _whole(0),
-        "lr": _ABOVE_0,
-        "schedule": _one_of("constant", "decay"),
-        "beta2": _BELOW_1,
-        "coarse_points": _whole(0),
-        "coarse_steps": _whole(1),
-        "lambda_id": _AT_LEAST_0,
-        "lambda_class": _AT_LEAST_0,
-        "lambda_terms": _EACH_AT_LEAST_0,
-        "normalize": _SWITCH,
-        "amp": _SWITCH,
-    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -237,36 +242,21 @@ class InversionSettings(_Settings):
         apart, pixel weight 1.0
     """
 
-    space: str = "w"
-    steps: int = 1000
-    lr: float = 0.1
-    starts: int = 5
-    start_noise: float = 0.0
-    lr_rampup: float = 0.05
-    lr_rampdown: float = 0.25
-    initial_noise: float = 0.05
-    noise_ramp: float = 0.75
-    patience: int = 0
-    tolerance: float = 0.01
-    pixel_weight: float = 0.0
-    num_mean_samples: int = 10_000
+    space: str = _one_of(*SPACES)
+    steps: int = _whole(1000, least=1)
+    lr: float = _above_0(0.1)
+    starts: int = _whole(5, least=1)
+    start_noise: float = _at_least_0(0.0)
+    lr_rampup: float = _share(0.05)
+    lr_rampdown: float = _share(0.25)
+    initial_noise: float = _at_least_0(0.05)
+    noise_ramp: float = _checked(0.75, lambda value: 0 < value <= 1, "above 0 and at most 1")
+    patience: int = _whole(0, least=0)
+    tolerance: float = _below_1(0.01)
+    pixel_weight: float = _at_least_0(0.0)
+    num_mean_samples: int = _whole(10_000, least=2)
 
     _OF = "the inversion"
-    _RULES: ClassVar[Mapping[str, Rule]] = {
-        "space": _one_of(*SPACES),
-        "steps": _whole(1),
-        "lr": _ABOVE_0,
-        "starts": _whole(1),
-        "start_noise": _AT_LEAST_0,
-        "lr_rampup": _SHARE,
-        "lr_rampdown": _SHARE,
-        "initial_noise": _AT_LEAST_0,
-        "noise_ramp": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
-        "patience": _whole(0),
-        "tolerance": _BELOW_1,
-        "pixel_weight": _AT_LEAST_0,
-        "num_mean_samples": _whole(2),
-    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -32,8 +32,6 @@ from monai_plan.latent.terms import ClassTerm, IdentityTerm
 from monai_plan.networks import BatchSplitter, LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, TrainingError
 
-__all__ = ["LatentWalk", "WalkResult"]
-
 _FINE_RATE = 0.1  # of lr, after a coarse walk: at the full rate a fresh Adam throws the path off again
 _CHECK_EVERY = 50  # steps between looks at the losses: each look makes the host wait for the device
 
@@ -59,8 +57,8 @@ class LatentWalk:
     """Bend the straight line between two latents of a class away from the identities of the training set.
 
     Minimises L (see the module) over the inner points with Adam, started from ``linear_path``; the end
-    points stay fixed. During a call the networks are frozen and in eval mode, and after it as they were before;
-    no gradient is left in them. No call depends on an earlier one, and no pair on those it is walked with.
+    points stay fixed. During a call the networks are frozen and in eval mode, and after it as they were before. No call
+    depends on an earlier one, and no pair on those it is walked with.
 
     With ``terms``, L gains Σ_term λ_term · Σ_t term(w̄_t, x̄_t, y).
 
@@ -149,13 +147,9 @@ class LatentWalk:
         """Walk from ``w_a`` to ``w_b``.
 
         Args:
-            w_a: [w_dim], or [num_ws, w_dim] with num_ws ≥ 2 in W+; the first point.
-            w_b: the same, the last point.
+            w_a, w_b: [w_dim], or [num_ws, w_dim] with num_ws ≥ 2 in W+; the first and the last point.
             label: y, the class of both.
-            progress: called with (steps done, steps in all) after every step.
-
-        Returns:
-            The path and its losses.
+            progress: see ``walk_pairs``.
 
         Raises:
             ConfigError: if an end point is of another shape or not finite, the label lies outside the classes, or
@@ -175,8 +169,7 @@ class LatentWalk:
         """Walk many pairs at once: the same as one after the other, and faster.
 
         Args:
-            w_a: the first points of P pairs, all [w_dim] or all [num_ws, w_dim].
-            w_b: the last points.
+            w_a, w_b: the first and the last points of P pairs, all [w_dim] or all [num_ws, w_dim].
             labels: y of each pair.
             progress: called with (steps done, steps in all) after every step, or (points, points in all) with
                 ``coarse_points``, whose steps are cheaper.
@@ -185,8 +178,7 @@ class LatentWalk:
             P results.
 
         Raises:
-            ConfigError: if there are not as many of each, or as in a call for one pair.
-            TrainingError: as in a call for one pair.
+            ConfigError, TrainingError: as in a call for one pair; ConfigError also if there are not as many of each.
         """
         if not len(w_a) == len(w_b) == len(labels):
             raise ConfigError(

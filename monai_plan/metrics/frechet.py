@@ -7,8 +7,6 @@ from torch import Tensor
 
 from monai_plan.utils import DataError
 
-__all__ = ["frechet_distance"]
-
 
 @torch.no_grad()
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:

@@ -13,15 +13,6 @@ from torch import nn
 from monai_plan.networks.decoder import LatentDecoder, decoder_class
 from monai_plan.utils import ArtifactError, ConfigError, first_line, load_artifact, save_artifact
 
-__all__ = [
-    "classifier_outputs",
-    "is_imported",
-    "load_classifier",
-    "load_generator",
-    "save_classifier",
-    "save_generator",
-]
-
 
 def save_generator(
     generator: LatentDecoder, path: str | os.PathLike[str], *, made_by: Mapping[str, Any] | None = None
@@ -117,14 +108,7 @@ def is_imported(path: str | os.PathLike[str]) -> bool:
     return "imported" in load_artifact(path, kind="generator")["header"]["made_by"]
 
 
-def save_classifier(
-    network: nn.Module,
-    path: str | os.PathLike[str],
-    *,
-    kind: str,
-    num_outputs: int,
-    made_by: Mapping[str, Any] | None = None,
-) -> None:
+def save_classifier(network: nn.Module, path: str | os.PathLike[str], *, kind: str, num_outputs: int) -> None:
     """Save a classifier's weights; its architecture is a config's, and stays there.
 
     Args:
@@ -132,11 +116,10 @@ def save_classifier(
         path: the file.
         kind: "identity_net" or "class_net"; ``load_classifier`` checks it.
         num_outputs: number of classes.
-        made_by: what made it, kept in the file's header.
     """
     weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     data = {"network": type(network).__name__, "num_outputs": num_outputs, "state_dict": weights}
-    save_artifact(path, kind=kind, data=data, made_by=made_by)
+    save_artifact(path, kind=kind, data=data)
 
 
 def classifier_outputs(path: str | os.PathLike[str], *, kind: str) -> int:

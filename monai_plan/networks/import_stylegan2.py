@@ -30,8 +30,6 @@ from torch import Tensor
 from monai_plan.networks.stylegan2 import EqualizedLinear, StyleGAN2Generator
 from monai_plan.utils import ArtifactError, ConfigError, first_line
 
-__all__ = ["load_stylegan2_pickle"]
-
 _NETWORK = "torch_utils.persistence._reconstruct_persistent_obj"
 _PARAMETER = "torch._utils._rebuild_parameter"
 _TENSOR = "torch._utils._rebuild_tensor_v2"

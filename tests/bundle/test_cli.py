@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_bundle import BUNDLE
 from PIL import Image
+from tiny_bundle import BUNDLE
 
 import monai_plan.bundle
 from monai_plan import __version__
