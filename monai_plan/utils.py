@@ -78,8 +78,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The suffix of ``path`` is kept, for writers that choose a format by it. Folders are made as needed. File and folder
     are synced, so that after a power cut there is the old file or the new one, whole.
+
+    Raises:
+        ConfigError: if the path begins with ``~`` or holds ``::``, which nobody means.
     """
     target = Path(path)
+    if "::" in str(target) or str(target).startswith("~"):
+        raise ConfigError(f"{target} is not written: ~ was not replaced, or # became :: on its way. Give a plain path.")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(target)
     try:
@@ -227,7 +232,12 @@ def _written(value: Any) -> str:
 
 
 def save_artifact(
-    path: str | os.PathLike[str], *, kind: str, data: Mapping[str, Any], made_by: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    *,
+    kind: str,
+    data: Mapping[str, Any],
+    made_by: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> None:
     """Save what a stage made, with a header that says what it is and what made it.
 
@@ -236,6 +246,7 @@ def save_artifact(
         kind: what the file holds, for instance ``"latents"``; ``load_artifact`` checks it.
         data: tensors, numbers, strings and plain containers of these (what ``weights_only=True`` can load).
         made_by: the settings and the digests of the inputs.
+        beside: what other readers look for at the top of the file; tensors that are in ``data`` too cost no space.
     """
     from monai_plan import __version__
 
@@ -246,7 +257,7 @@ def save_artifact(
         "version": __version__,
         "made_by": dict(made_by or {}),
     }
-    write_tensors(path, {"header": header, "data": dict(data)})
+    write_tensors(path, {**(beside or {}), "header": header, "data": dict(data)})
 
 
 def load_artifact(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:

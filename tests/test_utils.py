@@ -24,6 +24,7 @@ import monai_plan
 from monai_plan import utils
 from monai_plan.utils import (
     ArtifactError,
+    ConfigError,
     atomic_path,
     digest,
     file_digest,
@@ -34,6 +35,7 @@ from monai_plan.utils import (
     save_artifact,
     sync,
     temporary_name,
+    write_json,
     write_text,
 )
 
@@ -51,6 +53,14 @@ class _Inversion:
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_path_that_nobody_means_is_not_written(tmp_path):
+    """MONAI's configs make :: of #, and what a shell has not replaced would be a folder called ~."""
+    for path in (tmp_path / "a::b" / "c.json", "~/c.json"):
+        with pytest.raises(ConfigError, match="is not written"):
+            write_json(path, 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:

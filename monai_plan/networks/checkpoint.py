@@ -19,6 +19,8 @@ def save_generator(
 ) -> None:
     """Save a generator's class, architecture and weights, whole or not at all.
 
+    The weights stand at the top of the file as well, where ``monai.bundle.load`` looks for them.
+
     Args:
         generator: the network, usually the exponential moving average of the trained one.
         path, made_by: see ``save_artifact``.
@@ -37,15 +39,20 @@ def save_generator(
         ) from error
     weights = {name: value.detach().cpu() for name, value in generator.state_dict().items()}
     data = {"network": name, "architecture": generator.architecture, "state_dict": weights}
-    save_artifact(path, kind="generator", data=data, made_by=made_by)
+    save_artifact(path, kind="generator", data=data, made_by=made_by, beside=weights)
 
 
-def load_generator(path: str | os.PathLike[str]) -> LatentDecoder:
+def load_generator(path: str | os.PathLike[str], *, fit: Mapping[str, Any] | None = None) -> LatentDecoder:
     """The generator that ``save_generator`` wrote, on the CPU, in eval mode and without gradients.
+
+    Args:
+        path: the file.
+        fit: ``img_size``, ``img_channels`` and ``num_classes`` of the run, which the generator must have.
 
     Raises:
         ArtifactError: if the file is missing, damaged, no generator, of a class that is not registered, or its weights
             do not fit its architecture.
+        ConfigError: if it does not fit the run.
     """
     data = load_artifact(path, kind="generator")
     try:
@@ -60,7 +67,41 @@ def load_generator(path: str | os.PathLike[str]) -> LatentDecoder:
             f"{path}: the weights do not fit the architecture {data['architecture']} stored beside them "
             f"(monai_plan {data['header']['version']}): {error}"
         ) from error
+    if fit is not None:
+        _check_fit(generator, fit, path)
     return generator.eval().requires_grad_(False)
+
+
+def _check_fit(generator: LatentDecoder, fit: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """A generator that was not made for this run: which id to change."""
+    size = list(generator.img_size)
+    if size != list(fit["img_size"]):
+        raise ConfigError(
+            f"{path} makes images of {size}, but img_size is {list(fit['img_size'])}: run with --img_size "
+            f'"{size}", or take another network.'
+        )
+    for id, what in (("img_channels", "channels"), ("num_classes", "classes")):
+        made, wanted = getattr(generator, id), fit[id]
+        if made != wanted and not (id == "num_classes" and made == 0):
+            raise ConfigError(
+                f"{path} makes images of {made} {what}, but {id} is {wanted}: run with --{id} {made} on data of as "
+                f"many {what}, or take another network."
+            )
+    broken = [name for name, value in generator.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise ConfigError(
+            f"{path} has weights that are NaN or infinite, in {broken[0]} and {len(broken) - 1} others: it is of no "
+            "use; train or import it again."
+        )
+
+
+def is_imported(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds a generator that was imported, which no stage of this run made.
+
+    Raises:
+        ArtifactError: if the file is damaged or no generator.
+    """
+    return "imported" in load_artifact(path, kind="generator")["header"]["made_by"]
 
 
 def save_classifier(network: nn.Module, path: str | os.PathLike[str], *, kind: str, num_outputs: int) -> None:
