@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from monai_plan.tensor_file import load_tensors, tensors_in
+
 if TYPE_CHECKING:
     from hashlib import _Hash
 
@@ -36,6 +38,7 @@ __all__ = [
     "is_temporary",
     "load_artifact",
     "load_part",
+    "read_json",
     "save_artifact",
     "save_part",
     "seeded_generator",
@@ -47,6 +50,17 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+MOST_JSON = 2**28  # bytes: a data list of a million images
+_CLASSIFIER: dict[str, type] = {"network": str, "num_outputs": int, "state_dict": dict}
+_FIELDS: dict[str, dict[str, type]] = {  # what an artefact of a kind holds at least
+    "generator": {"network": str, "architecture": dict, "state_dict": dict},
+    **dict.fromkeys(("encoder", "identity_net", "class_net"), _CLASSIFIER),
+    "latents": {**dict.fromkeys(("latents", "distances", "best", "labels"), Tensor), "subjects": list, "keys": list},
+    "anchors": {"latents": Tensor, "labels": Tensor, "members": list, "k": int},
+    "paths": {**dict.fromkeys(("paths", "labels", "pairs"), Tensor), "losses": dict, "num_images": dict},
+    "part of latents": {"latents": Tensor, "distances": Tensor},
+    "path": {"path": Tensor, "losses": dict},
+}
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\..+)?")
 
 logger = logging.getLogger(__name__)
@@ -134,7 +148,42 @@ def write_tensors(path: str | os.PathLike[str], value: Any) -> None:
     """Save what ``torch.load(weights_only=True)`` reads, whole or not at all; equal values give equal files."""
     # into an open file: given a name, torch would write it into the archive, and it is another one each time
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        torch.save(value, file)
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # of torch's writer at its end, which hides why it could not write
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def read_json(path: str | os.PathLike[str], *, what: str = "JSON") -> Any:
+    """Read a JSON file that anybody may have written.
+
+    Args:
+        path: the file.
+        what: it should be, for errors.
+
+    Raises:
+        DataError: if it is missing, no file, no UTF-8 or JSON, larger than 256 MiB or nested too deeply, or an object
+            in it has a key twice.
+    """
+    if not os.path.exists(path):
+        raise DataError(f"{path} does not exist: give the path of {what}.")
+    try:
+        if not os.path.isfile(path) or os.path.getsize(path) > MOST_JSON:
+            raise ValueError(f"it is no file of at most {MOST_JSON >> 20} MiB")
+        return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_no_key_twice)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).rstrip(".")
+        raise DataError(f"{path} cannot be read as {what}: {reason}. Mend the JSON file.") from error
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(pairs)
+    if len(read) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return read
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
@@ -259,23 +308,25 @@ def load_artifact(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
         ``data`` as it was given to ``save_artifact``, with the header under the key ``"header"``.
 
     Raises:
-        ArtifactError: if the file is missing, unreadable, or of another kind or format version.
+        ArtifactError: if the file is missing, unreadable, of another kind or format version, lacks what this kind
+            holds, or has values in it that are not finite.
     """
     if not os.path.isfile(path):
         raise ArtifactError(f"{path} does not exist: run the stage that writes the {kind} first.")
-    with open(path, "rb") as file:
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises what it likes on a damaged file
-            raise ArtifactError(
-                f"{path} cannot be read as {kind}: it is damaged or holds more than tensors and plain values. "
-                f"Delete it and run the stage that writes it again. ({type(error).__name__}: {first_line(error)})"
-            ) from error
+    try:
+        with open(path, "rb") as file:
+            content = load_tensors(file)
+    except Exception as error:  # torch.load raises what it likes on a damaged file
+        raise ArtifactError(
+            f"{path} cannot be read as {kind}: it is damaged or holds more than tensors and plain values. "
+            f"Delete it and run the stage that writes it again. ({type(error).__name__}: {first_line(error)})"
+        ) from error
     header = content.get("header") if isinstance(content, dict) else None
+    types = {"format": str, "format_version": int, "kind": str, "version": str, "made_by": dict}
     if (
         not isinstance(header, dict)
-        or header.get("format") != "monai_plan"
-        or not {"format_version", "kind", "version", "made_by"} <= header.keys()
+        or not all(isinstance(header.get(name), of) for name, of in types.items())
+        or header["format"] != "monai_plan"
         or not isinstance(content.get("data"), dict)
     ):
         raise ArtifactError(f"{path} was not written by monai_plan: expected a file of {kind}.")
@@ -286,7 +337,15 @@ def load_artifact(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
             f"{path} has file format {header['format_version']} (monai_plan {header['version']}), this version reads "
             f"up to {FORMAT_VERSION}: update monai_plan."
         )
-    return {**content["data"], "header": header}
+    data = content["data"]
+    for name, of in _FIELDS.get(kind, {}).items():
+        if not isinstance(data.get(name), of):
+            raise ArtifactError(f"{path} has no {name} ({of.__name__}): run the stage that writes the {kind} again.")
+        if not all(tensor.isfinite().all() for tensor in tensors_in(data[name])):
+            raise ArtifactError(
+                f"{path} has values in {name} that are not finite: delete it and run the stage that writes it again."
+            )
+    return {**data, "header": header}
 
 
 def finished_part(

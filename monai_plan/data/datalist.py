@@ -6,7 +6,6 @@ paths are relative to the file. ``subject`` is the patient: whatever counts priv
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from monai_plan.utils import ConfigError, DataError, seeded_generator, write_json
+from monai_plan.utils import ConfigError, DataError, read_json, seeded_generator, write_json
 
 __all__ = ["DATALIST_NAME", "Datalist", "check_split", "read_datalist", "split_by_subject", "write_datalist"]
 
@@ -53,12 +52,7 @@ def read_datalist(path: str | os.PathLike[str]) -> Datalist:
             image occurs twice, only some items have a ``subject``, or a subject is in both ``training`` and ``test``.
     """
     path = Path(path).absolute()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: give the path of a data list (datalist.json).") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a data list: {error}. Mend the JSON file.") from error
+    content = read_json(path, what="a data list")
     for key, kind, remedy in (
         ("labels", dict, 'the names of the classes, such as {"0": "normal", "1": "lesion"}'),
         ("training", list, 'the training images, such as [{"image": "a.png", "label": 0, "subject": "p1"}]'),

@@ -27,6 +27,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from monai_plan.metrics import SqueezeNetEmbedding
 from monai_plan.networks.stylegan2 import EqualizedLinear, full_size, one_hot_labels
+from monai_plan.tensor_file import load_tensors
 from monai_plan.utils import ArtifactError, ConfigError, seeded_generator
 
 __all__ = ["ProjectedDiscriminator"]
@@ -136,7 +137,8 @@ class EfficientNetLite0Features(nn.Module):
             )
         head = ("_conv_head.", "_bn1.", "_fc.")
         try:
-            state: Any = torch.load(path, map_location="cpu", weights_only=True)
+            with open(path, "rb") as file:
+                state: Any = load_tensors(file)
             self.load_state_dict({_own_name(k): v for k, v in state.items() if not k.startswith(head)})
         except Exception as error:  # torch.load raises what it likes on a damaged file
             raise ArtifactError(

@@ -9,7 +9,6 @@ Euclidean distance, the least distance of many images to many others is a matrix
 from __future__ import annotations
 
 import os
-import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from monai_plan.tensor_file import load_tensors
 from monai_plan.utils import ArtifactError, ConfigError, DataError, seeded_generator
 
 __all__ = [
@@ -394,12 +394,13 @@ def _load_features(module: nn.Module, path: str | os.PathLike[str], network: str
             "file as weights."
         )
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            state: Any = load_tensors(file)
         # The classifier on top is the one part that an embedding does not need.
         features = {k.removeprefix("features."): v for k, v in state.items() if not k.startswith("classifier.")}
         names = {name[name.startswith("slice") and name.index(".") + 1 :]: name for name in module.state_dict()}
         module.load_state_dict({names.get(k, k): v for k, v in features.items()})
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError) as error:
+    except Exception as error:  # torch.load raises what it likes on a damaged file
         raise ArtifactError(
             f"{os.fspath(path)} does not hold the weights of {network}: give torchvision's state dict of that "
             f"network. ({' '.join(str(error).split())[:200]})"

@@ -104,8 +104,8 @@ def test_a_writer_that_fails_midway_leaves_the_old_file(tmp_path, monkeypatch, f
     run(engine, epochs=1)
     before = file.read_bytes()
 
-    def broken(state, path):
-        path.write_bytes(before[:100])
+    def broken(state, file):
+        file.write(before[:100])
         raise failure
 
     monkeypatch.setattr(torch, "save", broken)
