@@ -7,6 +7,9 @@ paths are relative to the file. ``subject`` is the patient: whatever counts priv
 from __future__ import annotations
 
 import os
+import re
+import reprlib
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,11 +62,7 @@ def read_datalist(path: str | os.PathLike[str]) -> Datalist:
     ):
         if not isinstance(content, dict) or not isinstance(content.get(key), kind):
             raise DataError(f'{path} has no "{key}": add {remedy}.')
-    try:
-        labels = {int(number): str(name) for number, name in content["labels"].items()}
-    except ValueError as error:
-        raise DataError(f'{path} has "labels" that are no whole numbers ({error}): use "0", "1", ...') from error
-
+    labels = _label_names(content["labels"], path)
     sections: dict[str, list[dict[str, Any]]] = {}
     seen: dict[str, str] = {}
     with_subject = Counter[bool]()
@@ -88,6 +87,26 @@ def read_datalist(path: str | os.PathLike[str]) -> Datalist:
         )
     check_split(sections["training"], sections.get("test", ()))
     return Datalist(path=path, labels=labels, sections=sections, has_subjects=with_subject[True] > 0)
+
+
+_LATIN = str.maketrans("аеорсухіјѕкмтοναρτυχικ", "aeopcyxijskmtovaptuxik")  # Cyrillic and Greek letters that look so
+
+
+def _label_names(labels: Mapping[str, Any], path: Path) -> dict[int, str]:
+    """The names of the classes, each number and name told apart by everybody who reads them."""
+    names: dict[int, str] = {}
+    seen: dict[str, str] = {}
+    for number, name in labels.items():
+        if not re.fullmatch("0|[1-9][0-9]{0,8}", number):
+            raise DataError(f'{path} has "labels" that are no whole numbers ({number!r}): use "0", "1", ...')
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f'{path} has the name {reprlib.repr(name)} of class {number} in "labels": use a text.')
+        visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+        look = " ".join(visible.casefold().translate(_LATIN).split())
+        if look in seen:
+            raise DataError(f'{path} has "labels" that look alike, {seen[look]!r} and {name!r}: rename one of them.')
+        names[int(number)] = seen[look] = name
+    return names
 
 
 def _has_images(entries: list[Any]) -> bool:
