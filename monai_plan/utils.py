@@ -51,15 +51,13 @@ __all__ = [
 
 FORMAT_VERSION = 1
 MOST_JSON = 2**28  # bytes: a data list of a million images
-_CLASSIFIER: dict[str, type] = {"network": str, "num_outputs": int, "state_dict": dict}
-_FIELDS: dict[str, dict[str, type]] = {  # what an artefact of a kind holds at least
-    "generator": {"network": str, "architecture": dict, "state_dict": dict},
-    **dict.fromkeys(("encoder", "identity_net", "class_net"), _CLASSIFIER),
-    "latents": {**dict.fromkeys(("latents", "distances", "best", "labels"), Tensor), "subjects": list, "keys": list},
-    "anchors": {"latents": Tensor, "labels": Tensor, "members": list, "k": int},
-    "paths": {**dict.fromkeys(("paths", "labels", "pairs"), Tensor), "losses": dict, "num_images": dict},
-    "part of latents": {"latents": Tensor, "distances": Tensor},
-    "path": {"path": Tensor, "losses": dict},
+_TYPES: dict[str, type] = {  # of what artefacts hold, whatever their kind
+    **dict.fromkeys(("latents", "distances", "best", "labels", "paths", "path", "pairs", "kept"), Tensor),
+    **dict.fromkeys(("architecture", "state_dict", "losses", "num_images"), dict),
+    **dict.fromkeys(("subjects", "keys", "members"), list),
+    "network": str,
+    "num_outputs": int,
+    "k": int,
 }
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\..+)?")
 
@@ -305,11 +303,12 @@ def load_artifact(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
     """Load what ``save_artifact`` wrote, onto the CPU and without executing anything in it.
 
     Returns:
-        ``data`` as it was given to ``save_artifact``, with the header under the key ``"header"``.
+        ``data`` as it was given to ``save_artifact``, with the header under the key ``"header"``; another key is an
+        ArtifactError that names the file.
 
     Raises:
-        ArtifactError: if the file is missing, unreadable, of another kind or format version, lacks what this kind
-            holds, or has values in it that are not finite.
+        ArtifactError: if the file is missing, unreadable, of another kind or format version, or has values that are not
+            finite or of another type than their name.
     """
     if not os.path.isfile(path):
         raise ArtifactError(f"{path} does not exist: run the stage that writes the {kind} first.")
@@ -337,15 +336,24 @@ def load_artifact(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
             f"{path} has file format {header['format_version']} (monai_plan {header['version']}), this version reads "
             f"up to {FORMAT_VERSION}: update monai_plan."
         )
-    data = content["data"]
-    for name, of in _FIELDS.get(kind, {}).items():
-        if not isinstance(data.get(name), of):
-            raise ArtifactError(f"{path} has no {name} ({of.__name__}): run the stage that writes the {kind} again.")
-        if not all(tensor.isfinite().all() for tensor in tensors_in(data[name])):
-            raise ArtifactError(
-                f"{path} has values in {name} that are not finite: delete it and run the stage that writes it again."
-            )
-    return {**data, "header": header}
+    data = _Artifact(content["data"], header=header)
+    data.path, data.kind = path, kind
+    for name, value in data.items():
+        if not isinstance(value, _TYPES.get(name, object)):
+            raise ArtifactError(f"{path} has a {type(value).__name__} as {name}: run the stage that writes it again.")
+        if not all(tensor.isfinite().all() for tensor in tensors_in(value)):
+            raise ArtifactError(f"{path} has values in {name} that are not finite: run the stage that writes it again.")
+    return data
+
+
+class _Artifact(dict[str, Any]):
+    """What is in a file; what is not is an error that names it."""
+
+    path: str | os.PathLike[str]
+    kind: str
+
+    def __missing__(self, name: str) -> Any:
+        raise ArtifactError(f"{self.path} has no {name}: run the stage that writes the {self.kind} again.")
 
 
 def finished_part(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from monai_plan.bundle.stages import AggregateStage
 from monai_plan.networks import StyleGAN2Generator, classifier_outputs, load_generator, save_classifier, save_generator
 from monai_plan.tensor_file import load_tensors
 from monai_plan.utils import ArtifactError, load_artifact, save_artifact
@@ -95,10 +96,8 @@ def test_a_small_file_makes_no_large_tensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "data", "message"),
     [
-        ("latents", {"latents": torch.zeros(1)}, r"has no distances \(Tensor\)"),
-        ("anchors", {"latents": [0.0]}, r"has no latents \(Tensor\)"),
-        ("generator", {"network": "StyleGAN2Generator", "architecture": {}}, r"has no state_dict \(dict\)"),
-        ("class_net", {"network": "ResNet", "num_outputs": "2", "state_dict": {}}, r"has no num_outputs \(int\)"),
+        ("anchors", {"latents": [0.0]}, "has a list as latents"),
+        ("class_net", {"network": "ResNet", "num_outputs": "2", "state_dict": {}}, "has a str as num_outputs"),
         ("path", {"path": torch.tensor([0, torch.nan]), "losses": {}}, "has values in path that are not finite"),
         (
             "path",
@@ -107,10 +106,19 @@ def test_a_small_file_makes_no_large_tensors(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_an_artefact_lacks_is_named(tmp_path: Path, kind, data, message) -> None:
+def test_what_is_wrong_in_an_artefact_is_named(tmp_path: Path, kind, data, message) -> None:
     save_artifact(tmp_path / "a.pt", kind=kind, data=data)
     with pytest.raises(ArtifactError, match=rf"a\.pt {message}"):
         load_artifact(tmp_path / "a.pt", kind=kind)
+
+
+def test_what_an_artefact_lacks_is_named(tmp_path: Path) -> None:
+    save_artifact(tmp_path / "a.pt", kind="generator", data={"network": "StyleGAN2Generator", "architecture": {}})
+    with pytest.raises(ArtifactError, match=r"a\.pt has no state_dict: run the stage that writes the generator again"):
+        load_generator(tmp_path / "a.pt")
+    save_artifact(tmp_path / "a.pt", kind="latents", data={"latents": torch.zeros(1)})
+    with pytest.raises(ArtifactError, match=r"a\.pt has no best: run the stage that writes the latents again"):
+        AggregateStage(latents_file=tmp_path / "a.pt", output_file=tmp_path / "b.pt", k=2).run()
 
 
 @pytest.mark.parametrize(

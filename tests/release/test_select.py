@@ -124,13 +124,11 @@ def test_no_door_gives_a_refused_point_or_an_end(tmp_path, random):
     kept[:2, 3] = True  # each class has a point
     data = {
         "paths": 4 * torch.randn(3, 7, 6), "labels": labels, "kept": kept,
-        "pairs": torch.zeros(3, 2), "losses": {},
         "num_images": {label: int(kept[labels == label, 1:-1].sum()) for label in (0, 1)},
     }  # fmt: skip
     made_by = {"settings": WalkSettings.fast(7).as_dict(), "min_distance_quantile": 0.1}
     save_artifact(tmp_path / "paths.pt", kind="paths", data=data, made_by=made_by)
-    anchors = {"latents": torch.zeros(4, 6), "labels": torch.tensor([0, 0, 1, 1]), "members": [], "k": 5}
-    save_artifact(tmp_path / "anchors.pt", kind="anchors", data=anchors)
+    save_artifact(tmp_path / "anchors.pt", kind="anchors", data={"labels": torch.tensor([0, 0, 1, 1]), "k": 5})
     save_generator(generator, tmp_path / "model.pt")
     images = synthesize_images(generator, data["paths"].flatten(0, 1)).unflatten(0, (3, 7))
     allowed = {tuple(place) for place in kept.nonzero().tolist() if 0 < place[1] < 6}
@@ -165,7 +163,6 @@ def test_nothing_else_reads_what_was_kept():
 @pytest.mark.parametrize("kept", [None, torch.ones(2, 4, dtype=torch.bool), torch.ones(3, 4)])
 def test_paths_that_do_not_say_what_may_leave_are_refused(tmp_path, kept):
     data = {"paths": torch.zeros(3, 4, 6), "labels": torch.zeros(3, dtype=torch.int64)}
-    data |= {"pairs": torch.zeros(3, 2), "losses": {}, "num_images": {}}
     data |= {} if kept is None else {"kept": kept}
     save_artifact(tmp_path / "paths.pt", kind="paths", data=data)
     with pytest.raises(ArtifactError, match=r"paths\.pt does not say which of its points may leave: run"):
