@@ -38,6 +38,7 @@ __all__ = [
     "is_temporary",
     "load_artifact",
     "load_part",
+    "named_errors",
     "read_json",
     "save_artifact",
     "save_part",
@@ -90,17 +91,33 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The suffix of ``path`` is kept, for writers that choose a format by it. Folders are made as needed. File and folder
     are synced, so that after a power cut there is the old file or the new one, whole.
+
+    Raises:
+        OSError: as the system has it, with ``path`` as its ``filename``.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(target)
     try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, target)
+        with named_errors(target, temporary):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, target)
         sync(target.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be gone, and then that is the error
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_errors(target: Path, temporary: Path) -> Iterator[None]:
+    """Let an OSError of a write name the file that was wanted, not the temporary one nor none, as a full disk does."""
+    try:
+        yield
+    except OSError as error:
+        if str(error.filename or temporary).startswith(str(temporary)):
+            error.filename, error.filename2 = str(target), None
+        raise
 
 
 def temporary_name(path: str | os.PathLike[str]) -> Path:
