@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import os
 import re
@@ -24,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0, 2 after an error of the user's or the data's (told in one sentence on stderr), 130 after
-        Ctrl-C. Any other exception passes but that of a file that cannot be read or written.
+        The exit code: 0, 2 after an error of the user's, the data's or the system's (told in one sentence on stderr),
+        130 after Ctrl-C. Any other exception passes.
     """
     # As MONAI's command line has it, "-" and "_" are the same in the name of an option.
     arguments = [
@@ -48,19 +49,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"monai_plan: {error}", file=sys.stderr)
             return 2
         except OSError as error:
-            if error.filename is None:
-                raise
-            print(
-                f"monai_plan: {error.filename}: {error.strerror}. Check the path, the space on the disk, and what you "
-                "may read and write there.",
-                file=sys.stderr,
-            )
+            kept = " Finished stages are kept; the same command goes on from here." if resumes else ""
+            print(f"monai_plan: {_told(error)}{kept}", file=sys.stderr)
             return 2
     except KeyboardInterrupt:
         remedy = "Finished stages are kept; the same command goes on from here." if resumes else "Nothing is kept."
         print(f"monai_plan: stopped. {remedy}", file=sys.stderr)
         return 130
     return 0
+
+
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room on that disk, or use another"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "use a place where you may read and write"),
+    **dict.fromkeys((errno.ENOENT, errno.ESTALE), "it is gone, or its folder is: put it back, or use another"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file stands where a folder is needed: use another place"),
+    errno.EISDIR: "a folder stands where a file is needed: use another name",
+}
+
+
+def _told(error: OSError) -> str:
+    """What the system refused, where, and what to do about it."""
+    place = error.filename2 or error.filename or "a file"
+    remedy = _REMEDIES.get(error.errno or 0, "see that the disk is there and in order")
+    return f"{place} cannot be read or written ({error.strerror or error}): {remedy}."
 
 
 def _take_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:

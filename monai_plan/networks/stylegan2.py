@@ -359,7 +359,8 @@ class MappingNetwork(nn.Module):
         super().__init__()
         self.z_dim, self.w_dim, self.num_classes, self.w_avg_beta = z_dim, w_dim, num_classes, w_avg_beta
         self.embed = EqualizedLinear(num_classes, w_dim) if num_classes else None
-        widths = [z_dim + (w_dim if num_classes else 0)] + [w_dim] * num_layers
+        first = z_dim + (w_dim if num_classes else 0)
+        widths = itertools.chain([first], itertools.repeat(w_dim, num_layers))
         self.layers = nn.ModuleList(EqualizedLinear(a, b, lr_multiplier=0.01) for a, b in itertools.pairwise(widths))
         self.register_buffer("w_avg", torch.zeros(w_dim))
         self.w_avg: Tensor

@@ -256,7 +256,7 @@ def _execute(plan: Plan) -> None:
         workflow.finalize()
         return
     except Exception as error:
-        meant = _plan_error(error)
+        meant = _meant_error(error)
         if meant is None:
             raise
     finally:
@@ -271,8 +271,8 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _plan_error(error: BaseException | None) -> PLANError | None:
-    """The PLANError that MONAI has wrapped ("Failed to instantiate …"), if there is one."""
-    while error is not None and not isinstance(error, PLANError):
+def _meant_error(error: BaseException | None) -> PLANError | OSError | None:
+    """The error for people that MONAI has wrapped ("Failed to instantiate …"), if there is one."""
+    while error is not None and not isinstance(error, (PLANError, OSError)):
         error = error.__cause__
     return error
