@@ -134,8 +134,9 @@ def test_no_door_gives_a_refused_point_or_an_end(tmp_path, random):
     allowed = {tuple(place) for place in kept.nonzero().tolist() if 0 < place[1] < 6}
 
     def place_of(image):
-        (place,) = ((images - image).abs().flatten(2).amax(2) <= 1.01 / 255).nonzero().tolist()
-        return tuple(place)
+        far = (images - image).abs().flatten(2).amax(2)
+        assert far.min() <= 2.01 / 255  # a level of 8 bits: another batch may round to the next one
+        return divmod(int(far.argmin()), 7)
 
     source = OnlineSource(tmp_path / "model.pt", tmp_path / "paths.pt")
     assert {place_of(source.image(n)) for n in range(len(source.labels))} == allowed
