@@ -193,8 +193,8 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     save_generator(make_generator(), file)
     before = file.read_bytes()
 
-    def broken(value, path):
-        path.write_bytes(b"half")
+    def broken(value, file):
+        file.write(b"half")
         raise OSError("no space left")
 
     monkeypatch.setattr(torch, "save", broken)
