@@ -3,55 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any, ClassVar, TypeVar
 
+from monai_plan.rules import Rule, Ruled, number, one_of, switch, whole
 from monai_plan.utils import ConfigError
 
 __all__ = ["SPACES", "InversionSettings", "WalkSettings"]
 
 SPACES = ("w", "w_plus")  # where latents live: one w per image, or one for every layer of G
 Own = TypeVar("Own", bound="_Settings")
-Rule = tuple[Callable[[Any], bool], str]
 
-
-def _whole(least: int) -> Rule:
-    return lambda value: isinstance(value, int) and value >= least, f"a whole number of at least {least}"
-
-
-def _one_of(*values: str) -> Rule:
-    return lambda value: value in values, " or ".join(map(repr, values))
-
-
-_ABOVE_0: Rule = lambda value: 0 < value < math.inf, "above 0 and finite"
-_AT_LEAST_0: Rule = lambda value: 0 <= value < math.inf, "at least 0 and finite"
-_BELOW_1: Rule = lambda value: 0 <= value < 1, "at least 0 and below 1"
-_SHARE: Rule = lambda value: 0 <= value <= 1, "from 0 to 1"
+_ABOVE_0 = number(lambda value: value > 0, "above 0 and finite")
+_AT_LEAST_0 = number(lambda value: value >= 0, "at least 0 and finite")
+_BELOW_1 = number(lambda value: 0 <= value < 1, "at least 0 and below 1")
+_SHARE = number(lambda value: 0 <= value <= 1, "from 0 to 1")
 _EACH_AT_LEAST_0: Rule = (
     lambda value: isinstance(value, Mapping) and all(0 <= weight < math.inf for weight in value.values()),
     "names, each with a number of at least 0",
 )
-_SWITCH: Rule = lambda value: isinstance(value, bool), "True or False"
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Settings(Ruled):
     """What both kinds share."""
-
-    _OF: ClassVar[str]
-    _RULES: ClassVar[Mapping[str, Rule]]
-
-    def __post_init__(self) -> None:
-        for name, (valid, rule) in self._RULES.items():
-            value = getattr(self, name)
-            try:
-                fine = valid(value)
-            except TypeError:
-                fine = False
-            if not fine:
-                raise ConfigError(f"{name} of {self._OF} is {value!r}, but must be {rule}.")
 
     @classmethod
     def published(cls: type[Own]) -> Own:
@@ -73,7 +50,7 @@ class _Settings:
         for name in values:
             if name not in known:
                 closest = get_close_matches(name, known, n=1, cutoff=0) or known
-                raise ConfigError(f"{name} is no setting of {cls._OF}: the closest known is {closest[0]}.")
+                raise ConfigError(f"{name} is no setting of {cls.OF}: the closest known is {closest[0]}.")
         return cls(**values)
 
     @classmethod
@@ -129,20 +106,20 @@ class WalkSettings(_Settings):
     normalize: bool = False
     amp: bool = False
 
-    _OF = "the walk"
-    _RULES: ClassVar[Mapping[str, Rule]] = {
-        "num_points": _whole(3),
-        "steps": _whole(0),
+    OF = "the walk"
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "num_points": whole(3),
+        "steps": whole(0),
         "lr": _ABOVE_0,
-        "schedule": _one_of("constant", "decay"),
+        "schedule": one_of("constant", "decay"),
         "beta2": _BELOW_1,
-        "coarse_points": _whole(0),
-        "coarse_steps": _whole(1),
+        "coarse_points": whole(0),
+        "coarse_steps": whole(1),
         "lambda_id": _AT_LEAST_0,
         "lambda_class": _AT_LEAST_0,
         "lambda_terms": _EACH_AT_LEAST_0,
-        "normalize": _SWITCH,
-        "amp": _SWITCH,
+        "normalize": switch,
+        "amp": switch,
     }
 
     def __post_init__(self) -> None:
@@ -251,21 +228,21 @@ class InversionSettings(_Settings):
     pixel_weight: float = 0.0
     num_mean_samples: int = 10_000
 
-    _OF = "the inversion"
-    _RULES: ClassVar[Mapping[str, Rule]] = {
-        "space": _one_of(*SPACES),
-        "steps": _whole(1),
+    OF = "the inversion"
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "space": one_of(*SPACES),
+        "steps": whole(1),
         "lr": _ABOVE_0,
-        "starts": _whole(1),
+        "starts": whole(1),
         "start_noise": _AT_LEAST_0,
         "lr_rampup": _SHARE,
         "lr_rampdown": _SHARE,
         "initial_noise": _AT_LEAST_0,
-        "noise_ramp": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
-        "patience": _whole(0),
+        "noise_ramp": number(lambda value: 0 < value <= 1, "above 0 and at most 1"),
+        "patience": whole(0),
         "tolerance": _BELOW_1,
         "pixel_weight": _AT_LEAST_0,
-        "num_mean_samples": _whole(2),
+        "num_mean_samples": whole(2),
     }
 
     def __post_init__(self) -> None:
