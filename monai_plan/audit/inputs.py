@@ -150,21 +150,14 @@ class AuditInputs:
         """[N, K], see ``predict_probabilities``."""
         return predict_probabilities(network, images, batch_size=self.settings.batch_size, device=self.device)
 
-    def embed(self, images: Tensor, *, pooled: bool) -> Tensor:
-        """Embeddings of images, see ``monai_plan.metrics.embed``."""
-        return embed(
-            self.embedding, images, pooled=pooled, batch_size=self.settings.batch_size, device=self.device
-        )  # fmt: skip
-
-    @cached_property
-    def train_embedded(self) -> Tensor:
-        """The real training images as embeddings, for distances."""
-        return self.embed(self.train.images, pooled=False)
+    def features(self, images: Tensor) -> Tensor:
+        """The pooled features of images, [N, F], see ``monai_plan.metrics.embed``."""
+        return embed(self.embedding, images, pooled=True, batch_size=self.settings.batch_size, device=self.device)
 
     @cached_property
     def train_features(self) -> Tensor:
         """The real training images as pooled features."""
-        return self.embed(self.train.images, pooled=True)
+        return self.features(self.train.images)
 
     @cached_property
     def embedding_digest(self) -> str:

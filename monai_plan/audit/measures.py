@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from monai_plan.audit.inputs import AuditInputs, ImageSet
 from monai_plan.audit.membership import membership_attack
 from monai_plan.engines import classification_scores
-from monai_plan.metrics import frechet_distance, nearest_real
+from monai_plan.metrics import frechet_distance, nearest_real_images
 from monai_plan.utils import ConfigError, digest
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ class _Fidelity(Measure):
         return inputs.embedding_digest
 
     def compute(self, inputs: AuditInputs, image_set: ImageSet) -> dict[str, Any]:
-        features = inputs.embed(inputs.judged(image_set), pooled=True)
+        features = inputs.features(inputs.judged(image_set))
         return {"frechet": frechet_distance(features, inputs.train_features)}
 
     def cells(self, result: Result) -> tuple[str, ...]:
@@ -248,8 +248,10 @@ class _Distance(Measure):
         return inputs.embedding_digest
 
     def compute(self, inputs: AuditInputs, image_set: ImageSet) -> dict[str, Any]:
-        embedded = inputs.embed(inputs.judged(image_set), pooled=False)
-        distances = nearest_real(embedded, inputs.train_embedded).distances
+        distances = nearest_real_images(
+            inputs.judged(image_set), inputs.train.images, inputs.embedding,
+            batch_size=inputs.settings.batch_size, device=inputs.device,
+        ).distances  # fmt: skip
         return {"mean": float(distances.mean()), "least": float(distances.min())}
 
     def cells(self, result: Result) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from ignite.engine import Engine, Events
@@ -21,13 +21,14 @@ from torch import Tensor, nn
 
 from monai_plan.engines.handlers import BestWeights, LossProgressBar, ResumeHandler, StopAtNaN
 from monai_plan.engines.inferers import AdversarialInferer
-from monai_plan.utils import ConfigError, DataError, derive_seed, digest, seeded_generator
+from monai_plan.rules import Rule, Ruled, number, whole
+from monai_plan.utils import DataError, derive_seed, digest, seeded_generator
 
 Augmentation = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class ClassifierSettings:
+class ClassifierSettings(Ruled):
     """How a classifier is trained: cross entropy, AdamW, a learning rate that falls to 0 along a cosine.
 
     Attributes:
@@ -49,10 +50,15 @@ class ClassifierSettings:
     patience: int = 10
     epsilon: float = 0.0
 
-    def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 2), ("patience", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} of a classifier is {getattr(self, name)}, but must be at least {least}.")
+    OF = "a classifier"
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "epochs": whole(1),
+        "batch_size": whole(2),
+        "lr": number(lambda value: value > 0, "above 0 and finite"),
+        "weight_decay": number(lambda value: value >= 0, "at least 0 and finite"),
+        "patience": whole(1),
+        "epsilon": number(lambda value: value >= 0, "at least 0 and finite"),
+    }
 
 
 def new_classifier(factory: Callable[[], nn.Module], *, seed: int) -> nn.Module:

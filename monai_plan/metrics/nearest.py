@@ -6,7 +6,7 @@ leaves open, one or two a query as a rule, are then measured as differences in f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from math import ceil, isqrt
 from typing import NamedTuple
 
@@ -28,12 +28,15 @@ CPU_PAIRS = 32  # measured at a time on a CPU, so that they stay in its cache
 LONGEST = 1e18  # beyond, squares come near to float32's largest number
 
 
+Groups = tuple[Tensor, Tensor] | None
+
+
 class NearestReal(NamedTuple):
     """The nearest real image of every query.
 
     Attributes:
-        distances: [N] squared Euclidean distances, >= 0.
-        indices: [N] int64, the row of ``reals``; of several at the same distance the lowest.
+        distances: [N] squared Euclidean distances, >= 0; infinite where all reals are of the query's group.
+        indices: [N] int64, the row of ``reals``; of several at the same distance the lowest; 0 where there is none.
     """
 
     distances: Tensor
@@ -49,6 +52,7 @@ def nearest_real(
     memory: int = MEMORY,
     product_dtype: torch.dtype = torch.float32,
     distributed: bool = False,
+    groups: Groups = None,
 ) -> NearestReal:
     """Find for every query the real embedding at the least squared Euclidean distance, exactly.
 
@@ -68,12 +72,14 @@ def nearest_real(
             more pairs to measure. float32 is TF32 where PyTorch is told so; the bound follows. Autocast has no effect.
         distributed: share the queries over the ranks of ``torch.distributed``. Every rank calls with the same
             arguments and gets the whole result.
+        groups: of every query [N] and of every real [M], int: reals of a query's own group are passed over.
 
     Returns:
         On the device of ``queries``; the distances in the wider dtype of both sides, float32 at least.
 
     Raises:
-        DataError: if the shapes do not fit, a side is empty, or a value is not finite or too large for float32.
+        DataError: if the shapes or groups do not fit, a side is empty, or a value is not finite or too large for
+            float32.
         ConfigError: if ``tile`` is less than 1, ``memory`` too small or ``product_dtype`` another one.
     """
     if queries.ndim != 2 or reals.ndim != 2 or queries.shape[1] != reals.shape[1] or not queries.shape[1]:
@@ -85,14 +91,14 @@ def nearest_real(
         raise DataError(f"embeddings must be floating-point numbers, got {queries.dtype} and {reals.dtype}.")
     if tile is not None and tile < 1:
         raise ConfigError(f"tile must be at least 1, got {tile}.")
-    _check_not_empty(queries, reals)
+    groups = _check_sides(queries, reals, groups, queries.device)
     wanted = (min(tile or len(side), len(side)) for side in (queries, reals))
     sizes = _sizes(queries.shape[1], *wanted, memory=memory, product_dtype=product_dtype)
     result = _search(
         lambda start, stop: queries[start:stop],
         lambda: reals.split(sizes.reals),
         count=len(queries), step=1, sizes=sizes, product_dtype=product_dtype, device=queries.device,
-        distributed=distributed,
+        distributed=distributed, groups=groups,
     )  # fmt: skip
     dtype = torch.promote_types(torch.promote_types(queries.dtype, reals.dtype), torch.float32)
     return result._replace(distances=result.distances.to(dtype))
@@ -109,6 +115,7 @@ def nearest_real_images(
     memory: int = MEMORY,
     product_dtype: torch.dtype = torch.float32,
     distributed: bool = False,
+    groups: Groups = None,
 ) -> NearestReal:
     """Find for every image the real image at the least perceptual distance, without holding all embeddings.
 
@@ -126,6 +133,7 @@ def nearest_real_images(
         memory: bytes on ``device`` for all but the embedding's own weights and feature maps.
         product_dtype: see ``nearest_real``.
         distributed: see ``nearest_real``; every rank embeds all real images.
+        groups: see ``nearest_real``.
 
     Returns:
         On the CPU.
@@ -141,7 +149,7 @@ def nearest_real_images(
             f"queries and reals must be images of one shape, got {tuple(queries.shape[1:])} and "
             f"{tuple(reals.shape[1:])}: bring both to one size."
         )
-    _check_not_empty(queries, reals)
+    groups = _check_sides(queries, reals, groups, torch.device(device))
     embedding.to(device)
     sample = _embed_batch(embedding, reals[:1], device)
     sizes = _sizes(
@@ -157,11 +165,17 @@ def nearest_real_images(
             part.copy_(_embed_batch(embedding, batch, device))
         return rows
 
+    def embedded_reals() -> Iterator[Tensor]:
+        return (_embed_batch(embedding, batch, device) for batch in reals.split(sizes.reals))
+
+    held = None
+    if queries is reals and sizes.queries >= len(queries):  # each is embedded once
+        held = embedded_queries(0, len(queries))
     result = _search(
-        embedded_queries,
-        lambda: (_embed_batch(embedding, batch, device) for batch in reals.split(sizes.reals)),
+        embedded_queries if held is None else lambda start, stop: held[start:stop],
+        embedded_reals if held is None else lambda: held.split(sizes.reals),
         count=len(queries), step=step, sizes=sizes, product_dtype=product_dtype, device=sample.device,
-        distributed=distributed,
+        distributed=distributed, groups=groups,
     )  # fmt: skip
     return NearestReal(result.distances.to(sample.dtype).cpu(), result.indices.cpu())
 
@@ -177,16 +191,10 @@ def nearest_other_images(
 ) -> Tensor:
     """The least perceptual distance of every image to one of another identity.
 
-    Two identities differ in a binary digit. So for each digit the images whose identity has a 0 there are searched
-    among those that have a 1, and the other way round: ⌈log₂ of the identities⌉ times two exact searches by
-    ``nearest_real_images``, none of which meets two images of one identity.
-
     Args:
         images: [N, C, *spatial], values in [-1, 1].
-        identities: [N] int, at least 0, for instance the number of the patient.
-        embedding: is moved to ``device`` and stays there.
-        batch_size, device: see ``nearest_real_images``.
-        memory: the same, and as much once more for all embeddings if they fit, so that each is made once.
+        identities: [N] int, for instance the number of the patient.
+        embedding, batch_size, device, memory: see ``nearest_real_images``.
 
     Returns:
         [N], on the CPU; infinite if all images are of one identity.
@@ -195,26 +203,10 @@ def nearest_other_images(
         DataError: if the images do not fit the embedding, or the identities not the images.
         ConfigError: if ``batch_size`` is less than 1 or ``memory`` too small.
     """
-    if identities.shape != images.shape[:1] or identities.is_floating_point():
-        raise DataError(f"identities must be [N] integers, N = {len(images)}: got {tuple(identities.shape)}.")
-    numbers = identities.cpu().unique(return_inverse=True)[1]
-    least = torch.full((len(images),), torch.inf)
-    width = embed(embedding, images[:1], device=device).shape[1]
-    # All embeddings at once and those of both sides beside them, where they fit: else every search makes them anew.
-    held = None
-    if 4 * width * 2 * len(images) <= memory:
-        held = embed(embedding, images, batch_size=batch_size, device=device)
-    for digit in range(int(numbers.max()).bit_length()):
-        one = (numbers >> digit) & 1 == 1
-        for queries, reals in ((one, ~one), (~one, one)):
-            if held is not None:
-                found = nearest_real(held[queries.to(held.device)], held[reals.to(held.device)], memory=memory)
-            else:
-                found = nearest_real_images(
-                    images[queries], images[reals], embedding, batch_size=batch_size, device=device, memory=memory
-                )
-            least[queries] = least[queries].minimum(found.distances.float().cpu())
-    return least
+    found = nearest_real_images(
+        images, images, embedding, batch_size=batch_size, device=device, memory=memory, groups=(identities, identities)
+    )
+    return found.distances.float()
 
 
 @torch.no_grad()
@@ -257,9 +249,16 @@ def _embed_batch(function: Callable[[Tensor], Tensor], images: Tensor, device: t
         return function(images.to(device))
 
 
-def _check_not_empty(queries: Tensor, reals: Tensor) -> None:
+def _check_sides(queries: Tensor, reals: Tensor, groups: Groups, device: torch.device) -> Groups:
+    """The groups on the device, if both sides have rows and as many groups."""
     if not len(queries) or not len(reals):
         raise DataError(f"a nearest-real search needs images on both sides, got {len(queries)} and {len(reals)}.")
+    if groups is None:
+        return None
+    for side, numbers in zip((queries, reals), groups, strict=True):
+        if numbers.shape != side.shape[:1] or numbers.is_floating_point():
+            raise DataError(f"groups must be [N] integers, N = {len(side)}: got {tuple(numbers.shape)}.")
+    return groups[0].to(device), groups[1].to(device)
 
 
 class _Sizes(NamedTuple):
@@ -313,6 +312,7 @@ def _search(
     product_dtype: torch.dtype,
     device: torch.device,
     distributed: bool,
+    groups: Groups,
 ) -> NearestReal:
     """Search block by block of queries: ``queries(start, stop)``, over all ``tiles()`` of reals; float64 distances.
 
@@ -325,7 +325,8 @@ def _search(
     with torch.autocast(device.type, enabled=False):
         for start in range(first, last, sizes.queries):
             stop = min(start + sizes.queries, last)
-            block = _Block(queries(start, stop), product_dtype, sizes.pairs)
+            of_block = groups and (groups[0][start:stop], groups[1])
+            block = _Block(queries(start, stop), product_dtype, sizes.pairs, of_block)
             for reals in tiles():
                 block.add(reals)
                 del reals  # or two tiles would be held while the next one is embedded
@@ -339,9 +340,9 @@ def _search(
 class _Block:
     """The nearest real of every row of ``queries`` among the tiles seen so far."""
 
-    def __init__(self, queries: Tensor, product_dtype: torch.dtype, pairs: int) -> None:
+    def __init__(self, queries: Tensor, product_dtype: torch.dtype, pairs: int, groups: Groups) -> None:
         count, device = len(queries), queries.device
-        self.queries, self.product_dtype = queries, product_dtype
+        self.queries, self.product_dtype, self.groups = queries, product_dtype, groups
         self.pairs = min(pairs, CPU_PAIRS) if device.type == "cpu" else pairs
         self.distances = torch.full((count,), torch.inf, dtype=torch.float64, device=device)
         self.indices = torch.zeros(count, dtype=torch.int64, device=device)
@@ -357,8 +358,13 @@ class _Block:
             self.rows, self.squares = _centred(self.queries, self.centre, self.product_dtype, "queries")
         rows, squares = _centred(reals, self.centre, self.product_dtype, "reals")
         scores, errors = _scores(self.rows, self.squares, rows, squares)
+        if self.groups is not None:
+            same = self.groups[0][:, None] == self.groups[1][self.seen : self.seen + len(reals)]
+            scores.masked_fill_(same, torch.inf)
         self.least = torch.minimum(self.least, (scores + errors).amin(1, keepdim=True))
-        open_pairs = (scores.sub_(errors) <= self.least).nonzero(as_tuple=True)
+        near = scores.sub_(errors) <= self.least
+        # where all reals so far are of the query's group, infinity is not above infinity
+        open_pairs = (near if self.groups is None else near & scores.isfinite()).nonzero(as_tuple=True)
         del scores, errors
         for which, columns in zip(*(index.split(self.pairs) for index in open_pairs), strict=True):
             self._measure(reals, which, columns)

@@ -37,6 +37,8 @@ def full_size(img_size: int | Sequence[int], spatial_dims: int) -> tuple[int, ..
     if spatial_dims not in (2, 3):
         raise ConfigError(f"spatial_dims is {spatial_dims}, but must be 2 or 3.")
     size = (img_size,) * spatial_dims if isinstance(img_size, int) else tuple(img_size)
+    if not all(isinstance(length, int) for length in size):
+        raise ConfigError(f"img_size is {size}, but must be whole numbers.")
     if len(size) != spatial_dims:
         raise ConfigError(f"img_size is {size}, but spatial_dims is {spatial_dims}: give as many lengths.")
     return size

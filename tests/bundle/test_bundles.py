@@ -282,7 +282,7 @@ def test_later_configs_do_not_undo_each_other_s_ids(bundle: Path) -> None:
     layers = {"imports", "stage", "run", "initialize", "train"}
     # the check builds what later stages do, of untrained networks; φ_id's training says how many it knows
     own = {
-        "check": {"trained_generator", "encoder", "num_identities", "identity_net", "class_net"},
+        "check": {"trained_generator", "encoder", "num_identities", "identity_net", "class_net", "work_dir"},
         "train_identity": {"num_identities"},
     }
     for stage in _stages(bundle):

@@ -331,21 +331,54 @@ def test_nearest_image_of_another_identity(spatial_dims, subjects):
         torch.testing.assert_close(least[i], torch.stack(distances).min())
 
 
-def test_embeddings_that_do_not_fit_are_made_anew(monkeypatch):
-    """The same distances from embeddings that are held, and from those that would not fit."""
+def by_binary_digits(images, identities, embedding, **options):
+    """Two identities differ in a binary digit: for each digit one side searched among the other, both ways."""
+    numbers = identities.unique(return_inverse=True)[1]
+    least = torch.full((len(images),), torch.inf)
+    for digit in range(int(numbers.max()).bit_length()):
+        one = (numbers >> digit) & 1 == 1
+        for queries, reals in ((one, ~one), (~one, one)):
+            found = nearest_real_images(images[queries], images[reals], embedding, **options)
+            least[queries] = least[queries].minimum(found.distances)
+    return least
+
+
+@pytest.mark.parametrize("memory", [module.MEMORY, 1_200_000])
+def test_one_search_finds_what_many_found(monkeypatch, memory):
+    """The same bits, whether the embeddings are held or pass by again and again."""
     rng = torch.Generator().manual_seed(0)
-    images, identities = torch.rand(40, 1, 64, 64, generator=rng), torch.arange(40) // 6
-    streamed = []
-    search = module.nearest_real_images
-    monkeypatch.setattr(module, "nearest_real_images", lambda *a, **b: streamed.append(1) or search(*a, **b))
-    held = nearest_other_images(images, identities, torch.nn.Flatten())
-    assert not streamed
-    assert torch.equal(nearest_other_images(images, identities, torch.nn.Flatten(), memory=1_200_000), held)
-    assert len(streamed) == 6  # seven identities: three digits, both ways
+    images, identities = torch.rand(40, 1, 64, 64, generator=rng), torch.randint(7, (40,), generator=rng)
+    embedded = []
+    embed_batch = module._embed_batch
+    monkeypatch.setattr(module, "_embed_batch", lambda f, x, d: embedded.append(len(x)) or embed_batch(f, x, d))
+    found = nearest_other_images(images, identities, torch.nn.Flatten(), memory=memory)
+    assert sum(embedded) == 1 + 40 if memory == module.MEMORY else sum(embedded) > 100
+    assert torch.equal(found, by_binary_digits(images, identities, torch.nn.Flatten(), memory=memory))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 9), m=st.integers(1, 12), tile=st.sampled_from([None, 1, 3]),
+    product_dtype=st.sampled_from(DTYPES), levels=st.sampled_from([None, 2]), seed=st.integers(0, 1000),
+)  # fmt: skip
+def test_reals_of_the_own_group_are_passed_over(n, m, tile, product_dtype, levels, seed):
+    queries, reals = noise(n, 3, seed=seed), noise(m, 3, seed=seed + 1)
+    if levels is not None:
+        queries, reals = ((side * levels / 2).round() for side in (queries, reals))
+    groups = tuple(torch.randint(3, (k,), generator=torch.Generator().manual_seed(seed + k)) for k in (n, m))
+    found = nearest_real(queries, reals, tile=tile, product_dtype=product_dtype, groups=groups)
+    for row in range(n):
+        others = (groups[1] != groups[0][row]).nonzero().flatten()
+        if not len(others):
+            assert (found.distances[row], found.indices[row]) == (torch.inf, 0)
+            continue
+        alone = nearest_real(queries[row : row + 1], reals[others])
+        assert found.distances[row] == alone.distances[0]
+        assert found.indices[row] == others[alone.indices[0]]
 
 
 def test_one_identity_has_no_other():
     images = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     assert nearest_other_images(images, torch.ones(3).long(), torch.nn.Flatten()).tolist() == [torch.inf] * 3
-    with pytest.raises(DataError, match=r"identities must be \[N\] integers, N = 3: got \(2,\)"):
+    with pytest.raises(DataError, match=r"groups must be \[N\] integers, N = 3: got \(2,\)"):
         nearest_other_images(images, torch.ones(2).long(), torch.nn.Flatten())

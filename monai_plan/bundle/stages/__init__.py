@@ -4,6 +4,7 @@ Each reads named files, writes named files, and keeps its finished parts in a wo
 it was stopped. All of it is private except what ``SynthesizeStage`` and ``EvaluateStage`` write below ``release/``.
 """
 
+from monai_plan.bundle.options import check_options
 from monai_plan.bundle.stages.aggregate import AggregateStage
 from monai_plan.bundle.stages.check import CheckStage
 from monai_plan.bundle.stages.evaluate import EvaluateStage
@@ -26,6 +27,7 @@ __all__ = [
     "TrainIdentityStage",
     "TrainStage",
     "WalkStage",
+    "check_options",
     "class_counts",
     "identities",
     "reproduction_distances",

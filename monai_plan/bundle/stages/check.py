@@ -20,10 +20,12 @@ __all__ = ["CheckStage"]
 
 logger = logging.getLogger(__name__)
 
+LEAST_SPAN = 0.1  # of [-1, 1], between the darkest and the brightest pixel of an image
+
 
 @dataclass(kw_only=True, eq=False)
 class CheckStage:
-    """Check the data and the options of all stages.
+    """Check that the data and the options of all stages go together; ``check_options`` has seen each option alone.
 
     Args:
         training: real images of the training section, each one checked already.
@@ -33,9 +35,7 @@ class CheckStage:
         batch_size: of the GAN's training.
         k: of k-same.
         num_images, balance: see ``class_counts``.
-        inversion_init: where the inversion begins, "encoder" or "mean".
         min_distance_quantile: see ``Walk``.
-        evaluation_epochs, evaluation_seeds, evaluation_batch_size: of the classifiers of the evaluation.
         report_file: private JSON, see ``describe_data``.
     """
 
@@ -47,21 +47,19 @@ class CheckStage:
     k: int
     num_images: int | None
     balance: str
-    inversion_init: str
     min_distance_quantile: float | None
-    evaluation_epochs: int
-    evaluation_seeds: int
-    evaluation_batch_size: int
     report_file: str | os.PathLike[str]
 
     def run(self) -> None:
         """Check, and write the report.
 
         Raises:
-            DataError: if a class has too few subjects for two anchors, or there are fewer images than ``batch_size``.
+            DataError: if a class has no name or too few subjects for two anchors, there are fewer images than
+                ``batch_size``, or there is nothing to see on them.
             ConfigError: if an option cannot work.
         """
-        self._check_options()
+        for section, data in (("training", self.training), ("test", self.test)):
+            _check_images(section, data)
         if len(self.training) < self.batch_size:
             raise DataError(
                 f"the training section has {len(self.training)} images, fewer than batch_size = {self.batch_size}: "
@@ -74,17 +72,6 @@ class CheckStage:
         if self.min_distance_quantile is not None:
             check_quantile(self.min_distance_quantile, self.training.identities)
         self._report()
-
-    def _check_options(self) -> None:
-        for name, valid, remedy in (
-            ("k", self.k >= 2, "a centroid of fewer than 2 patients hides nobody: use 5 or more"),
-            ("inversion_init", self.inversion_init in ("encoder", "mean"), "it must be 'encoder' or 'mean'"),
-            ("evaluation_epochs", self.evaluation_epochs >= 1, "it must be at least 1"),
-            ("evaluation_seeds", self.evaluation_seeds >= 1, "it must be at least 1, and 3 show a spread"),
-            ("evaluation_batch_size", self.evaluation_batch_size >= 2, "it must be at least 2"),
-        ):
-            if not valid:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}, but {remedy}.")
 
     def _check_given_generator(self) -> None:
         """An imported generator in the place of the trained one, of which no earlier stage knows."""
@@ -138,3 +125,20 @@ class CheckStage:
             logger.info(
                 "%s: %d images of %d subjects, %d left out", name, len(data), data.num_subjects, len(data.skipped)
             )
+
+
+def _check_images(section: str, data: CheckedDataset) -> None:
+    """Every class has a name, and there is something to see on half of the images or more."""
+    unnamed = sorted(set(data.labels.tolist()) - set(data.label_names))
+    if unnamed:
+        raise DataError(
+            f'class {unnamed[0]} of the {section} section has no name in "labels" of the data list, and the release '
+            "names its classes: add it."
+        )
+    spans = torch.tensor([float(image.max() - image.min()) for image in data.images])
+    if spans.median() < LEAST_SPAN:
+        raise DataError(
+            f"half of the images of the {section} section differ by less than {50 * LEAST_SPAN:.0f} % of "
+            "intensity_range between their darkest and their brightest pixel: set intensity_range to the values of "
+            "the files, or look for empty images."
+        )

@@ -24,8 +24,7 @@ from monai_plan.utils import ConfigError, DataError
 def check(folder, *, training, test=None, **options):
     generator = make_generator(training.images.ndim - 2)
     defaults = {"inverter": make_inverter(generator), "walk": make_walk(generator), "batch_size": 16, "k": K}
-    defaults |= {"num_images": None, "inversion_init": "encoder", "min_distance_quantile": 0.1}
-    defaults |= {"evaluation_epochs": 1, "evaluation_seeds": 1, "evaluation_batch_size": 2}
+    defaults |= {"num_images": None, "min_distance_quantile": 0.1}
     arguments = {**defaults, "balance": "real", "report_file": folder / "private" / "data.json", **options}
     CheckStage(training=training, test=test or training, **arguments).run()
 
@@ -45,17 +44,12 @@ def test_check_data_writes_counts(case, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"k": 1}, ConfigError, "k is 1, but a centroid of fewer than 2"),
         # ten images a class, but of five patients
         ({"k": 3}, DataError, r"class 0 \(normal\) has 5 subjects .* k = 3 subjects each: .*, or use k <= 2\.$"),
         ({"batch_size": 21}, DataError, "20 images, fewer than batch_size = 21"),
         ({"num_images": 1}, ConfigError, "num_images is 1, but there are 2 classes"),
         ({"balance": "even"}, ConfigError, "balance is 'even'"),
-        ({"inversion_init": "zero"}, ConfigError, "inversion_init is 'zero', but it must be 'encoder' or 'mean'"),
         ({"min_distance_quantile": 1.5}, ConfigError, r"min_distance_quantile is 1.5, but must lie in \[0, 1\]"),
-        ({"evaluation_epochs": 0}, ConfigError, "evaluation_epochs is 0, but it must be at least 1"),
-        ({"evaluation_seeds": 0}, ConfigError, "evaluation_seeds is 0, but it must be at least 1"),
-        ({"evaluation_batch_size": 1}, ConfigError, "evaluation_batch_size is 1, but it must be at least 2"),
     ],
 )
 def test_check_data_finds_what_cannot_work(case, tmp_path, options, error, message):
@@ -89,3 +83,19 @@ def test_check_data_advises_what_works(tmp_path):
     few = make_dataset(tmp_path / "data", 2, subjects=3)
     with pytest.raises(DataError, match=r"3 subjects .*: add patients or leave the class out\.$"):
         check(tmp_path, training=few, batch_size=4)
+
+
+def test_a_class_without_a_name(case, tmp_path, monkeypatch):
+    monkeypatch.setattr(case.dataset, "label_names", {0: "normal"})
+    with pytest.raises(DataError, match=r'class 1 of the training section has no name in "labels"'):
+        check(tmp_path, training=case.dataset)
+
+
+@pytest.mark.parametrize("low", [-1.0, 0.3])
+def test_images_without_anything_to_see(case, tmp_path, monkeypatch, low):
+    """All constant, or of 12 bits in the range of 16."""
+    images = torch.rand(case.dataset.images.shape, generator=torch.Generator().manual_seed(0))
+    for spread in (0.0, 1 / 16):
+        monkeypatch.setattr(case.dataset, "images", low + spread * images)
+        with pytest.raises(DataError, match=r"training section differ by less than 5 % of intensity_range"):
+            check(tmp_path, training=case.dataset)

@@ -1,0 +1,79 @@
+"""Rules that values must keep, each a test and its words, and settings that check themselves by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from monai_plan.utils import ConfigError
+
+__all__ = ["Rule", "Ruled", "check_rule", "list_of", "number", "one_of", "or_none", "switch", "text", "whole"]
+
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def whole(least: int) -> Rule:
+    """Whole numbers from ``least``."""
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least, (
+        f"a whole number of at least {least}"
+    )
+
+
+def number(valid: Callable[[float], bool], words: str) -> Rule:
+    """Finite numbers for which ``valid`` holds, in words."""
+    return (
+        lambda value: (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and valid(value)
+        ),
+        words,
+    )
+
+
+def one_of(*values: Any) -> Rule:
+    """One of these."""
+    return lambda value: isinstance(value, type(values[0])) and value in values, " or ".join(map(repr, values))
+
+
+def or_none(rule: Rule) -> Rule:
+    """What keeps the rule, or None."""
+    return lambda value: value is None or rule[0](value), f"{rule[1]}, or None"
+
+
+def list_of(rule: Rule, *lengths: int) -> Rule:
+    """Lists of as many values, each of which keeps the rule."""
+    return lambda value: isinstance(value, (list, tuple)) and len(value) in lengths and all(map(rule[0], value)), (
+        f"a list of {' or '.join(map(str, lengths))} values, each {rule[1]}"
+    )
+
+
+text: Rule = lambda value: isinstance(value, str) and bool(value.strip()), "a text"
+switch: Rule = lambda value: isinstance(value, bool), "True or False"
+
+
+def check_rule(name: str, value: Any, rule: Rule, *, of: str = "") -> None:
+    """Refuse a value that does not keep a rule.
+
+    Raises:
+        ConfigError: naming the value, ``of`` what it is, and the rule.
+    """
+    valid, words = rule
+    try:
+        fine = valid(value)
+    except (TypeError, ValueError, OverflowError):
+        fine = False
+    if not fine:
+        raise ConfigError(f"{name}{of} is {value!r}, but must be {words}.")
+
+
+@dataclass(frozen=True)
+class Ruled:
+    """A dataclass of settings whose values keep its ``RULES``; ``OF`` says of what the settings are."""
+
+    OF: ClassVar[str]
+    RULES: ClassVar[Mapping[str, Rule]]
+
+    def __post_init__(self) -> None:
+        for name, rule in self.RULES.items():
+            check_rule(name, getattr(self, name), rule, of=f" of {self.OF}")
