@@ -10,11 +10,11 @@ the script checks that both generators give the same image.
     python benchmarks/gan_training.py --device cuda --img_size 128 --channel_base 16384 --channel_max 512 \\
         --batch_size 32                                                # as wide as the published trainer's
 
-``--compile`` and ``--channels_last`` say how ours are run; with ``both`` each is timed without and with it. On a GPU
+``--channels_last`` says how ours are run; with ``both`` each is timed without and with it. On a GPU
 the time is that of the clock and the memory the GPU's peak. On a CPU the time is the processor's, that of all threads,
 so that what else computes there counts little; the memory is the peak of the whole process, so a later row never shows
 less. ``--objectives`` says what ours train by; the plain form is logistic. "first" is the time of as many iterations
-before the timed ones, compilation included.
+before the timed ones.
 """
 
 from __future__ import annotations
@@ -127,7 +127,6 @@ def seconds_a_thousand(
     ours: bool,
     objective: str,
     device: torch.device,
-    compiled: bool = False,
     channels_last: bool = False,
 ) -> tuple[float, float, float]:
     """Seconds a thousand images and peak memory in GiB, after one round of warming up, and the time of that."""
@@ -143,7 +142,7 @@ def seconds_a_thousand(
         generator=generator, ema=copy.deepcopy(generator), discriminator=discriminator,
         g_optimizer=torch.optim.Adam(generator.parameters(), lr=0.002, betas=(0.0, 0.99), **fused),
         d_optimizer=torch.optim.Adam(discriminator.parameters(), lr=0.002, betas=(0.0, 0.99), **fused),
-        augment=augment, adaptive=AdaptiveStrength(augment), amp=None if ours else False, compile=compiled,
+        augment=augment, adaptive=AdaptiveStrength(augment), amp=None if ours else False,
         objective=objective, r1_weight=defaults.r1_weight, r1_interval=defaults.r1_interval,
         r2_weight=defaults.r2_weight,
     )  # fmt: skip
@@ -180,7 +179,6 @@ def main() -> None:
     parser.add_argument("--channel_base", type=int, help="default: that of gan_defaults")
     parser.add_argument("--channel_max", type=int, help="default: that of gan_defaults")
     parser.add_argument("--iterations", type=int, default=16, help="timed, with one R1 term in every 16 (default: 16)")
-    parser.add_argument("--compile", choices=("off", "on", "both"), default="off", help="default: off")
     parser.add_argument(
         "--channels_last", choices=("off", "on", "both"), help="default: as the networks choose: on for a CPU"
     )
@@ -195,10 +193,8 @@ def main() -> None:
     device = torch.device(options.device)
     layouts = choices(options.channels_last or ("on" if device.type in stylegan2.CHANNELS_LAST_DEVICES else "off"))
 
-    print(
-        "| size | batch | weights, million | form | channels last | compiled | s/1000 images | ratio | GiB | first, s |"
-    )
-    print("|---:|---:|---:|---|---|---|---:|---:|---:|---:|")
+    print("| size | batch | weights, million | form | channels last | s/1000 images | ratio | GiB | first, s |")
+    print("|---:|---:|---:|---|---|---:|---:|---:|---:|")
     for size in options.img_size:
         defaults = gan_defaults(size, options.spatial_dims)
         widths = {
@@ -215,11 +211,11 @@ def main() -> None:
             images = Images(4 * batch_size, (1, *generator.img_size))
             check(generator, discriminator, images, device)
             objectives = options.objectives or sorted({"logistic", defaults.objective}, reverse=True)
-            forms = list(itertools.product(objectives, layouts, choices(options.compile)))
+            forms = list(itertools.product(objectives, layouts))
             if not options.no_plain:
-                forms.append(("plain", False, False))  # the last, since the peak of a process never falls
+                forms.append(("plain", False))  # the last, since the peak of a process never falls
             rows = []
-            for form, channels_last, compiled in forms:
+            for form, channels_last in forms:
                 ours = form != "plain"
                 objective = form if ours else "logistic"
                 if ours:
@@ -229,15 +225,14 @@ def main() -> None:
                     networks = (plain(generator), plain(discriminator))
                 result = seconds_a_thousand(
                     *networks, images, batch_size=batch_size, iterations=options.iterations, ours=ours,
-                    objective=objective, device=device, compiled=compiled, channels_last=channels_last,
+                    objective=objective, device=device, channels_last=channels_last,
                 )  # fmt: skip
-                rows.append((f"ours, {form}" if ours else form, channels_last, compiled, *result))
-            for form, channels_last, compiled, seconds, peak, warm_up in rows:
-                ratio = "" if options.no_plain else f"{rows[-1][3] / seconds:.1f}"
+                rows.append((f"ours, {form}" if ours else form, channels_last, *result))
+            for form, channels_last, seconds, peak, warm_up in rows:
+                ratio = "" if options.no_plain else f"{rows[-1][2] / seconds:.1f}"
                 print(
                     f"| {size} | {batch_size} | {count:.2f} | {form} | {'yes' if channels_last else 'no'} "
-                    f"| {'yes' if compiled else 'no'} | {seconds:.2f} | {ratio} | {peak:.2f} "
-                    f"| {warm_up:.0f} |",
+                    f"| {seconds:.2f} | {ratio} | {peak:.2f} | {warm_up:.0f} |",
                     flush=True,
                 )
 

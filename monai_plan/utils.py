@@ -93,9 +93,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     are synced, so that after a power cut there is the old file or the new one, whole.
 
     Raises:
+        ConfigError: if the path begins with ``~`` or holds ``::``, which nobody means.
         OSError: as the system has it, with ``path`` as its ``filename``.
     """
     target = Path(path)
+    if "::" in str(target) or str(target).startswith("~"):
+        raise ConfigError(f"{target} is not written: ~ was not replaced, or # became :: on its way. Give a plain path.")
     temporary = temporary_name(target)
     try:
         with named_errors(target, temporary):
@@ -227,16 +230,13 @@ def _files_below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
 
 
 def digest(*parts: Any) -> str:
-    """SHA-256 over values: equal for equal values, whatever process and device, and different for different ones.
+    """SHA-256 over values, as 64 hexadecimal digits: equal for equal values, whatever process and device.
 
     Args:
         parts: tensors (type, shape and values), networks (parameters and buffers), ``Path`` (the content of a file, or
             names and contents of all files of a folder), dataclasses (with their class), None, booleans, numbers,
             texts, bytes, devices and types of tensors, and mappings, lists and tuples of all these. A mapping's order
             does not count, and a tuple equals the list of the same values, as it does in a config.
-
-    Returns:
-        64 hexadecimal digits.
 
     Raises:
         OSError: if a ``Path`` cannot be read.
@@ -294,7 +294,12 @@ def _written(value: Any) -> str:
 
 
 def save_artifact(
-    path: str | os.PathLike[str], *, kind: str, data: Mapping[str, Any], made_by: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    *,
+    kind: str,
+    data: Mapping[str, Any],
+    made_by: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> None:
     """Save what a stage made, with a header that says what it is and what made it.
 
@@ -303,6 +308,7 @@ def save_artifact(
         kind: what the file holds, for instance ``"latents"``; ``load_artifact`` checks it.
         data: tensors, numbers, strings and plain containers of these (what ``weights_only=True`` can load).
         made_by: the settings and the digests of the inputs.
+        beside: what other readers look for at the top of the file; tensors that are in ``data`` too cost no space.
     """
     from monai_plan import __version__
 
@@ -313,7 +319,7 @@ def save_artifact(
         "version": __version__,
         "made_by": dict(made_by or {}),
     }
-    write_tensors(path, {"header": header, "data": dict(data)})
+    write_tensors(path, {**(beside or {}), "header": header, "data": dict(data)})
 
 
 def load_artifact(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
@@ -379,13 +385,9 @@ def finished_part(
     """What ``make`` returned when the same inputs made the file at ``path``; else it is called, and saved at once.
 
     Args:
-        path: the file of the part.
-        kind: see ``save_artifact``.
+        path, kind: see ``save_artifact``.
         made_by: all that the part depends on, anything that ``digest`` takes; the version of monai_plan counts too.
-        make: makes the part: tensors and plain values by name.
-
-    Returns:
-        The part as it is in the file, on the CPU.
+        make: makes the part: tensors and plain values by name, which are returned on the CPU.
     """
     inputs = digest(made_by)
     part = load_part(path, kind=kind, made_by=inputs)

@@ -24,6 +24,7 @@ import monai_plan
 from monai_plan import utils
 from monai_plan.utils import (
     ArtifactError,
+    ConfigError,
     DataError,
     atomic_path,
     digest,
@@ -36,6 +37,7 @@ from monai_plan.utils import (
     save_artifact,
     sync,
     temporary_name,
+    write_json,
     write_text,
 )
 
@@ -87,6 +89,14 @@ def test_json_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_path_that_nobody_means_is_not_written(tmp_path):
+    """MONAI's configs make :: of #, and what a shell has not replaced would be a folder called ~."""
+    for path in (tmp_path / "a::b" / "c.json", "~/c.json"):
+        with pytest.raises(ConfigError, match="is not written"):
+            write_json(path, 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:

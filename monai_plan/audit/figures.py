@@ -68,11 +68,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def image_sheet(groups: Mapping[str, Mapping[str, Tensor]], slice_axis: int) -> Figure:
-    """Images in blocks.
-
-    Args:
-        groups: images [n, C, *spatial] in [-1, 1] by class and, within it, by kind: one block for each kind.
-        slice_axis: see ``image_panel``.
+    """Images [n, C, *spatial] in [-1, 1] by class and, within it, by kind: one block for each kind.
 
     Raises:
         DataError: if there are no images, or they cannot be shown.

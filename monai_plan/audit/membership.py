@@ -29,10 +29,8 @@ class MembershipResult:
     Attributes:
         accuracy: share of images put on the right side, both sides and the labels within them weighing alike, in
             [0, 1]; 0.5 is chance and the ideal.
-        low: lower end of the 95 % interval.
-        high: upper end of it.
-        num_member_subjects: patients behind the members that took part.
-        num_nonmember_subjects: patients behind the non-members that took part.
+        low, high: ends of the 95 % interval.
+        num_member_subjects, num_nonmember_subjects: patients behind those that took part.
     """
 
     accuracy: float
@@ -69,12 +67,9 @@ def membership_attack(
     training tells nothing. The interval is Wilson's, counting patients, not images, widened for cross-validation.
 
     Args:
-        member_probabilities: [N, K], the classifier's class probabilities of the members.
-        member_labels: [N], the true labels.
-        member_subjects: N patients.
-        nonmember_probabilities: [M, K], of the non-members.
-        nonmember_labels: [M].
-        nonmember_subjects: M patients, none of them among the members'.
+        member_probabilities, nonmember_probabilities: [N, K] and [M, K], the classifier's class probabilities.
+        member_labels, nonmember_labels: [N] and [M], the true labels.
+        member_subjects, nonmember_subjects: N and M patients, nobody on both sides.
         seed: of the folds.
 
     Raises:

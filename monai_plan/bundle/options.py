@@ -25,10 +25,11 @@ def _is_there(device: Any) -> bool:
         return False
 
 
-_CLASSIFIER, _WALK, _INVERSION = ClassifierSettings.RULES, WalkSettings.RULES, InversionSettings.RULES
+_CLASSIFIER, _WALK, _INVERSION = ClassifierSettings.rules(), WalkSettings.rules(), InversionSettings.rules()
 _ABOVE_0 = number(lambda value: value > 0, "above 0 and finite")
 _AT_LEAST_0 = number(lambda value: value >= 0, "at least 0 and finite")
 _LEVELS = list_of(whole(1), 4)
+_PERCENTILES: Rule = (lambda value: _RANGE[0](value) and value[0] >= 0 and value[1] <= 100, "two numbers in 0 to 100")
 _RANGE: Rule = (
     lambda value: len(value) == 2 and all(abs(end) < float("inf") for end in value) and value[0] < value[1],
     "two numbers, the lower one first",
@@ -43,7 +44,11 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "img_size": ("elements of each axis, after resizing", list_of(whole(8), 2, 3)),
     "img_channels": ("1 for grey, 3 for RGB", whole(1)),
     "num_classes": ("labels are 0 to this number less one", whole(1)),
-    "intensity_range": ("values of the files that become -1 and 1", _RANGE),
+    "intensity": ("how values are scaled", one_of("auto", "range", "window", "percentiles")),
+    "intensity_range": ("values of the files that become -1 and 1", or_none(_RANGE)),
+    "intensity_percentiles": ("per cent of the values below -1 and 1", _PERCENTILES),
+    "spacing": ("millimetres of an element along each axis, to resample to", or_none(list_of(_ABOVE_0, 2, 3))),
+    "merge_duplicates": ("count patients who share a picture as one", switch),
     "perceptual": ("the perceptual distance", one_of(*EMBEDDING_NAMES)),
     "perceptual_weights": ("file of its weights", or_none(text)),
     # the GAN
@@ -64,10 +69,8 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "r1_weight": ("of the gradient penalty on real images", _AT_LEAST_0),
     "r1_interval": ("steps between two penalties", whole(1)),
     "r2_weight": ("of the gradient penalty on generated images", _AT_LEAST_0),
-    "path_length_weight": ("of the path length penalty", _AT_LEAST_0),
     "ema_half_life": ("of the moving average, in images", _ABOVE_0),
     "amp": ("bfloat16; None where it is fast", or_none(switch)),
-    "compile": ("run the networks through torch.compile", switch),
     "metric_images": ("images between two measurements of G", whole(1)),
     "use_best": ("go on with the best G that was measured, not the last", switch),
     "tensorboard": ("write its logs; None if it is installed", or_none(switch)),

@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 
+from monai_plan.data.tables import is_missing
 from monai_plan.utils import ConfigError, DataError, read_json, seeded_generator, write_json
-
-__all__ = ["DATALIST_NAME", "Datalist", "check_split", "read_datalist", "split_by_subject", "write_datalist"]
 
 DATALIST_NAME = "datalist.json"
 
@@ -126,7 +125,7 @@ def _checked_item(entry: Any, *, where: str, folder: Path) -> dict[str, Any]:
     if isinstance(label, bool) or not isinstance(label, int):
         raise DataError(f"{where} ({image}) has the label {label!r}: labels are whole numbers from 0.")
     item = {"image": os.path.normpath(folder / image), "label": label, "key": image}
-    if entry.get("subject") is not None:
+    if not is_missing(entry.get("subject")):
         item["subject"] = str(entry["subject"])
     return item
 
@@ -152,8 +151,13 @@ def write_datalist(
 
     Returns:
         The path.
+
+    Raises:
+        DataError: if ``path`` is a folder.
     """
     path = Path(path).absolute()
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: give the file to write, such as {path / DATALIST_NAME}.")
     content: dict[str, Any] = {"name": name, "description": description}
     content["labels"] = {str(number): text for number, text in sorted(labels.items())}
     for section, items in sections.items():

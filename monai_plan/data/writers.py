@@ -22,8 +22,6 @@ from torch import Tensor
 from monai_plan.data.datalist import DATALIST_NAME
 from monai_plan.utils import ConfigError, DataError, atomic_path, named_errors
 
-__all__ = ["contact_sheet", "write_image"]
-
 IMAGES_FOLDER = "images"
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import MISSING, dataclass
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -21,10 +21,13 @@ from torch import Tensor, nn
 
 from monai_plan.engines.handlers import BestWeights, LossProgressBar, ResumeHandler, StopAtNaN
 from monai_plan.engines.inferers import AdversarialInferer
-from monai_plan.rules import Rule, Ruled, number, whole
+from monai_plan.rules import Ruled, checked, number, whole
 from monai_plan.utils import DataError, derive_seed, digest, seeded_generator
 
-__all__ = ["ClassifierSettings", "classification_scores", "fit_classifier", "new_classifier", "predict_probabilities"]
+Augmentation = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+_AT_LEAST_0 = number(lambda value: value >= 0, "at least 0 and finite")
 
 
 @dataclass(frozen=True)
@@ -43,31 +46,18 @@ class ClassifierSettings(Ruled):
         ConfigError: if a value cannot work.
     """
 
-    epochs: int
-    batch_size: int = 64
-    lr: float = 1e-3
-    weight_decay: float = 5e-4
-    patience: int = 10
-    epsilon: float = 0.0
-
     OF = "a classifier"
-    RULES: ClassVar[Mapping[str, Rule]] = {
-        "epochs": whole(1),
-        "batch_size": whole(2),
-        "lr": number(lambda value: value > 0, "above 0 and finite"),
-        "weight_decay": number(lambda value: value >= 0, "at least 0 and finite"),
-        "patience": whole(1),
-        "epsilon": number(lambda value: value >= 0, "at least 0 and finite"),
-    }
+
+    epochs: int = checked(MISSING, whole(1))
+    batch_size: int = checked(64, whole(2))
+    lr: float = checked(1e-3, number(lambda value: value > 0, "above 0 and finite"))
+    weight_decay: float = checked(5e-4, _AT_LEAST_0)
+    patience: int = checked(10, whole(1))
+    epsilon: float = checked(0.0, _AT_LEAST_0)
 
 
 def new_classifier(factory: Callable[[], nn.Module], *, seed: int) -> nn.Module:
-    """An untrained network whose weights follow the seed alone; the global random state is left as it was.
-
-    Args:
-        factory: makes the network.
-        seed: of its weights.
-    """
+    """A network made by ``factory``, with weights that follow the seed; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "weights"))
         return factory()
@@ -80,7 +70,7 @@ def fit_classifier(
     *,
     settings: ClassifierSettings,
     validation: tuple[Tensor, Tensor] | None = None,
-    augment: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    augment: Augmentation | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     checkpoint: str | os.PathLike[str] | None = None,
@@ -88,9 +78,8 @@ def fit_classifier(
 ) -> nn.Module:
     """Train a classifier with MONAI's ``SupervisedTrainer``.
 
-    The order of the images, the augmentation and dropout are drawn from the seed and the number of the epoch: the same
-    inputs give the same network on one device, also when a training with a ``checkpoint`` was stopped after any epoch
-    and started again. The global random state is left as it was.
+    All draws follow the seed and the number of the epoch: the same inputs give the same network on one device, also
+    when a training with a ``checkpoint`` was stopped and started again. The global random state is left as it was.
 
     Args:
         network: [B, C, *spatial] -> [B, K] logits; trained in place.
@@ -203,13 +192,7 @@ class _Batches:
     """Shuffled batches of one epoch, as many and as even as the batch size allows, so that none is of one image."""
 
     def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        batch_size: int,
-        augment: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None,
-        seed: int,
+        self, images: Tensor, labels: Tensor, *, batch_size: int, augment: Augmentation | None, seed: int
     ) -> None:
         self.images, self.labels, self.augment, self.seed = images, labels, augment, seed
         self.count = min(-(-len(images) // batch_size), len(images) // 2)
@@ -240,16 +223,9 @@ class _Batches:
 def predict_probabilities(
     network: nn.Module, images: Tensor, *, batch_size: int = 64, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """The class probabilities of images, in eval mode.
+    """The class probabilities [N, K] of images [N, C, *spatial], in eval mode; on the CPU, rows sum to 1.
 
-    Args:
-        network: [B, C, *spatial] -> [B, K] logits; is moved to ``device``.
-        images: [N, C, *spatial].
-        batch_size: images at a time.
-        device: where to compute.
-
-    Returns:
-        [N, K], on the CPU, rows sum to 1.
+    The network, [B, C, *spatial] -> [B, K] logits, is moved to ``device``.
     """
     network.to(device)
     with eval_mode(network):

@@ -18,36 +18,30 @@ from torch import Tensor, nn
 from monai_plan.tensor_file import load_tensors, tensors_in
 from monai_plan.utils import ArtifactError, TrainingError, first_line, write_tensors
 
-__all__ = ["BestWeights", "LossProgressBar", "ResumeHandler", "StopAtNaN"]
-
 logger = logging.getLogger(__name__)
 
 
 class ResumeHandler:
     """Keeps one checkpoint of a training and continues from it when the training starts again.
 
-    MONAI's ``CheckpointSaver`` and ``CheckpointLoader`` do the same in two parts, but a kill while the former writes
-    leaves a broken file; Ignite's ``Checkpoint`` with ``DiskSaver`` removes the last checkpoint before it writes the
-    next, so that a kill or a full disk in between leaves none, saves weights that are not finite, and loads nothing.
-    This one writes to a temporary name and renames.
+    A kill while MONAI's ``CheckpointSaver`` writes leaves a broken file; Ignite's ``Checkpoint`` with ``DiskSaver``
+    removes the last checkpoint before it writes the next, and saves weights that are not finite. This one writes to a
+    temporary name and renames. Under ``torch.distributed`` every rank loads, and the first one saves.
 
     Args:
         path: the checkpoint file; if it exists when the engine starts, everything is restored from it.
         save_dict: what to save, by name: anything with ``state_dict`` and ``load_state_dict``; None for a part that
             this training does without. The engine itself is added as ``"trainer"``.
-        save_interval: epochs between two checkpoints.
-
-    Under ``torch.distributed`` every rank loads, and the first one saves.
     """
 
-    def __init__(self, *, path: str | os.PathLike[str], save_dict: Mapping[str, Any], save_interval: int = 1):
-        self.path, self.save_interval = path, save_interval
+    def __init__(self, *, path: str | os.PathLike[str], save_dict: Mapping[str, Any]):
+        self.path = path
         self.save_dict = {name: item for name, item in save_dict.items() if item is not None}
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
         engine.add_event_handler(Events.STARTED, self.load)
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.save_interval) | Events.COMPLETED, self.save)
+        engine.add_event_handler(Events.EPOCH_COMPLETED | Events.COMPLETED, self.save)
 
     def load(self, engine: Engine) -> None:
         """Restore from the checkpoint, if there is one.

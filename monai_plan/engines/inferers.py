@@ -14,8 +14,6 @@ from torch.nn import functional
 from monai_plan.networks import frozen
 from monai_plan.utils import ConfigError
 
-__all__ = ["AdversarialInferer"]
-
 
 class AdversarialInferer(SimpleInferer):
     """Shows a network in training adversarial images as well: what little changes would fool it, it learns to see.
@@ -27,9 +25,8 @@ class AdversarialInferer(SimpleInferer):
         x ← clamp(x + ε · sign ∇_x CE(φ(x), ŷ), −1, 1),      ŷ = argmax φ(x),
 
     with the network's own prediction for the label, as in virtual adversarial training (Miyato et al., arXiv
-    1704.03976): an inferer knows no label. The gradient is taken in eval mode and with frozen weights, so that batch
-    statistics, dropout and the weights' gradients are not touched. A network in eval mode sees the images as they are,
-    as do all with ε = 0.
+    1704.03976). The gradient is taken in eval mode and with frozen weights, so that batch statistics, dropout and the
+    weights' gradients are not touched. A network in eval mode sees the images as they are, as do all with ε = 0.
 
     Args:
         epsilon: ε, at least 0; the images lie in [−1, 1], so 2/255 is a grey level of 8 bits.

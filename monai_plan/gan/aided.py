@@ -1,15 +1,10 @@
-"""Two discriminators as one, and the discriminator that goes with an objective.
-
-Source: Kumari et al., "Ensembling Off-the-shelf Models for GAN Training", CVPR 2022, arXiv 2112.09130. A discriminator
-on pretrained features shows the generator within minutes what an image is made of, but alone it lets the samples of
-different latents grow alike; one that learns from the images alone keeps them apart, but needs long to begin. Here
-both judge each image, and the generator answers to the sum of their losses.
-"""
+"""Two discriminators as one, and the discriminator that goes with an objective."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +14,13 @@ from monai_plan.gan.projected import ProjectedDiscriminator
 from monai_plan.networks import StyleGAN2Discriminator
 from monai_plan.utils import ConfigError
 
-__all__ = ["AidedDiscriminator", "gan_discriminator"]
-
 
 class AidedDiscriminator(nn.Module):
-    """A discriminator that learns from the images alone, and one on pretrained features beside it (arXiv 2112.09130).
+    """A discriminator that learns from the images alone, and one on pretrained features beside it.
 
-    For the objective "aided".
+    For the objective "aided" (Kumari et al., "Ensembling Off-the-shelf Models for GAN Training", CVPR 2022, arXiv
+    2112.09130). Features show the generator within minutes what an image is made of, but alone they let the samples of
+    different latents grow alike; what learns from the images keeps them apart, but needs long to begin.
 
     Args:
         own: images, labels → logits [B]; what R1 regularises.
@@ -43,18 +38,7 @@ class AidedDiscriminator(nn.Module):
         self.num_classes = own.num_classes
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Score images.
-
-        Args:
-            images: [B, C, *img_size] in [-1, 1].
-            labels: [B] integers, needed if and only if there are classes.
-
-        Returns:
-            Logits [B, 1 + L], float32, positive for "real": that of ``own`` first, then those of ``aid``.
-
-        Raises:
-            ValueError: as the two of them do.
-        """
+        """Logits [B, 1 + L], float32, that of ``own`` first; arguments and errors are those of the two."""
         return torch.cat([self.own(images, labels)[:, None].float(), self.aid(images, labels)], dim=1)
 
 
@@ -81,12 +65,8 @@ def gan_discriminator(
         img_size: as in ``StyleGAN2Generator``.
         img_channels: image channels; 1 or 3 where there are pretrained features.
         num_classes: number of classes; 0 for none.
-        channel_base: of the ``StyleGAN2Discriminator``.
-        channel_max: of the ``StyleGAN2Discriminator``.
-        backbone: of the ``ProjectedDiscriminator``.
-        weights: of the ``ProjectedDiscriminator``.
-        feature_size: of the ``ProjectedDiscriminator``.
-        seed: of the ``ProjectedDiscriminator``.
+        channel_base, channel_max: of the ``StyleGAN2Discriminator``.
+        backbone, weights, feature_size, seed: of the ``ProjectedDiscriminator``.
 
     Raises:
         ConfigError: if the objective is not known or the arguments do not fit the networks.
@@ -99,9 +79,8 @@ def gan_discriminator(
     """
     gan_objective(objective)  # refuses what is none
     shape = (spatial_dims, img_size, img_channels, num_classes)
+    own = partial(StyleGAN2Discriminator, *shape, channel_base=channel_base, channel_max=channel_max)
     if objective in ("logistic", "relativistic"):
-        return StyleGAN2Discriminator(*shape, channel_base=channel_base, channel_max=channel_max)
+        return own()
     aid = ProjectedDiscriminator(*shape, backbone=backbone, weights=weights, feature_size=feature_size, seed=seed)
-    if objective == "hinge":
-        return aid
-    return AidedDiscriminator(StyleGAN2Discriminator(*shape, channel_base=channel_base, channel_max=channel_max), aid)
+    return aid if objective == "hinge" else AidedDiscriminator(own(), aid)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from monai_plan.utils import ConfigError
 
-__all__ = ["AdaptiveStrength", "DifferentiableAugment"]
-
+_GEOMETRY = ("translation", "fractional_translation", "scale", "anisotropy")
+_STRENGTHS = (*_GEOMETRY, "gamma", "brightness", "contrast", "noise", "cutout")  # each in [0, 1)
 _GAMMA_OFFSET = 0.01  # added to grey values in [0, 1], since v^γ has no finite slope at 0 for γ < 1
 
 
@@ -21,23 +21,20 @@ class DifferentiableAugment(nn.Module):
     """Random changes of real and generated images before the discriminator, with gradients to the images.
 
     After Zhao et al., arXiv 2006.10738, and Karras et al., arXiv 2006.06676: each change is applied to each image with
-    probability ``p``, drawn anew. By default no change mirrors, turns or interpolates: laterality matters in medical
-    images. Where it does, leave ``flips`` empty and ``rotation`` at about 10 at most; cells or textures may have both
-    in full.
+    probability ``p``, drawn anew. By default no change mirrors, turns or interpolates. Where laterality matters, leave
+    ``flips`` empty and ``rotation`` at about 10 at most; cells or textures may have both in full.
 
     The changes do not leak into what the generator learns while p < 0.82: then only the distribution of the real images
     looks, when changed, like the changed real images (arXiv 2006.06676, appendix C). A change by a number that is
     uniform about 0 multiplies the Fourier coefficients of a distribution by (1 - p) + p · sinc ≥ 1 - 1.217 p, flips and
     cutout multiply its components by 1 - p at least. That holds as far as no more than background leaves the image, and
-    the closer to the bound, the more images it takes: flips at p = 0.8 show either side almost as often as the other.
+    the closer to the bound, the more images it takes.
 
     Flips and whole-element shifts alone are exact. All other geometric changes are composed with them to one affine map
     and one multilinear interpolation, which blurs a little; what enters from outside is the lowest value, -1. An image
     for which nothing is chosen stays as it is, bit for bit. All draws and decisions stay on the device. First and
     second derivatives exist; under ``torch.use_deterministic_algorithms`` a GPU refuses the gradient of an
-    interpolation.
-
-    Lengths and angles are measured in elements, in 2D and 3D alike. Move the module to the device of the images.
+    interpolation. Lengths and angles are measured in elements. Move the module to the device of the images.
 
     Args:
         p: probability of each change, in [0, 1]; the start value of a buffer that ``AdaptiveStrength`` changes.
@@ -82,40 +79,23 @@ class DifferentiableAugment(nn.Module):
         super().__init__()
         if not 0 <= p <= 1:
             raise ConfigError(f"p is {p}, but must be a probability in [0, 1].")
-        strengths = {
-            "translation": translation,
-            "brightness": brightness,
-            "contrast": contrast,
-            "cutout": cutout,
-            "fractional_translation": fractional_translation,
-            "scale": scale,
-            "anisotropy": anisotropy,
-            "gamma": gamma,
-            "noise": noise,
-        }
-        for name, value in strengths.items():
-            if not 0 <= value < 1:
-                raise ConfigError(f"{name} is {value}, but must be in [0, 1); 0 switches it off.")
-        if not 0 <= rotation <= 180:
-            raise ConfigError(f"rotation is {rotation}, but must be an angle in [0, 180] degrees; 0 switches it off.")
-        if len(set(flips)) < len(flips) or not set(flips) <= {0, 1, 2}:
-            raise ConfigError(f"flips is {list(flips)}, but must hold different spatial axes from 0, 1, 2.")
         self.translation, self.fractional_translation = translation, fractional_translation
         self.scale, self.anisotropy, self.rotation, self.flips = scale, anisotropy, rotation, tuple(flips)
         self.brightness, self.contrast, self.gamma, self.noise = brightness, contrast, gamma, noise
         self.cutout = cutout
+        for name in _STRENGTHS:
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but must be in [0, 1); 0 switches it off.")
+        if not 0 <= rotation <= 180:
+            raise ConfigError(f"rotation is {rotation}, but must be an angle in [0, 180] degrees; 0 switches it off.")
+        if len(set(flips)) < len(flips) or not set(flips) <= {0, 1, 2}:
+            raise ConfigError(f"flips is {list(flips)}, but must hold different spatial axes from 0, 1, 2.")
         self.register_buffer("p", torch.tensor(float(p)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Change a batch of images, with draws from torch's global random state.
+        """Change images [B, C, *spatial] in [-1, 1], 2D or 3D; shape and dtype stay, values may leave the range.
 
-        For the same state, the draws of a change do not depend on ``p`` nor on which other changes are on.
-
-        Args:
-            images: [B, C, *spatial] in [-1, 1], 2D or 3D.
-
-        Returns:
-            Images of the same shape and dtype; values may leave the range.
+        For the same global random state of torch, the draws of a change do not depend on ``p`` nor on other changes.
 
         Raises:
             ConfigError: if the images lack an axis named in ``flips``.
@@ -274,12 +254,7 @@ class AdaptiveStrength(nn.Module):
 
     @torch.no_grad()
     def update(self, real_sign: Tensor, batch_size: int) -> None:
-        """Take in one batch.
-
-        Args:
-            real_sign: mean of sign(D(x)) over the real images of the batch, 0-dimensional.
-            batch_size: their number.
-        """
+        """Take in the mean of sign(D(x)), 0-dimensional, over the ``batch_size`` real images of a batch."""
         self.sign_sum += real_sign * batch_size
         self.count += batch_size
         due = self.count >= self.interval
@@ -295,12 +270,8 @@ def _draw(images: Tensor, p: Tensor) -> dict[str, Tensor]:
     The numbers of a change are chosen together, except for flips and rotations: each axis or plane for itself.
     """
     dims = images.ndim - 2
-    counts = {
-        "flips": dims,
-        "translation": dims,
-        "fractional_translation": dims,
-        "scale": 1,
-        "anisotropy": dims,
+    counts = {"flips": dims, "translation": dims, "fractional_translation": dims, "scale": 1, "anisotropy": dims}
+    counts |= {
         "rotation": dims * (dims - 1) // 2,
         "gamma": 1,
         "brightness": 1,

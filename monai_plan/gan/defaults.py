@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from monai_plan.gan.losses import gan_objective
 from monai_plan.networks.stylegan2 import full_size, start_shape
 
-__all__ = ["GANDefaults", "gan_defaults"]
-
 
 @dataclass(frozen=True)
 class GANDefaults:
@@ -20,10 +18,7 @@ class GANDefaults:
         objective: "aided" for grey and RGB images in 2D whose longest axis is above 32 pixels; else "logistic", since
             pretrained features do not exist or see too little.
         batch_size: images of one rank in a batch.
-        channel_base: see ``StyleGAN2Generator``.
-        channel_max: see ``StyleGAN2Generator``.
-        z_dim: length of z.
-        w_dim: length of w.
+        channel_base, channel_max, z_dim, w_dim: see ``StyleGAN2Generator``.
         learning_rate: of both optimisers.
         r1_weight: γ of R1; "hinge" does without.
         r1_interval: iterations between two R1 (and R2) terms.
@@ -62,11 +57,11 @@ def gan_defaults(
     """The settings for an image size; every one is an id of the bundle's config and can be overridden there.
 
     Networks are narrow, for speed, and grow with the image. γ of R1 follows the rule of Karras et al., arXiv
-    2006.06676: 0.0002 · elements of an image / images of a batch, so that a gradient a pixel weighs the same at any
+    2006.06676: 0.0002 · elements of an image / images of a batch, so that a gradient per pixel weighs the same at any
     size. The half-life of the moving average is 10 thousand images times batch_size / 32, as there.
 
     Args:
-        img_size: one length or one an axis; what ``StyleGAN2Generator`` accepts.
+        img_size: one length or one per axis; what ``StyleGAN2Generator`` accepts.
         spatial_dims: 2 or 3.
         img_channels: image channels; pretrained features are of grey and RGB images only.
         objective: a name in ``OBJECTIVES``; None takes the best that there is for such images.

@@ -11,25 +11,20 @@ from torch import Tensor
 from monai_plan.data import CheckedDataset
 from monai_plan.utils import ConfigError, seeded_generator
 
-__all__ = ["ResidentLoader"]
-
 FREE_SHARE = 0.25  # of a GPU's free memory that the images may take; the networks need the rest
 
 
 class ResidentLoader:
     """Endless shuffled batches of a data set that is held in memory, on the GPU where it fits.
 
-    A few hundred images need no worker processes: one indexing is a batch. Pass p over the data set follows a
-    permutation drawn from (seed, p), so the batch at a position is known without those before it: a training that is
-    continued sees the batches that it would have seen. Under ``torch.distributed`` every rank takes its part of one
-    global batch.
+    Pass p over the data set follows a permutation drawn from (seed, p), so that a training that is continued sees the
+    batches that it would have seen. Under ``torch.distributed`` every rank takes its part of one global batch.
 
     Args:
         dataset: the images, see ``CheckedDataset``.
         batch_size: images of this rank in a batch.
         seed: of the order.
-        device: where the images are kept and batches come from; a GPU without the memory for them gets batches from
-            the CPU instead.
+        device: where images are kept and batches come from; a GPU without the memory gets batches from the CPU.
 
     Attributes:
         position: number of the first batch that the next iterator gives.

@@ -1,6 +1,6 @@
 """The losses of the ways to train, and their regularisers.
 
-Logistic, R1 and path length: StyleGAN2 (arXiv 1912.04958). Relativistic pairing with R1 and R2: R3GAN (arXiv
+Logistic and R1: StyleGAN2 (arXiv 1912.04958). Relativistic pairing with R1 and R2: R3GAN (arXiv
 2501.05441). Hinge: Projected GAN (arXiv 2111.01007). Aided: the logistic loss of one discriminator and the hinge loss
 of another on pretrained features, as in vision-aided GAN training (arXiv 2112.09130).
 
@@ -17,26 +17,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from monai_plan.utils import ConfigError
-
-__all__ = [
-    "OBJECTIVES",
-    "GANObjective",
-    "aided_d_loss",
-    "aided_g_loss",
-    "gan_objective",
-    "hinge_d_loss",
-    "hinge_g_loss",
-    "logistic_d_loss",
-    "logistic_g_loss",
-    "path_lengths",
-    "r1_penalty",
-    "r1_penalty_of",
-    "relativistic_d_loss",
-    "relativistic_g_loss",
-]
 
 
 def logistic_g_loss(fake_logits: Tensor) -> Tensor:
@@ -52,17 +35,9 @@ def logistic_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 def relativistic_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Relativistic pairing, discriminator (R3GAN, arXiv 2501.05441): mean of -log σ(D(x) - D(G(z))) over pairs.
 
-    A real image has to score higher than the generated one it is paired with, not higher than 0; so the loss sees no
-    constant that is added to D. In a conditional GAN that constant may depend on the class, and it would decide every
-    pair of different classes: the i-th generated image must be of the i-th real one's class, which it is when it is
-    made with the real one's label.
-
-    Args:
-        real_logits: [B] or [B, L].
-        fake_logits: of the same shape; the i-th is of the i-th real image's class.
-
-    Returns:
-        Scalar.
+    The loss sees no constant that is added to D, which in a conditional GAN may depend on the class and would decide
+    every pair of different classes: the i-th generated image must be made with the i-th real one's label. Logits [B]
+    or [B, L], of the same shape → scalar.
 
     Raises:
         ValueError: if the shapes differ, so that there are no pairs.
@@ -88,8 +63,7 @@ def hinge_g_loss(fake_logits: Tensor) -> Tensor:
 def hinge_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Hinge loss, discriminator: mean of max(0, 1 - D(x)) plus mean of max(0, 1 + D(G(z))). [B] or [B, L] → scalar.
 
-    Projected GAN adds up the losses of its discriminators. With equally many logits of each, side by side in [B, L],
-    the mean is that sum divided by their number.
+    Of Projected GAN's discriminators, with equally many logits of each in [B, L], it is the mean.
     """
     return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
 
@@ -97,8 +71,7 @@ def hinge_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 def aided_d_loss(real_logits: Tensor, fake_logits: Tensor, *, aid_weight: float) -> Tensor:
     """Discriminator loss of an ``AidedDiscriminator``: logistic for its own logit + aid_weight · hinge for the others.
 
-    Vision-aided GAN training (arXiv 2112.09130, section 3) adds up the losses of a discriminator that learns from the
-    images alone and of others on pretrained features. Logits [B, 1 + L], the own one first → scalar.
+    After arXiv 2112.09130, section 3. Logits [B, 1 + L], the own one first → scalar.
     """
     own = logistic_d_loss(real_logits[:, 0], fake_logits[:, 0])
     return own + aid_weight * hinge_d_loss(real_logits[:, 1:], fake_logits[:, 1:])
@@ -150,7 +123,7 @@ def gan_objective(name: str, *, aid_weight: float = AID_WEIGHT) -> GANObjective:
     """The objective of that name.
 
     Args:
-        name: "aided" (vision-aided), "logistic" (StyleGAN2), "relativistic" (R3GAN) or "hinge" (Projected GAN).
+        name: "aided", "logistic", "relativistic" or "hinge".
         aid_weight: weight of the loss on pretrained features in "aided"; the others have none.
 
     Raises:
@@ -183,37 +156,3 @@ def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.float().square().flatten(1).sum(1).mean()
-
-
-def r1_penalty_of(discriminator: Callable[..., Tensor], images: Tensor, labels: Tensor | None = None) -> Tensor:
-    """``r1_penalty`` as one function, which ``torch.compile`` takes as a whole.
-
-    A compiled network cannot be differentiated twice (pytorch issue 91469). Here the inner gradient is
-    ``torch.func.grad``'s, which is traced like any other operation, so that only the outer one is left.
-
-    Args:
-        discriminator: images, labels → logits [B] or [B, L].
-        images: [B, C, *spatial]; no gradient flows to what made them.
-        labels: [B] or None, as the discriminator takes them.
-
-    Returns:
-        Scalar E‖∇D(x)‖², with a graph to the discriminator's parameters.
-    """
-    gradient = torch.func.grad(lambda x: discriminator(x, labels).sum())(images.detach())
-    return gradient.float().square().flatten(1).sum(1).mean()
-
-
-def path_lengths(synthesis: nn.Module, w: Tensor) -> Tensor:
-    """‖J_wᵀ y‖₂ for images y of normal noise divided by √(number of pixels) (arXiv 1912.04958, eq. 4).
-
-    Args:
-        synthesis: w [B, w_dim] → images [B, C, *spatial].
-        w: [B, w_dim], requires a gradient.
-
-    Returns:
-        [B]; the penalty is the squared difference to their running mean.
-    """
-    images = synthesis(w)
-    y = torch.randn_like(images) / math.sqrt(math.prod(images.shape[2:]))
-    (gradient,) = torch.autograd.grad((images * y).sum(), w, create_graph=True)
-    return gradient.float().square().sum(1).sqrt()

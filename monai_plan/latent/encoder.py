@@ -1,8 +1,7 @@
-"""The encoder: from an image to a first guess of its latent, trained on what G makes.
+"""The encoder: from an image to a first guess of its latent, which saves the inversion most of its steps.
 
-G itself makes endless pairs (G(w), w), so an encoder is a regression without a single real image (Zhu et al.,
-"Generative Visual Manipulation on the Natural Image Manifold", ECCV 2016, arXiv 1609.03552, section 3.1, and Perarnau
-et al., arXiv 1611.06355). It saves the inversion most of its steps.
+It is trained on pairs (G(w), w), without a single real image (Zhu et al., "Generative Visual Manipulation on the
+Natural Image Manifold", ECCV 2016, arXiv 1609.03552, section 3.1, and Perarnau et al., arXiv 1611.06355).
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from torch import Tensor, nn
 from monai_plan.latent.w_statistics import w_statistics
 from monai_plan.networks import LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, seeded_generator
-
-__all__ = ["LatentEncoder", "LatentPairs"]
 
 
 class LatentEncoder(nn.Module):
@@ -84,8 +81,7 @@ class LatentPairs:
                 raise ConfigError(f"{name} of the encoder's pairs is {value}, but must be at least {least}.")
         self.device = prepare_networks(generator, encoder, device=device)
         self.generator, self.encoder = generator, encoder
-        self.batch_size, self.noise, self.seed = batch_size, noise, seed
-        self.position = 0
+        self.batch_size, self.noise, self.seed, self.position = batch_size, noise, seed, 0
         (mean,), (sigma,) = w_statistics(generator, num_samples=num_mean_samples, seed=seed)
         encoder.mean.copy_(mean)
         encoder.scale.copy_(sigma / generator.w_dim**0.5)

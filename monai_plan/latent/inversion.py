@@ -1,10 +1,9 @@
 """Inversion: for each real image x the latent w with G(w) ≈ x.
 
 Part 2 of the method of PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984). The projection is that of StyleGAN2
-(Karras et al., CVPR 2020, arXiv 1912.04958, appendix D) without the optimised noise maps: Adam on w from the mean of
-the mapping, with noise on w that fades and a learning rate that rises at the start and falls at the end. By option it
-begins at an encoder's guess (Zhu et al., ECCV 2016, arXiv 1609.03552, section 3.1), has one w for every layer of G
-(W+; Abdal et al., ICCV 2019, arXiv 1904.03189), and takes no more steps for an image than help it.
+(Karras et al., CVPR 2020, arXiv 1912.04958, appendix D) without the optimised noise maps. By option it begins at an
+encoder's guess (Zhu et al., ECCV 2016, arXiv 1609.03552, section 3.1), has one w for every layer of G (W+; Abdal et
+al., ICCV 2019, arXiv 1904.03189), and takes no more steps for an image than help it.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ from monai_plan.latent.settings import InversionSettings
 from monai_plan.latent.w_statistics import w_statistics
 from monai_plan.networks import BatchSplitter, LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, DataError, TrainingError, seeded_generator
-
-__all__ = ["Inversion", "LatentInverter"]
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam
 
@@ -74,8 +71,7 @@ class LatentInverter:
     lr_rampdown: its learning rate falls at once, for Adam at a constant rate only circles round the minimum. At
     r = 1 it leaves the batch, and the others go on in a smaller and faster one.
 
-    Images and starts are optimised together, ``batch_size`` at a time. During a call the networks are frozen and in
-    eval mode, and after it as they were before.
+    During a call the networks are frozen and in eval mode, and after it as they were before.
 
     Args:
         generator: G; for W+ one with ``num_ws``.
@@ -112,8 +108,7 @@ class LatentInverter:
                 f"space of the inversion is 'w_plus', but {type(generator).__name__} has no num_ws, so its layers "
                 "share one latent: use 'w'."
             )
-        self.generator, self.embedding, self.encoder = generator, embedding, encoder
-        self.seed = seed
+        self.generator, self.embedding, self.encoder, self.seed = generator, embedding, encoder, seed
         self._in_batches = BatchSplitter(batch_size)
 
     @property
@@ -129,7 +124,7 @@ class LatentInverter:
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> Inversion:
-        """Invert images.
+        """Invert images: their latents and distances.
 
         Args:
             images: [N, C, *spatial], values in [−1, 1], N ≥ 1.
@@ -138,9 +133,6 @@ class LatentInverter:
             keys: N names, one per image and unlike each other, that seed its noise.
             progress: called with (steps done, steps in all) after every step, both counted over images and starts;
                 what an image skips counts as done.
-
-        Returns:
-            The latents and their distances.
 
         Raises:
             ConfigError: if lengths, shapes or types do not fit together.
@@ -167,10 +159,8 @@ class LatentInverter:
                 return self._invert(images, keys, means, sigmas, part, report)
 
             latents, distances = zip(*self._in_batches(one_batch, total), strict=True)
-        return Inversion(
-            torch.cat(latents).unflatten(0, (len(images), starts)),
-            torch.cat(distances).reshape(len(images), starts),
-        )
+        shape = (len(images), starts)
+        return Inversion(torch.cat(latents).unflatten(0, shape), torch.cat(distances).reshape(shape))
 
     def _invert(
         self,
@@ -298,10 +288,8 @@ class LatentInverter:
     def _embed(self, images: Tensor) -> Tensor:
         embeddings = self.embedding(images)
         if embeddings.ndim != 2 or len(embeddings) != len(images):
-            raise ConfigError(
-                f"{type(self.embedding).__name__} must return [B, E]: got {list(embeddings.shape)} for {len(images)} "
-                "images."
-            )
+            found = f"{list(embeddings.shape)} for {len(images)} images"
+            raise ConfigError(f"{type(self.embedding).__name__} must return [B, E]: got {found}.")
         return embeddings
 
     def _check_inputs(self, images: Tensor, labels: Tensor | None, keys: Sequence[str]) -> None:

@@ -1,7 +1,6 @@
 """Safe end points: k-same aggregation of inverted latents by patient, and the choice of pairs to walk between.
 
-Part 6 of the method of PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984): the centroid of at least k patients
-stands for all of them. Here k counts patients, not images.
+Part 6 of the method of PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984). Here k counts patients, not images.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ import torch
 from torch import Tensor
 
 from monai_plan.utils import ConfigError, DataError, derive_seed, seeded_generator
-
-__all__ = ["Anchors", "choose_pairs", "k_same"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +66,7 @@ def k_same(latents: Tensor, labels: Tensor, subjects: Sequence[str], k: int, *, 
     _check_counts({label: len(of_subject) for label, of_subject in images.items()}, k)
 
     values = latents.detach().as_subclass(Tensor).to("cpu", torch.float64).flatten(1)
-    centroids: list[Tensor] = []
-    anchor_labels: list[int] = []
-    members: list[list[int]] = []
+    centroids, anchor_labels, members = [], [], []
     for label, of_subject in sorted(images.items()):
         # An order that depends on the seed alone, so that ties in MDAV do not depend on the order of the input.
         names = sorted(of_subject, key=lambda name: (derive_seed(seed, name), name))
@@ -147,9 +142,8 @@ def _mdav(points: Tensor, k: int) -> list[list[int]]:
 
     def take_nearest_to(point: Tensor) -> None:
         nearest = _squared_distances(points[left], point).argsort(stable=True)[:k].tolist()
-        cluster = [left[i] for i in nearest]
-        clusters.append(cluster)
-        left[:] = [i for i in left if i not in set(cluster)]
+        clusters.append([left[i] for i in nearest])
+        left[:] = [i for i in left if i not in clusters[-1]]
 
     while len(left) >= 2 * k:
         r = farthest_from(points[left].mean(0))
@@ -207,12 +201,11 @@ def _check_inputs(latents: Tensor, labels: Tensor, subjects: Sequence[str], k: i
 
 def _check_counts(counts: Mapping[int, int], k: int) -> None:
     fewest = min(counts.values())
+    remedy = f"the largest k that works for all classes is {fewest}; or add subjects of this class."
+    if fewest < 2:
+        remedy = "no k of 2 or more works for all classes: add subjects of this class or leave it out."
     for label, count in sorted(counts.items()):
         if count < k:
-            if fewest >= 2:
-                remedy = f"the largest k that works for all classes is {fewest}; or add subjects of this class."
-            else:
-                remedy = "no k of 2 or more works for all classes: add subjects of this class or leave it out."
             raise DataError(f"Class {label} has {count} subject(s), but k = {k} needs at least {k}: {remedy}")
 
 

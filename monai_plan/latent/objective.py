@@ -11,8 +11,6 @@ from monai_plan.latent.path import distance_loss, per_row
 from monai_plan.latent.settings import WalkSettings
 from monai_plan.networks import BatchSplitter, LatentDecoder
 
-__all__ = ["WalkObjective"]
-
 
 class WalkObjective:
     """With c = n = 1, or, relative to the straight line, c = ‖w_b − w_a‖² / (T − 1) and n = T − 2,

@@ -9,15 +9,12 @@ from torch import Tensor
 
 from monai_plan.utils import ConfigError
 
-__all__ = ["distance_loss", "linear_path"]
-
 
 def linear_path(w_a: Tensor, w_b: Tensor, num_points: int) -> Tensor:
     """The straight line w̄_t = w_a + (t − 1)/(T − 1) · (w_b − w_a), t = 1 … T, from which the walk starts.
 
     Args:
-        w_a: [w_dim], or [num_ws, w_dim] with num_ws ≥ 2 in W+; the first point.
-        w_b: the same, the last point.
+        w_a, w_b: [w_dim], or [num_ws, w_dim] with num_ws ≥ 2 in W+; the first and the last point.
         num_points: T, at least 2.
 
     Returns:

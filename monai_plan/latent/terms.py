@@ -1,8 +1,4 @@
-"""The terms of the walk's objective, one number per point: L_id and L_class of PLAN, and what can be added to them.
-
-``MarginTerm`` is not in the published form: it keeps the image off the real ones by the distance that is measured in
-the end.
-"""
+"""The terms of the walk's objective, one number per point: L_id and L_class of PLAN, and what can be added to them."""
 
 from __future__ import annotations
 
@@ -16,10 +12,20 @@ from monai_plan.metrics import PerceptualEmbedding, nearest_other_images
 from monai_plan.networks import frozen
 from monai_plan.utils import ConfigError, DataError
 
-__all__ = ["ClassTerm", "IdentityTerm", "MarginTerm"]
+
+class _ClassifierTerm(nn.Module):
+    """A term of what a classifier says."""
+
+    def __init__(self, network: nn.Module, *, amp: bool = False) -> None:
+        super().__init__()
+        self.network, self.amp = network, amp
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
+            return self.network(images)
 
 
-class IdentityTerm(nn.Module):
+class IdentityTerm(_ClassifierTerm):
     """L_id = KL(U ‖ softmax φ_id(x̄)) = −log n − 1/n · Σ_{i=1}^{n} log softmax_i φ_id(x̄) (PLAN), U uniform over n.
 
     It is 0 where every identity is equally probable.
@@ -29,18 +35,13 @@ class IdentityTerm(nn.Module):
         amp: bfloat16 autocast of φ_id; the loss is in float32.
     """
 
-    def __init__(self, network: nn.Module, *, amp: bool = False) -> None:
-        super().__init__()
-        self.network, self.amp = network, amp
-
     def forward(self, w: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """L_id [N] of the images; w and the labels are not used.
 
         Raises:
             ConfigError: if φ_id does not return [N, n] with n ≥ 2.
         """
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
-            logits = self.network(images)
+        logits = self._logits(images)
         if logits.ndim != 2 or logits.shape[1] < 2:
             raise ConfigError(
                 f"The identity classifier must return [B, n], n ≥ 2 identities: got {list(logits.shape)}."
@@ -48,7 +49,7 @@ class IdentityTerm(nn.Module):
         return -math.log(logits.shape[1]) - logits.float().log_softmax(1).mean(1)
 
 
-class ClassTerm(nn.Module):
+class ClassTerm(_ClassifierTerm):
     """L_class = CE(φ_class(x̄), y) = −log softmax_y φ_class(x̄) (PLAN).
 
     Args:
@@ -56,18 +57,13 @@ class ClassTerm(nn.Module):
         amp: bfloat16 autocast of φ_class; the loss is in float32.
     """
 
-    def __init__(self, network: nn.Module, *, amp: bool = False) -> None:
-        super().__init__()
-        self.network, self.amp = network, amp
-
     def forward(self, w: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """L_class [N] of the images with labels y [N]; w is not used.
 
         Raises:
             ConfigError: if φ_class does not return [N, num_classes], or a label lies outside the classes.
         """
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
-            logits = self.network(images)
+        logits = self._logits(images)
         if logits.ndim != 2:
             raise ConfigError(f"The class classifier must return [B, num_classes]: got {list(logits.shape)}.")
         wrong = [label for label in labels.tolist() if not 0 <= label < logits.shape[1]]
@@ -81,8 +77,8 @@ class ClassTerm(nn.Module):
 class MarginTerm(nn.Module):
     """L_m = max(0, m − min_j ‖e(x̄) − e(x_j)‖²) / m: how far an image intrudes into the margin of the nearest real one.
 
-    It is 1 on a real image and 0 from the margin on. The nearest x_j is found by a matrix product, its distance is
-    then taken as a difference, which keeps its digits where the two are close.
+    It is not in the published form. It is 1 on a real image and 0 from the margin on. The nearest x_j is found by a
+    matrix product, its distance is then taken as a difference, which keeps its digits where the two are close.
 
     Args:
         embedding: e, images [B, C, *spatial] in [−1, 1] → [B, E], of a perceptual distance.

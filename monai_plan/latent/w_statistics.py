@@ -8,8 +8,6 @@ from torch import Tensor
 from monai_plan.networks import LatentDecoder, frozen
 from monai_plan.utils import TrainingError, seeded_generator
 
-__all__ = ["w_statistics"]
-
 
 @torch.no_grad()
 def w_statistics(

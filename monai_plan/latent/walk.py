@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +32,6 @@ from monai_plan.latent.settings import WalkSettings
 from monai_plan.latent.terms import ClassTerm, IdentityTerm
 from monai_plan.networks import BatchSplitter, LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, TrainingError
-
-__all__ = ["LatentWalk", "WalkResult"]
 
 _FINE_RATE = 0.1  # of lr, after a coarse walk: at the full rate a fresh Adam throws the path off again
 _CHECK_EVERY = 50  # steps between looks at the losses: each look makes the host wait for the device
@@ -58,20 +57,17 @@ class WalkResult:
 class LatentWalk:
     """Bend the straight line between two latents of a class away from the identities of the training set.
 
-    Minimises L (see the module) over the inner points with Adam, started from ``linear_path``; the end
-    points stay fixed. During a call the networks are frozen and in eval mode, and after it as they were before;
-    no gradient is left in them. No call depends on an earlier one, and no pair on those it is walked with.
-
-    With ``terms``, L gains Σ_term λ_term · Σ_t term(w̄_t, x̄_t, y).
+    Minimises L (see the module) over the inner points with Adam, started from ``linear_path``. During a call the
+    networks are frozen and in eval mode, and after it as they were before. No call depends on an earlier one, and no
+    pair on those it is walked with. With ``terms``, L gains Σ_term λ_term · Σ_t term(w̄_t, x̄_t, y).
 
     With ``normalize`` every part is relative, and one λ serves any w_dim, T and distance of the anchors:
 
         L = L_dist / (‖w_b − w_a‖² / (T − 1)) + λ_id · mean_t KL + λ_class · mean_t CE + Σ_term λ_term · mean_t term
 
-    The divisor is L_dist of the straight line, so L begins at 1 plus what the networks say. Adam then moves w in units
-    of ‖w_b − w_a‖ / √d, d the numbers of a latent: ``lr`` is a fraction of that per step. It is the published
-    objective, divided by a constant, where λ is (T − 1)(T − 2) / ‖w_b − w_a‖² times that of the sums
-    (2352 / ‖w_b − w_a‖² at T = 50): the same numbers λ mean the same where ‖w_b − w_a‖² = (T − 1)(T − 2).
+    The divisor is L_dist of the straight line. Adam then moves w in units of ‖w_b − w_a‖ / √d, d the numbers of a
+    latent: ``lr`` is a fraction of that per step. It is the published objective, divided by a constant, where λ is
+    (T − 1)(T − 2) / ‖w_b − w_a‖² times that of the sums.
 
     Args:
         generator: G.
@@ -81,9 +77,8 @@ class LatentWalk:
         terms: further terms by name, each a module (w [N, *latent], images x̄ [N, C, *spatial] in [−1, 1], labels [N]
             int64 on the CPU) → [N] float32, differentiable; the value of a point must not depend on the others. They
             are moved and frozen like the networks, computed in float32, and weighted by ``settings.lambda_terms``.
-        points_per_batch: how many points are synthesised at once, which bounds the memory but does not change the
-            result; default: 1024 on a GPU, where it is halved whenever the memory does not suffice, and the points of
-            one pair on a CPU, which gains nothing from more.
+        points_per_batch: how many points are synthesised at once, which does not change the result; default: 1024 on a
+            GPU, halved whenever the memory does not suffice, and the points of one pair on a CPU.
         device: where to compute; the networks are moved there. Default: where the generator is.
 
     Raises:
@@ -118,20 +113,17 @@ class LatentWalk:
         self.objective = WalkObjective(generator, {**published, **self.terms}, self.settings, self._in_batches)
         self._coarse: LatentWalk | None = None
         if self.settings.coarse_points:
-            self._coarse = LatentWalk(
-                generator,
-                identity_net,
-                class_net,
-                settings=self.settings.coarse(),
-                terms=terms,
-                points_per_batch=points_per_batch,
-                device=self.device,
-            )
+            options: dict[str, Any] = {"terms": terms, "points_per_batch": points_per_batch, "device": self.device}
+            self._coarse = LatentWalk(generator, identity_net, class_net, settings=self.settings.coarse(), **options)
 
     @property
     def _num_inner(self) -> int:
         """The points that move."""
         return self.settings.num_points - 2
+
+    @property
+    def _coarse_steps(self) -> int:
+        return 0 if self._coarse is None else self._coarse.settings.steps
 
     @property
     def pairs_per_batch(self) -> int:
@@ -149,13 +141,9 @@ class LatentWalk:
         """Walk from ``w_a`` to ``w_b``.
 
         Args:
-            w_a: [w_dim], or [num_ws, w_dim] with num_ws ≥ 2 in W+; the first point.
-            w_b: the same, the last point.
+            w_a, w_b: [w_dim], or [num_ws, w_dim] with num_ws ≥ 2 in W+; the first and the last point.
             label: y, the class of both.
-            progress: called with (steps done, steps in all) after every step.
-
-        Returns:
-            The path and its losses.
+            progress: see ``walk_pairs``.
 
         Raises:
             ConfigError: if an end point is of another shape or not finite, the label lies outside the classes, or
@@ -175,18 +163,15 @@ class LatentWalk:
         """Walk many pairs at once: the same as one after the other, and faster.
 
         Args:
-            w_a: the first points of P pairs, all [w_dim] or all [num_ws, w_dim].
-            w_b: the last points.
+            w_a, w_b: the first and the last points of P pairs, all [w_dim] or all [num_ws, w_dim].
             labels: y of each pair.
-            progress: called with (steps done, steps in all) after every step, or (points, points in all) with
-                ``coarse_points``, whose steps are cheaper.
+            progress: called with (steps done, steps in all) after every step, coarse ones included.
 
         Returns:
             P results.
 
         Raises:
-            ConfigError: if there are not as many of each, or as in a call for one pair.
-            TrainingError: as in a call for one pair.
+            ConfigError, TrainingError: as in a call for one pair; ConfigError also if there are not as many of each.
         """
         if not len(w_a) == len(w_b) == len(labels):
             raise ConfigError(
@@ -214,7 +199,8 @@ class LatentWalk:
                 adam.param_groups[0]["lr"] = self._rate(step)
                 variables.grad = gradient * unit
                 adam.step()
-                self._report(progress, step + 1)
+                if progress is not None:
+                    progress(self._coarse_steps + step + 1, self._coarse_steps + settings.steps)
             inner = variables.detach() * unit
             history[-1] = objective.losses(lines, inner, labels)
             self._check_finite(history)
@@ -239,22 +225,10 @@ class LatentWalk:
 
         def show(step: int, steps: int) -> None:
             if progress is not None:
-                progress(step * coarse._num_inner, self._work)
+                progress(step, steps + self.settings.steps)
 
         paths = torch.stack([result.path for result in coarse.walk_pairs(w_a, w_b, labels, progress=show)])
         return refined(paths, self.settings.num_points).to(self.device)
-
-    @property
-    def _work(self) -> int:
-        """What progress counts to: steps, or with a coarse walk the points of one pair that all steps synthesise."""
-        if self._coarse is None:
-            return self.settings.steps
-        return self._coarse.settings.steps * self._coarse._num_inner + self.settings.steps * self._num_inner
-
-    def _report(self, progress: Callable[[int, int], None] | None, step: int) -> None:
-        if progress is not None:
-            left = self.settings.steps - step
-            progress(self._work - left * (1 if self._coarse is None else self._num_inner), self._work)
 
     def _rate(self, step: int) -> float:
         """The learning rate of a step."""

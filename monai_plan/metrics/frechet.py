@@ -7,8 +7,6 @@ from torch import Tensor
 
 from monai_plan.utils import DataError
 
-__all__ = ["frechet_distance"]
-
 
 @torch.no_grad()
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
@@ -36,7 +34,7 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
         )
     if min(len(features_a), len(features_b)) < 2:
         raise DataError(
-            f"a Fréchet distance needs two or more images a side, got {len(features_a)} and {len(features_b)}."
+            f"a Fréchet distance needs two or more images per side, got {len(features_a)} and {len(features_b)}."
         )
     a, b = features_a.double(), features_b.double()
     if not (a.isfinite().all() and b.isfinite().all()):

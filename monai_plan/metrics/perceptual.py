@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,6 @@ from torch.nn import functional
 
 from monai_plan.tensor_file import load_tensors
 from monai_plan.utils import ArtifactError, ConfigError, DataError, seeded_generator
-
-__all__ = [
-    "LPIPSEmbedding",
-    "PerceptualEmbedding",
-    "RandomFeatureEmbedding",
-    "SqueezeNetEmbedding",
-    "perceptual_embedding",
-]
 
 EMBEDDING_NAMES = ("random", "squeezenet1_0", "lpips-alex", "lpips-vgg", "lpips-squeeze")
 
@@ -39,8 +31,7 @@ class PerceptualEmbedding(nn.Module, ABC):
     trained: parameters are frozen and the module stays in eval mode, but gradients flow to the images.
 
     Args:
-        spatial_dims: 2 or 3.
-        img_channels: channels of the images.
+        spatial_dims, img_channels: 2 or 3, and the channels of the images.
         title: the name of the distance for tables and figures.
         eps: length below which a feature vector counts as zero when it is normalised.
     """
@@ -51,17 +42,14 @@ class PerceptualEmbedding(nn.Module, ABC):
             raise ConfigError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
         if img_channels < 1:
             raise ConfigError(f"img_channels must be at least 1, got {img_channels}.")
-        self.spatial_dims = spatial_dims
-        self.img_channels = img_channels
-        self.title = title
-        self.eps = eps
+        self.spatial_dims, self.img_channels, self.title, self.eps = spatial_dims, img_channels, title, eps
 
     @abstractmethod
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """The raw feature maps of ``images`` [B, C, *spatial], shallow to deep, each [B, C_l, *spatial_l]."""
 
     def channel_weights(self) -> Sequence[Tensor] | None:
-        """One tensor [C_l] of weights >= 0 a map, by which its squared differences count; None: all count 1."""
+        """One tensor [C_l] of weights >= 0 per map, by which its squared differences count; None: all count 1."""
         return None
 
     def pooled_maps(self, images: Tensor) -> list[Tensor]:
@@ -120,52 +108,36 @@ class RandomFeatureEmbedding(PerceptualEmbedding):
     The image is halved by averaging, level after level. At each level random 3x3(x3) filters of zero mean, each with
     its negative and rectified, respond to the local structure, and the responses at a place are divided by their
     common length, so that contrast and exposure count little. The coarsest level adds its pixels, which hold the
-    brightness that zero-mean filters cannot see. It is cheap enough for an optimisation on a CPU, and knows less of
-    what matters to the eye than a trained network: a blur or a shift raises it, but all structure counts alike.
+    brightness. It knows less of what matters to the eye than a trained network: all structure counts alike.
 
     Args:
-        spatial_dims: 2 or 3.
-        img_channels: channels of the images.
+        spatial_dims, img_channels: 2 or 3, and the channels of the images.
         seed: of the filters; distances of different seeds do not compare.
-        levels: resolutions at most; fewer where an axis would fall below four pixels.
-        filters: random filters a level (twice as many channels, since each comes with its negative).
-        contrast: the length of a response, in image units, at which normalisation sets in: weaker structure (noise
-            in flat regions) counts in proportion.
         pixel_weight: weight of the mean squared difference of the coarsest level's pixels.
     """
 
-    def __init__(
-        self,
-        spatial_dims: int,
-        img_channels: int,
-        *,
-        seed: int = 0,
-        levels: int = 4,
-        filters: int = 12,
-        contrast: float = 0.25,
-        pixel_weight: float = 1.0,
-    ) -> None:
-        super().__init__(
-            spatial_dims=spatial_dims, img_channels=img_channels, title="random-feature distance", eps=contrast
-        )
-        if levels < 1 or filters < 1:
-            raise ConfigError(f"levels and filters must be at least 1, got {levels} and {filters}.")
+    levels = 4  # resolutions at most; fewer where an axis would fall below four pixels
+    num_filters = 12  # per level, and twice as many channels, since each comes with its negative
+    contrast = 0.25  # a response's length, in image units, at which normalisation sets in: weaker noise counts less
+
+    def __init__(self, spatial_dims: int, img_channels: int, *, seed: int = 0, pixel_weight: float = 1.0) -> None:
+        title = "random-feature distance"
+        super().__init__(spatial_dims=spatial_dims, img_channels=img_channels, title=title, eps=self.contrast)
         self.pixel_weight = pixel_weight
         self.filters: Tensor
-        weight = torch.randn(
-            levels, filters, img_channels, 3**spatial_dims, generator=seeded_generator(seed, "random features")
-        )
+        shape = (self.levels, self.num_filters, img_channels)
+        weight = torch.randn(*shape, 3**spatial_dims, generator=seeded_generator(seed, "random features"))
         weight = weight - weight.mean(-1, keepdim=True)
         weight = weight / weight.flatten(2).norm(dim=2)[:, :, None, None]
-        self.register_buffer("filters", weight.reshape(levels, filters, img_channels, *[3] * spatial_dims))
+        self.register_buffer("filters", weight.reshape(*shape, *[3] * spatial_dims))
         self._freeze()
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """The rectified responses of every level, fine to coarse, each [B, 2 * filters, *spatial_l]."""
+        """The rectified responses of every level, fine to coarse, each [B, 24, *spatial_l]."""
         conv = functional.conv2d if self.spatial_dims == 2 else functional.conv3d
         maps = []
         for index, level in enumerate(self._pyramid(images)):
-            # The finest level would be most of the embedding: every second place an axis is enough for its mean.
+            # The finest level would be most of the embedding: every second place per axis is enough for its mean.
             response = conv(level, self.filters[index], stride=2 if index == 0 else 1)
             maps.append(torch.cat([response.relu(), (-response).relu()], dim=1))
         return maps
@@ -183,7 +155,7 @@ class RandomFeatureEmbedding(PerceptualEmbedding):
     def _pyramid(self, images: Tensor) -> list[Tensor]:
         pool = functional.avg_pool2d if self.spatial_dims == 2 else functional.avg_pool3d
         if min(images.shape[2:]) < 4:
-            raise DataError(f"the {self.title} needs 4 pixels or more an axis, got {tuple(images.shape[2:])}.")
+            raise DataError(f"the {self.title} needs 4 pixels or more per axis, got {tuple(images.shape[2:])}.")
         pyramid = [images]
         while len(pyramid) < len(self.filters) and min(pyramid[-1].shape[2:]) >= 8:
             pyramid.append(pool(pyramid[-1], 2))
@@ -211,19 +183,10 @@ def _squeezenet1_0_features() -> nn.Sequential:
         return nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
     return nn.Sequential(
-        nn.Conv2d(3, 96, 7, stride=2),
-        nn.ReLU(),
-        pool(),
-        _Fire(96, 16, 64),
-        _Fire(128, 16, 64),
-        _Fire(128, 32, 128),
-        pool(),
-        _Fire(256, 32, 128),
-        _Fire(256, 48, 192),
-        _Fire(384, 48, 192),
-        _Fire(384, 64, 256),
-        pool(),
-        _Fire(512, 64, 256),
+        *(nn.Conv2d(3, 96, 7, stride=2), nn.ReLU()),
+        *(pool(), _Fire(96, 16, 64), _Fire(128, 16, 64), _Fire(128, 32, 128)),
+        *(pool(), _Fire(256, 32, 128), _Fire(256, 48, 192), _Fire(384, 48, 192), _Fire(384, 64, 256)),
+        *(pool(), _Fire(512, 64, 256)),
     )
 
 
@@ -242,7 +205,7 @@ class SqueezeNetEmbedding(PerceptualEmbedding):
     """
 
     taps = (1, 4, 7, 8, 9, 10, 12)
-    smallest = 21  # px an axis: below that the third pooling has nothing left
+    smallest = 21  # px per axis: below that the third pooling has nothing left
 
     def __init__(self, weights: str | os.PathLike[str], *, img_channels: int = 1) -> None:
         super().__init__(spatial_dims=2, img_channels=img_channels, title="SqueezeNet-1.0 feature distance")
@@ -260,7 +223,7 @@ class SqueezeNetEmbedding(PerceptualEmbedding):
         """The seven maps, with 96, 128, 256, 384, 384, 512 and 512 channels."""
         if min(images.shape[2:]) < self.smallest:
             raise DataError(
-                f"the {self.title} needs {self.smallest} pixels or more an axis, got {tuple(images.shape[2:])}: "
+                f"the {self.title} needs {self.smallest} pixels or more per axis, got {tuple(images.shape[2:])}: "
                 "use larger images or the embedding 'random'."
             )
         x = (images.expand(-1, 3, -1, -1) * 0.5 + 0.5 - self.mean) / self.std  # [-1, 1] to [0, 1] to ImageNet's scale
@@ -318,7 +281,7 @@ class LPIPSEmbedding(PerceptualEmbedding):
             model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
         self.scaling = model.scaling_layer
         self.net = model.net
-        _load_features(self.net, weights, f"torchvision's {self.files[net].split('-')[0]}")
+        _load_features(self.net, weights, self.files[net].split("-")[0])
         self.heads = nn.ParameterList([head.model[-1].weight.detach().flatten() for head in model.lins])
         self._freeze()
 
@@ -343,10 +306,8 @@ def perceptual_embedding(
 
     Args:
         name: ``"random"``, ``"squeezenet1_0"``, ``"lpips-alex"``, ``"lpips-vgg"`` or ``"lpips-squeeze"``.
-        spatial_dims: 2 or 3; the pretrained ones know 2D images only.
-        img_channels: channels of the images; the pretrained ones take 1 or 3.
-        weights: the backbone's local file: needed by squeezenet1_0, optional for LPIPS (default: the cache of
-            ``torch.hub``), none for random.
+        spatial_dims, img_channels: 2 or 3, and the channels; the pretrained ones know 2D images of 1 or 3 only.
+        weights: the backbone's local file: needed by squeezenet1_0, optional for LPIPS, none for random.
         seed: of the random filters.
 
     Raises:
@@ -383,25 +344,38 @@ def _check_rgb(img_channels: int, title: str) -> None:
         )
 
 
-def _load_features(module: nn.Module, path: str | os.PathLike[str], network: str) -> None:
-    """Load the ``features.*`` entries of a torchvision state dict into ``module``, strictly.
+def load_published(
+    module: nn.Module, path: str | os.PathLike[str], *, network: str, file: str, own_name: Callable[[str], str | None]
+) -> None:
+    """Load a published state dict, strictly, into a module whose names are ``own_name(key)``; None leaves a part out.
 
-    The module's names may carry a container's name (lpips' ``slice2.3.weight`` for ``features.3.weight``).
+    Raises:
+        ArtifactError: if ``path`` is missing, damaged, or not the ``file`` of the ``network``.
     """
     if not os.path.isfile(path):
         raise ArtifactError(
-            f"{os.fspath(path)} does not exist: put the ImageNet weights of {network} there, or give the path of the "
-            "file as weights."
+            f"{os.fspath(path)} does not exist: put the weights of {network} there, or give the path of {file}."
         )
     try:
-        with open(path, "rb") as file:
-            state: Any = load_tensors(file)
-        # The classifier on top is the one part that an embedding does not need.
-        features = {k.removeprefix("features."): v for k, v in state.items() if not k.startswith("classifier.")}
-        names = {name[name.startswith("slice") and name.index(".") + 1 :]: name for name in module.state_dict()}
-        module.load_state_dict({names.get(k, k): v for k, v in features.items()})
+        with open(path, "rb") as content:
+            state: Any = load_tensors(content)
+        named = ((own_name(key), value) for key, value in state.items())
+        module.load_state_dict({name: value for name, value in named if name is not None})
     except Exception as error:  # torch.load raises what it likes on a damaged file
         raise ArtifactError(
-            f"{os.fspath(path)} does not hold the weights of {network}: give torchvision's state dict of that "
-            f"network. ({' '.join(str(error).split())[:200]})"
+            f"{os.fspath(path)} does not hold the weights of {network}: give {file}. "
+            f"({' '.join(str(error).split())[:200]})"
         ) from error
+
+
+def _load_features(module: nn.Module, path: str | os.PathLike[str], network: str) -> None:
+    """Load torchvision's state dict but for the classifier; ``features.3.weight`` may be lpips' ``slice2.3.weight``."""
+    names = {name[name.startswith("slice") and name.index(".") + 1 :]: name for name in module.state_dict()}
+
+    def own_name(key: str) -> str | None:
+        name = key.removeprefix("features.")
+        return None if key.startswith("classifier.") else names.get(name, name)
+
+    load_published(
+        module, path, network=network, file=f"torchvision's ImageNet state dict of {network}", own_name=own_name
+    )

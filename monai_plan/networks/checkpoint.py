@@ -16,24 +16,17 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from monai_plan.networks.decoder import LatentDecoder, decoder_class
 from monai_plan.utils import ArtifactError, ConfigError, first_line, load_artifact, save_artifact
 
-__all__ = [
-    "classifier_outputs",
-    "load_classifier",
-    "load_generator",
-    "save_classifier",
-    "save_generator",
-]
-
 
 def save_generator(
     generator: LatentDecoder, path: str | os.PathLike[str], *, made_by: Mapping[str, Any] | None = None
 ) -> None:
     """Save a generator's class, architecture and weights, whole or not at all.
 
+    The weights stand at the top of the file as well, where ``monai.bundle.load`` looks for them.
+
     Args:
         generator: the network, usually the exponential moving average of the trained one.
-        path: the file, by convention ``model.pt``.
-        made_by: what made it, kept in the file's header.
+        path, made_by: see ``save_artifact``.
 
     Raises:
         ConfigError: if the class is not registered, or the architecture is missing or not plain.
@@ -49,21 +42,20 @@ def save_generator(
         ) from error
     weights = {name: value.detach().cpu() for name, value in generator.state_dict().items()}
     data = {"network": name, "architecture": generator.architecture, "state_dict": weights}
-    save_artifact(path, kind="generator", data=data, made_by=made_by)
+    save_artifact(path, kind="generator", data=data, made_by=made_by, beside=weights)
 
 
-def load_generator(path: str | os.PathLike[str]) -> LatentDecoder:
-    """Load a generator of its saved class, architecture and weights, on the CPU, in eval mode and without gradients.
+def load_generator(path: str | os.PathLike[str], *, fit: Mapping[str, Any] | None = None) -> LatentDecoder:
+    """The generator that ``save_generator`` wrote, on the CPU, in eval mode and without gradients.
 
     Args:
-        path: a file written by ``save_generator``.
-
-    Returns:
-        The generator; move it with ``.to(device)``.
+        path: the file.
+        fit: ``img_size``, ``img_channels`` and ``num_classes`` of the run, which the generator must have.
 
     Raises:
         ArtifactError: if the file is missing, damaged, no generator, of a class that is not registered, or its weights
             do not fit its architecture, which is found before a network is built.
+        ConfigError: if it does not fit the run.
     """
     data = load_artifact(path, kind="generator")
     try:
@@ -79,7 +71,41 @@ def load_generator(path: str | os.PathLike[str]) -> LatentDecoder:
             f"{path}: the weights do not fit the architecture {reprlib.repr(data['architecture'])} stored beside them "
             f"(monai_plan {data['header']['version']}): {error}"
         ) from error
+    if fit is not None:
+        _check_fit(generator, fit, path)
     return generator.eval().requires_grad_(False)
+
+
+def _check_fit(generator: LatentDecoder, fit: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """A generator that was not made for this run: which id to change."""
+    size = list(generator.img_size)
+    if size != list(fit["img_size"]):
+        raise ConfigError(
+            f"{path} makes images of {size}, but img_size is {list(fit['img_size'])}: run with --img_size "
+            f'"{size}", or take another network.'
+        )
+    for id, what in (("img_channels", "channels"), ("num_classes", "classes")):
+        made, wanted = getattr(generator, id), fit[id]
+        if made != wanted and not (id == "num_classes" and made == 0):
+            raise ConfigError(
+                f"{path} makes images of {made} {what}, but {id} is {wanted}: run with --{id} {made} on data of as "
+                f"many {what}, or take another network."
+            )
+    broken = [name for name, value in generator.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise ConfigError(
+            f"{path} has weights that are NaN or infinite, in {broken[0]} and {len(broken) - 1} others: it is of no "
+            "use; train or import it again."
+        )
+
+
+def is_imported(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds a generator that was imported, which no stage of this run made.
+
+    Raises:
+        ArtifactError: if the file is damaged or no generator.
+    """
+    return "imported" in load_artifact(path, kind="generator")["header"]["made_by"]
 
 
 def _check_architecture(
@@ -105,26 +131,18 @@ def _check_architecture(
             raise ConfigError(f"{name} has the shape {stored.get(name)} in the file and {built.get(name)} by it")
 
 
-def save_classifier(
-    network: nn.Module,
-    path: str | os.PathLike[str],
-    *,
-    kind: str,
-    num_outputs: int,
-    made_by: Mapping[str, Any] | None = None,
-) -> None:
+def save_classifier(network: nn.Module, path: str | os.PathLike[str], *, kind: str, num_outputs: int) -> None:
     """Save a classifier's weights; its architecture is a config's, and stays there.
 
     Args:
         network: any classifier, [B, C, *spatial] → [B, num_outputs].
-        path: the file.
+        path: see ``save_artifact``.
         kind: "identity_net" or "class_net"; ``load_classifier`` checks it.
         num_outputs: number of classes.
-        made_by: what made it, kept in the file's header.
     """
     weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     data = {"network": type(network).__name__, "num_outputs": num_outputs, "state_dict": weights}
-    save_artifact(path, kind=kind, data=data, made_by=made_by)
+    save_artifact(path, kind=kind, data=data)
 
 
 def classifier_outputs(path: str | os.PathLike[str], *, kind: str) -> int:
@@ -143,13 +161,7 @@ def classifier_outputs(path: str | os.PathLike[str], *, kind: str) -> int:
 def load_classifier(
     network: nn.Module, path: str | os.PathLike[str], *, kind: str, device: torch.device | str = "cpu"
 ) -> nn.Module:
-    """Load weights written by ``save_classifier`` into a network.
-
-    Args:
-        network: the architecture that was saved.
-        path: the file.
-        kind: as it was saved.
-        device: where to move it.
+    """Load weights written by ``save_classifier`` into a network of that architecture.
 
     Returns:
         ``network`` on ``device``, in eval mode and without gradients.

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from monai.networks.nets import ResNet
 
-__all__ = ["resnet_classifier"]
-
 
 def resnet_classifier(
     num_outputs: int,
@@ -23,10 +21,8 @@ def resnet_classifier(
 
     Args:
         num_outputs: logits, or numbers of another kind.
-        spatial_dims: 2 or 3.
-        img_channels: channels of an image.
-        layers: blocks of the four levels.
-        channels: channels of the four levels.
+        spatial_dims, img_channels: 2 or 3, and the channels of an image.
+        layers, channels: blocks and channels of the four levels.
         stride: of the first convolution, which is 7 wide. With 1, for images of about 32 pixels, it is 3 wide and no
             pooling follows.
         max_pool: halve the image once more behind the first convolution, where ``stride`` is not 1.

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from monai_plan.utils import ConfigError
 
-__all__ = ["LatentDecoder", "decoder_class", "register_decoder"]
-
 _REGISTERED: dict[str, type[LatentDecoder]] = {}
 AnyDecoder = TypeVar("AnyDecoder", bound="type[LatentDecoder]")
 
@@ -66,11 +64,6 @@ class LatentDecoder(nn.Module):
 
 def register_decoder(cls: AnyDecoder) -> AnyDecoder:
     """Class decorator: files may hold decoders of this class, and name it; they load once its module is imported.
-
-    Example:
-        >>> @register_decoder
-        ... class Linear(LatentDecoder):
-        ...     def __init__(self, w_dim): ...
 
     Raises:
         ConfigError: if it is no subclass of ``LatentDecoder``, or another class has registered the name.

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from monai_plan.networks.stylegan2 import StyleGAN2Generator
 
-__all__ = ["OneInputGenerator"]
-
 
 class OneInputGenerator(StyleGAN2Generator):
     """A ``StyleGAN2Generator`` whose z and label come in one tensor.
@@ -17,13 +15,9 @@ class OneInputGenerator(StyleGAN2Generator):
     """
 
     def forward(self, latent: Tensor) -> Tensor:  # type: ignore[override]
-        """Make images with constant noise and without truncation.
+        """[B, z_dim + num_classes] → [B, C, *img_size], about [-1, 1], not clamped; with constant noise.
 
-        Args:
-            latent: [B, z_dim + num_classes]: z, standard normal, and behind it a one-hot label, if there are classes.
-
-        Returns:
-            [B, C, *img_size], about [-1, 1], not clamped.
+        The input is z, standard normal, and behind it a one-hot label, if there are classes.
         """
         z, one_hot = latent[:, : self.z_dim], latent[:, self.z_dim :]
         return self.synthesis(self.mapping(z, one_hot.argmax(1) if self.num_classes else None), noise_mode="const")

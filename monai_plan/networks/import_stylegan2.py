@@ -1,11 +1,10 @@
 """Published StyleGAN2 networks: NVlabs' pickles, read without executing anything in them.
 
-The pickles of StyleGAN2-ADA (PyTorch) and of the StyleGAN2 in StyleGAN3's repository hold ``{"G", "D", "G_ema", …}``.
-Each network is stored as the source code of its module, which the published loader executes, beside the attributes of
-its object. Here a pickle is not unpickled: its opcodes are run on a stack of plain values by ``_Opcodes``, which has
-no way to import or to call anything. Where a pickle would have a function called, there is a ``_Call`` with the name
-and the arguments, and only the few names that such networks need are let through. Numbers are read by ``torch.load``
-with ``weights_only=True``.
+The pickles of StyleGAN2-ADA (PyTorch) and of the StyleGAN2 in StyleGAN3's repository hold ``{"G", "D", "G_ema", …}``,
+each as the source code of its module, which the published loader executes, beside the attributes of its object. Here
+opcodes are run on a stack of plain values by ``_Opcodes``, which has no way to import or to call anything. Where a
+pickle would have a function called, there is a ``_Call`` with the name and the arguments, and only the few names that
+such networks need are let through. Numbers are read by ``torch.load`` with ``weights_only=True``.
 
 Tensors have the published code's names in this module until ``_weights`` gives them ours.
 """
@@ -31,8 +30,6 @@ from monai_plan.networks.stylegan2 import EqualizedLinear, StyleGAN2Generator
 from monai_plan.tensor_file import load_tensors
 from monai_plan.utils import ArtifactError, ConfigError, first_line
 
-__all__ = ["load_stylegan2_pickle"]
-
 _NETWORK = "torch_utils.persistence._reconstruct_persistent_obj"
 _PARAMETER = "torch._utils._rebuild_parameter"
 _TENSOR = "torch._utils._rebuild_tensor_v2"
@@ -55,9 +52,9 @@ _FIXED = (
 def load_stylegan2_pickle(path: str | os.PathLike[str]) -> StyleGAN2Generator:
     """Read the generator of an NVlabs StyleGAN2 pickle (PyTorch), executing nothing in the file.
 
-    For using an existing model in place of a trained one. The average ``G_ema`` is read. In float32 and with constant
-    noise it gives the published code's images, with the axes that MONAI's ``LoadImage`` gives: where the published
-    code has rows first, the first spatial axis here runs from left to right. Labels, one-hot there, are integers here.
+    The average ``G_ema`` is read. In float32 and with constant noise it gives the published code's images, with the
+    axes that MONAI's ``LoadImage`` gives: where the published code has rows first, the first spatial axis here runs
+    from left to right. Labels, one-hot there, are integers here.
 
     Args:
         path: the file, ``*.pkl``, trained at 8 to 4096 pixels by StyleGAN2-ADA (PyTorch), or by StyleGAN3's repository
@@ -137,26 +134,20 @@ class _Opcodes:
                 self.stack.append(argument)
             case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8" | "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
                 self.stack.append(argument)
-            case "NONE":
-                self.stack.append(None)
-            case "NEWTRUE" | "NEWFALSE":
-                self.stack.append(opcode == "NEWTRUE")
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                self.stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode])
             case "MARK":
                 self.marks.append(len(self.stack))
-            case "EMPTY_TUPLE":
-                self.stack.append(())
+            case "EMPTY_TUPLE" | "EMPTY_LIST" | "EMPTY_SET" | "EMPTY_DICT":
+                self.stack.append({"EMPTY_TUPLE": (), "EMPTY_DICT": {}}.get(opcode, []))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 self.stack.append(tuple(self.pop(int(opcode[-1]))))
             case "TUPLE" | "FROZENSET":
                 self.stack.append(tuple(self.pop_to_mark()))
-            case "EMPTY_LIST" | "EMPTY_SET":
-                self.stack.append([])
             case "APPEND":
                 self.extend(self.pop(1))
             case "APPENDS" | "ADDITEMS":
                 self.extend(self.pop_to_mark())
-            case "EMPTY_DICT":
-                self.stack.append({})
             case "SETITEM":
                 self.update(self.pop(2))
             case "SETITEMS":

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_plan.networks.decoder import LatentDecoder
-from monai_plan.utils import ConfigError, TrainingError
-
-__all__ = ["BatchSplitter", "frozen", "prepare_networks"]
+from monai_plan.utils import ConfigError, TrainingError, first_line
 
 Result = TypeVar("Result")
 
@@ -23,13 +21,8 @@ def prepare_networks(
 ) -> torch.device:
     """Check the generator contract and move all networks to one device.
 
-    Args:
-        generator: the generator to check.
-        others: further networks.
-        device: where to move them; default: where the generator is.
-
     Returns:
-        The device.
+        The device; by default where the generator is.
 
     Raises:
         ConfigError: if the generator is no ``LatentDecoder`` or lacks a member of the contract.
@@ -69,13 +62,7 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
 
 
 class BatchSplitter:
-    """Run a function over slices of at most ``size`` items; where memory runs out, halve ``size`` and go on.
-
-    The size that was found is kept for the next call.
-
-    Args:
-        size: the most items in one slice, at least 1.
-    """
+    """Run a function over slices of at most ``size`` ≥ 1 items; where memory runs out, halve ``size`` for good."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -96,7 +83,7 @@ class BatchSplitter:
                 if stop - start == 1:
                     raise TrainingError(
                         "The device's memory does not hold even one sample: use a device with more memory or "
-                        f"smaller networks ({str(error).splitlines()[0]})."
+                        f"smaller networks ({first_line(error)})."
                     ) from error
                 self.size = (stop - start) // 2
             else:

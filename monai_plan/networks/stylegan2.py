@@ -44,23 +44,23 @@ def full_size(img_size: int | Sequence[int], spatial_dims: int) -> tuple[int, ..
     return size
 
 
-def start_shape(img_size: Sequence[int], min_start: int = 4) -> tuple[tuple[int, ...], int]:
+def start_shape(img_size: Sequence[int]) -> tuple[tuple[int, ...], int]:
     """Split an image size into a start shape and a number of doublings: ``img_size = start * 2 ** doublings``.
 
-    As many doublings as every axis allows with a start of at least ``min_start``.
+    As many doublings as every axis allows with a start of at least 4.
 
     Raises:
         ConfigError: if no doubling is possible.
     """
     doublings = 0
     size = tuple(img_size)
-    while all(s % 2 == 0 and s // 2 >= min_start for s in size):
+    while all(s % 2 == 0 and s // 2 >= 4 for s in size):
         size = tuple(s // 2 for s in size)
         doublings += 1
     if doublings == 0:
         raise ConfigError(
             f"img_size {tuple(img_size)} is no start shape times a power of two: every axis must be even and at least "
-            f"{2 * min_start}; resize the images, for instance to 64 or 96 per axis."
+            "8; resize the images, for instance to 64 or 96 per axis."
         )
     return size, doublings
 
@@ -218,19 +218,18 @@ class SynthesisLayer(nn.Module):
 
     def __init__(
         self,
-        spatial_dims: int,
         in_channels: int,
         out_channels: int,
         w_dim: int,
         size: Sequence[int],
         *,
         up: bool,
-        conv_clamp: float | None = None,
+        conv_clamp: float | None,
     ):
         super().__init__()
         self.conv_clamp = conv_clamp
-        self.conv = ModulatedConv(spatial_dims, in_channels, out_channels, w_dim, up=up)
-        self.bias = nn.Parameter(torch.zeros(out_channels, *(1,) * spatial_dims))
+        self.conv = ModulatedConv(len(size), in_channels, out_channels, w_dim, up=up)
+        self.bias = nn.Parameter(torch.zeros(out_channels, *(1,) * len(size)))
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.register_buffer("noise_const", torch.randn(*size))
         self.noise_const: Tensor
@@ -249,9 +248,7 @@ class SynthesisLayer(nn.Module):
 class ToImage(nn.Module):
     """1x1 modulated convolution to image channels, without demodulation."""
 
-    def __init__(
-        self, spatial_dims: int, in_channels: int, img_channels: int, w_dim: int, *, conv_clamp: float | None = None
-    ):
+    def __init__(self, spatial_dims: int, in_channels: int, img_channels: int, w_dim: int, *, conv_clamp: float | None):
         super().__init__()
         self.conv_clamp = conv_clamp
         self.conv = ModulatedConv(spatial_dims, in_channels, img_channels, w_dim, kernel_size=1, demodulate=False)
@@ -262,37 +259,28 @@ class ToImage(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution of the skip generator. The first one starts from a learnt constant and has one layer."""
+    """One resolution of the skip generator. The first one starts from a learnt constant and has one styled layer.
+
+    The layer to the image shares the w of the next block's first one.
+    """
 
     def __init__(
         self,
-        spatial_dims: int,
         in_channels: int,
         out_channels: int,
         w_dim: int,
         size: Sequence[int],
         img_channels: int,
-        *,
-        first: bool,
-        conv_clamp: float | None = None,
+        conv_clamp: float | None,
     ):
         super().__init__()
-        self.spatial_dims, self.first = spatial_dims, first
-        if first:
+        self.spatial_dims, self.first = len(size), in_channels == 0
+        if self.first:
             self.const = nn.Parameter(torch.randn(out_channels, *size))
         else:
-            self.conv0 = SynthesisLayer(
-                spatial_dims, in_channels, out_channels, w_dim, size, up=True, conv_clamp=conv_clamp
-            )
-        self.conv1 = SynthesisLayer(
-            spatial_dims, out_channels, out_channels, w_dim, size, up=False, conv_clamp=conv_clamp
-        )
-        self.to_image = ToImage(spatial_dims, out_channels, img_channels, w_dim, conv_clamp=conv_clamp)
-
-    @property
-    def num_convs(self) -> int:
-        """Styled 3x3 layers; the layer to the image shares the w of the next block's first one."""
-        return 1 if self.first else 2
+            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, size, up=True, conv_clamp=conv_clamp)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, size, up=False, conv_clamp=conv_clamp)
+        self.to_image = ToImage(len(size), out_channels, img_channels, w_dim, conv_clamp=conv_clamp)
 
     def forward(self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise_mode: str) -> tuple[Tensor, Tensor]:
         styles = list(ws.unbind(1))
@@ -310,7 +298,6 @@ class SynthesisNetwork(nn.Module):
 
     def __init__(
         self,
-        spatial_dims: int,
         img_size: Sequence[int],
         img_channels: int,
         w_dim: int,
@@ -327,18 +314,8 @@ class SynthesisNetwork(nn.Module):
         for level in range(doublings + 1):
             size = tuple(s * 2**level for s in start)
             out_channels = channels_at(size, channel_base, channel_max)
-            self.blocks.append(
-                SynthesisBlock(
-                    spatial_dims,
-                    in_channels,
-                    out_channels,
-                    w_dim,
-                    size,
-                    img_channels,
-                    first=level == 0,
-                    conv_clamp=conv_clamp,
-                )
-            )
+            block = SynthesisBlock(in_channels, out_channels, w_dim, size, img_channels, conv_clamp)
+            self.blocks.append(block)
             in_channels = out_channels
 
     def forward(self, w: Tensor, *, noise_mode: str | None = None) -> Tensor:
@@ -363,13 +340,10 @@ class SynthesisNetwork(nn.Module):
         noise_mode = noise_mode or ("random" if self.training else "const")
         if noise_mode not in ("const", "random", "none"):
             raise ValueError(f"noise_mode is {noise_mode!r}, but must be 'const', 'random' or 'none'.")
-        x, image, position = None, None, 0
-        for block in self.blocks:
-            num_convs = cast(SynthesisBlock, block).num_convs
-            x, image = block(x, image, w[:, position : position + num_convs + 1], noise_mode)
-            position += num_convs
-        assert image is not None
-        return image
+        x, image = self.blocks[0](None, None, w[:, :2], noise_mode)
+        for level, block in enumerate(self.blocks[1:]):
+            x, image = block(x, image, w[:, 2 * level + 1 : 2 * level + 4], noise_mode)
+        return cast(Tensor, image)
 
 
 class MappingNetwork(nn.Module):
@@ -382,7 +356,6 @@ class MappingNetwork(nn.Module):
         num_classes: int,
         *,
         num_layers: int,
-        lr_multiplier: float = 0.01,
         w_avg_beta: float = 0.995,
     ):
         super().__init__()
@@ -390,9 +363,7 @@ class MappingNetwork(nn.Module):
         self.embed = EqualizedLinear(num_classes, w_dim) if num_classes else None
         first = z_dim + (w_dim if num_classes else 0)
         widths = itertools.chain([first], itertools.repeat(w_dim, num_layers))
-        self.layers = nn.ModuleList(
-            EqualizedLinear(a, b, lr_multiplier=lr_multiplier) for a, b in itertools.pairwise(widths)
-        )
+        self.layers = nn.ModuleList(EqualizedLinear(a, b, lr_multiplier=0.01) for a, b in itertools.pairwise(widths))
         self.register_buffer("w_avg", torch.zeros(w_dim))
         self.w_avg: Tensor
 
@@ -447,8 +418,7 @@ class StyleGAN2Generator(LatentDecoder):
         spatial_dims: 2 or 3.
         img_size: image size, one number or one per axis; a start shape (each axis at least 4) times a power of two.
         img_channels: image channels, 1 for grey and 3 for RGB.
-        z_dim: size of the normal latent z.
-        w_dim: size of the style w, the space in which PLAN walks.
+        z_dim, w_dim: sizes of the normal latent z and of the style w, the space in which PLAN walks.
         num_classes: number of classes to condition on; 0 for none.
         channel_base: channels times image length, so that a block of length r has ``channel_base / r`` channels.
         channel_max: at most this many channels.
@@ -482,10 +452,9 @@ class StyleGAN2Generator(LatentDecoder):
         super().__init__()
         if conv_clamp is not None and not conv_clamp > 0:
             raise ConfigError(f"conv_clamp is {conv_clamp}, but must be above 0, or None not to clamp.")
-        self.spatial_dims = spatial_dims
-        self.img_size = full_size(img_size, spatial_dims)
-        self.img_channels = img_channels
-        self.z_dim, self.w_dim, self.num_classes = z_dim, w_dim, num_classes
+        self.spatial_dims, self.img_size = spatial_dims, full_size(img_size, spatial_dims)
+        self.img_channels, self.z_dim, self.w_dim, self.num_classes = img_channels, z_dim, w_dim, num_classes
+        widths = {"channel_base": channel_base, "channel_max": channel_max}
         self.architecture = {
             "spatial_dims": spatial_dims,
             "img_size": list(self.img_size),
@@ -493,20 +462,13 @@ class StyleGAN2Generator(LatentDecoder):
             "z_dim": z_dim,
             "w_dim": w_dim,
             "num_classes": num_classes,
-            "channel_base": channel_base,
-            "channel_max": channel_max,
+            **widths,
             "mapping_layers": mapping_layers,
             "conv_clamp": conv_clamp,
         }
         self.mapping: MappingNetwork = MappingNetwork(z_dim, w_dim, num_classes, num_layers=mapping_layers)
         self.synthesis: SynthesisNetwork = SynthesisNetwork(
-            spatial_dims,
-            self.img_size,
-            img_channels,
-            w_dim,
-            channel_base=channel_base,
-            channel_max=channel_max,
-            conv_clamp=conv_clamp,
+            self.img_size, img_channels, w_dim, **widths, conv_clamp=conv_clamp
         )
         self.num_ws = self.synthesis.num_ws
 
@@ -535,6 +497,9 @@ class DiscriminatorBlock(nn.Module):
         return skip + activate(self.conv1(x, self.bias1), gain=1.0)  # √2 · √½ = 1: the sum keeps the variance
 
 
+GROUP_SIZE = 4  # images in a group of the minibatch standard deviation
+
+
 def minibatch_stddev(x: Tensor, group_size: int) -> Tensor:
     """Append one channel with the mean standard deviation over groups of the batch (arXiv 1710.10196).
 
@@ -557,9 +522,7 @@ class StyleGAN2Discriminator(nn.Module):
         img_size: as in ``StyleGAN2Generator``.
         img_channels: image channels.
         num_classes: number of classes of the projection (arXiv 1802.05637); 0 for none.
-        channel_base: as in ``StyleGAN2Generator``.
-        channel_max: as in ``StyleGAN2Generator``.
-        group_size: images in a group of the minibatch standard deviation.
+        channel_base, channel_max: as in ``StyleGAN2Generator``.
 
     Raises:
         ConfigError: if ``spatial_dims`` or ``img_size`` cannot work.
@@ -574,12 +537,11 @@ class StyleGAN2Discriminator(nn.Module):
         *,
         channel_base: int = 16384,
         channel_max: int = 512,
-        group_size: int = 4,
     ):
         super().__init__()
         size = full_size(img_size, spatial_dims)
         start, doublings = start_shape(size)
-        self.num_classes, self.group_size = num_classes, group_size
+        self.num_classes = num_classes
         widths = [
             channels_at([s * 2**level for s in start], channel_base, channel_max) for level in range(doublings, -1, -1)
         ]
@@ -594,14 +556,7 @@ class StyleGAN2Discriminator(nn.Module):
         self.out = EqualizedLinear(widths[-1], widths[-1] if num_classes else 1)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Score images.
-
-        Args:
-            images: [B, C, *img_size] in [-1, 1].
-            labels: [B] integers, needed if and only if there are classes.
-
-        Returns:
-            Logits [B], float32: positive for "real".
+        """Images [B, C, *img_size] in [-1, 1] and, if there are classes, labels [B] → logits [B], positive for "real".
 
         Raises:
             ValueError: if labels are missing or out of range.
@@ -610,7 +565,7 @@ class StyleGAN2Discriminator(nn.Module):
         for block in self.blocks:
             x = block(x)
         with torch.autocast(images.device.type, enabled=False):  # float32 in mixed precision too, as published
-            x = minibatch_stddev(x.float(), self.group_size)
+            x = minibatch_stddev(x.float(), GROUP_SIZE)
             x = activate(self.conv(x, self.bias, gain=GAIN), gain=1.0)
             x = self.out(activate(self.fc(x.flatten(1))))
             if self.embed is None:

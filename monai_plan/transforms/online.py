@@ -16,8 +16,6 @@ from monai_plan.networks import LatentDecoder, load_generator
 from monai_plan.release import load_paths, select
 from monai_plan.utils import ArtifactError, ConfigError, digest
 
-__all__ = ["OnlineSource"]
-
 
 class OnlineSource:
     """x̄ = clamp(G(w̄_t), −1, 1) at all points of the paths that may leave, one sample per point, made at every call.
@@ -38,10 +36,8 @@ class OnlineSource:
             the numbers of the classes.
 
     Attributes:
-        labels: the class of every sample.
-        label_names: the name of every class.
-        img_size: elements of each spatial axis.
-        img_channels: channels.
+        labels, label_names: the class of every sample, and the name of every class.
+        img_size, img_channels: elements of each spatial axis, and channels.
         affine: [4, 4], float64.
         intensity_range: (−1, 1).
         digest: changes with the two files.
@@ -97,10 +93,7 @@ class OnlineSource:
         return f"synthetic_{index:06d}"
 
     def image(self, index: int) -> Tensor:
-        """Make a sample.
-
-        Returns:
-            float32 [C, *spatial] in [−1, 1], on the CPU.
+        """Make a sample: float32 [C, *spatial] in [−1, 1], on the CPU.
 
         Raises:
             ConfigError: if the device is CUDA and this process was forked, as DataLoader workers are by default.

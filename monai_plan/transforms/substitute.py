@@ -1,8 +1,4 @@
-"""Transforms that give a synthetic sample of the same class for every item of a real data list.
-
-``SubstituteSyntheticd`` stands first in a pipeline, before ``LoadImaged``, and the rest of a training script stays as
-it is. No real file is opened then.
-"""
+"""Transforms that give a synthetic sample of the same class for every item of a real data list."""
 
 from __future__ import annotations
 
@@ -19,8 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import get_track_meta
 from monai.data.meta_tensor import MetaTensor
-from monai.data.utils import to_affine_nd
-from monai.transforms import MapTransform, SpatialResample, Transform
+from monai.transforms import MapTransform, Transform
 from monai.transforms.traits import RandomizableTrait
 from monai.utils import MetaKeys, PostFix, TransformBackends, ensure_tuple, get_seed
 from torch import Tensor
@@ -29,44 +24,29 @@ from monai_plan.release import SyntheticBank, SyntheticSource
 from monai_plan.release.mix import dealt
 from monai_plan.utils import ConfigError, DataError, derive_seed
 
-__all__ = [
-    "RandSubstituteSynthetic",
-    "RandSubstituteSyntheticD",
-    "RandSubstituteSyntheticDict",
-    "RandSubstituteSyntheticd",
-    "SubstituteSynthetic",
-    "SubstituteSyntheticD",
-    "SubstituteSyntheticDict",
-    "SubstituteSyntheticd",
-    "SyntheticEpochHandler",
-]
-
 Output = Literal["like", "image", "path"]
 OtherKeys = Literal["drop", "keep", "refuse"]
-Reference = MetaTensor | tuple[Sequence[Sequence[float]] | Tensor, Sequence[int]]
 
 
 class SubstituteSynthetic(Transform):
     """Give a synthetic sample of the same class for a real image: its file's path, or the image.
 
-    The sample depends on the seed, the item's key (by default the path of the real image) and its class, and on
-    nothing else: not on the order of the calls, nor on the number and kind of workers. With ``data``, the list that
-    the pipeline works through, samples are dealt out like cards: every item of a class gets another one until the
-    class is used up, then all are shuffled and dealt again. Items with the same key get the same sample, as they had
-    the same real image. Without ``data``, every item draws for itself, so that samples repeat while others are left
-    out: as many items as samples see about 63 % of them.
+    The sample depends on the seed, the item's key (by default the path of the real image) and its class alone: not on
+    the order of the calls, nor on the workers. With ``data``, the list that the pipeline works through, samples are
+    dealt out like cards: every item of a class gets another one until the class is used up, then all are shuffled and
+    dealt again. Items with the same key get the same sample. Without ``data``, every item draws for itself: as many
+    items as samples see about 63 % of them.
 
-    It is deterministic, and MONAI's caches keep its output in place of the real image. MONAI's caches do not notice
-    that a line was added: ``PersistentDataset`` and its kin go on giving real images from a ``cache_dir`` that was
-    filled before. Give them a new ``cache_dir``; with ``hash_transform=monai.data.utils.pickle_hashing`` they also
-    notice another release.
+    MONAI's caches keep its output in place of the real image, but do not notice that a line was added:
+    ``PersistentDataset`` and its kin go on giving real images from a ``cache_dir`` that was filled before. Give them a
+    new one; with ``hash_transform=monai.data.utils.pickle_hashing`` they also notice another release.
 
     Args:
         release_dir: the folder of a release, see ``SyntheticBank``.
         source: in place of ``release_dir``: a ``SyntheticBank`` with options, or an ``OnlineSource``.
-        output: "like": a path for a path, so that a following ``LoadImage`` loads the synthetic file, and an image
-            for an image. "image": always the image; the release is decoded at construction and kept in memory, the
-            fastest way, and ``LoadImage`` is left out. "path": always the path.
+        output: "like": a path for a path, which a following ``LoadImage`` loads, and an image for an image. "image":
+            always the image, without ``LoadImage``; the release is decoded at construction and kept in memory, the
+            fastest way. "path": always the path.
         seed: of the choice. By default what ``monai.utils.set_determinism`` was given before, or else 0.
         data: (key, label) of every item that will come. Keys are paths as the pipeline has them, or other
             identities.
@@ -75,12 +55,8 @@ class SubstituteSynthetic(Transform):
             the release's classes are labels. In a JSON config write ``"${0: 1, 1: 0}"``, for JSON's keys are text.
         value_range: the range to which an image's values are scaled, such as (−1, 1): stored 0 to 255 and the −1 to 1
             of ``OnlineSource`` alike. By default as they are. Needs output="image".
-        reference: a ``MetaTensor``, or affine and spatial size: every image is resampled to this geometry (MONAI's
-            ``SpatialResample``, bilinear). It passes into the output's metadata, so let it be no patient's own. Needs
-            output="image".
         track_meta: give a ``MetaTensor`` rather than a plain tensor. ``False`` needs output="image".
-        img_size: the spatial size that the pipeline expects of an image, to be checked now.
-        img_channels: the number of channels that it expects, to be checked now.
+        img_size, img_channels: the spatial size and the channels that the pipeline expects, to be checked now.
 
     Raises:
         ConfigError: if an option cannot work, the release is of another size or has another number of channels than
@@ -105,7 +81,6 @@ class SubstituteSynthetic(Transform):
         label_map: Mapping[Hashable, int | str] | None = None,
         value_range: Sequence[float] | None = None,
         dtype: torch.dtype = torch.float32,
-        reference: Reference | None = None,
         track_meta: bool = True,
         img_size: Sequence[int] | None = None,
         img_channels: int | None = None,
@@ -116,7 +91,6 @@ class SubstituteSynthetic(Transform):
         for name, changed in (
             ("value_range", value_range is not None),
             (f"dtype={dtype}", dtype != torch.float32),
-            ("reference", reference is not None),
             ("track_meta=False", not track_meta),
         ):
             if changed and output != "image":
@@ -127,14 +101,10 @@ class SubstituteSynthetic(Transform):
             raise ConfigError("Give either release_dir or source: the samples come from one of them.")
         if not isinstance(source, SyntheticBank) and output != "image":
             raise ConfigError(f"{type(source).__name__} has no files and output is {output!r}: use output='image'.")
-        self.source = source
-        self.output = output
+        self.source, self.output, self.dtype, self.track_meta = source, output, dtype, track_meta
         self.seed = int(seed) if seed is not None else get_seed() or 0
         self.value_range = _checked_range(value_range)
-        self.reference = _geometry(reference, spatial_dims=len(source.img_size))
-        self.dtype = dtype
         self._check_dtype()
-        self.track_meta = track_meta
         self._check_size(img_size, img_channels)
 
         self._samples: dict[int, list[int]] = defaultdict(list)
@@ -154,8 +124,7 @@ class SubstituteSynthetic(Transform):
         """Give the sample of an item.
 
         Args:
-            img: the path of the real image (of several files that make one image, all), or the image. Nothing of it is
-                used but its path.
+            img: the path of the real image (of several files that make one, all), or the image; only its path is used.
             label: the item's class: a number, a name, or a tensor or array of one number.
             item_key: the item's key, text or a whole number; by default the path of the image.
 
@@ -201,11 +170,11 @@ class SubstituteSynthetic(Transform):
         return label if type(label) in (bool, int, float, str) or isinstance(label, np.generic) else canonical
 
     def _check_size(self, img_size: Sequence[int] | None, img_channels: int | None) -> None:
-        size = self.source.img_size if self.reference is None else self.reference[1]
+        size = self.source.img_size
         if img_size is not None and tuple(img_size) != size:
             raise ConfigError(
-                f"img_size is {list(img_size)}, but the synthetic images have {list(size)}: resample them (reference, "
-                "or Resized after this transform), or make a release of this size."
+                f"img_size is {list(img_size)}, but the synthetic images have {list(size)}: resample them after this "
+                "transform (Resized, SpatialResampled), or make a release of this size."
             )
         if img_channels is not None and img_channels != self.source.img_channels:
             raise ConfigError(
@@ -216,11 +185,11 @@ class SubstituteSynthetic(Transform):
     def _check_dtype(self) -> None:
         if self.dtype not in (torch.float32, torch.float16, torch.uint8):
             raise ConfigError(f"dtype is {self.dtype}, but must be torch.float32, torch.float16 or torch.uint8.")
-        as_stored = self.value_range is None and self.reference is None and isinstance(self.source, SyntheticBank)
+        as_stored = self.value_range is None and isinstance(self.source, SyntheticBank)
         if self.dtype == torch.uint8 and not as_stored:
             raise ConfigError(
-                "dtype is torch.uint8, which holds images as a release stores them: leave out value_range, reference "
-                "and source, or use torch.float32."
+                "dtype is torch.uint8, which holds images as a release stores them: leave out value_range and source, "
+                "or use torch.float32."
             )
 
     def _labels_to_classes(self, label_map: Mapping[Hashable, int | str] | None) -> dict[Hashable, tuple[Any, int]]:
@@ -284,11 +253,6 @@ class SubstituteSynthetic(Transform):
 
     def _image(self, number: int) -> Tensor:
         image = self.source.image(number)
-        affine = torch.tensor(self.source.affine)
-        if self.reference is not None:
-            image = MetaTensor(image.to(torch.float32), affine=affine)
-            affine = torch.tensor(self.reference[0])
-            image = SpatialResample()(image, dst_affine=affine, spatial_size=self.reference[1]).as_subclass(Tensor)
         if self.value_range is not None:
             (low, high), (least, greatest) = self.source.intensity_range, self.value_range
             # One new tensor: in a worker every further one costs its page faults, more than the arithmetic.
@@ -303,20 +267,18 @@ class SubstituteSynthetic(Transform):
             MetaKeys.ORIGINAL_CHANNEL_DIM: 0,  # so that EnsureChannelFirst leaves the image as it is
             "synthetic": True,
         }
-        return MetaTensor(image, affine=affine, meta=meta)
+        return MetaTensor(image, affine=torch.tensor(self.source.affine), meta=meta)
 
 
 class SubstituteSyntheticd(MapTransform):
     """Give a synthetic sample of the same class for every item of a real data list: ``SubstituteSynthetic`` for dicts.
 
-    Put first, before ``LoadImaged``, it makes an unchanged pipeline train on synthetic images and never opens a real
-    file. After ``LoadImaged`` it works too, but then real images were loaded, and a cache in front of a random
-    transform before it would keep them. What else an item holds (the patient, a segmentation, free text) belongs to
-    the real image and is dropped unless an option keeps it; metadata and transform traces of the image
-    (``image_meta_dict``, ``image_transforms``) go in any case. The label stays, for the sample is of its class.
-
-    Which sample an item gets, and what a ``cache_dir`` of ``PersistentDataset`` must not hold, see
-    ``SubstituteSynthetic``. For another sample in every epoch see ``RandSubstituteSyntheticd``.
+    Put first, before ``LoadImaged``, it makes an unchanged pipeline train on synthetic images and opens no real file.
+    After ``LoadImaged`` real images were loaded, and a cache in front of a random transform before it keeps them. What
+    else an item holds (the patient, a segmentation, free text) belongs to the real image and is dropped unless an
+    option keeps it; metadata and transform traces of the image (``image_meta_dict``, ``image_transforms``) go in any
+    case. The label stays, for the sample is of its class. Which sample an item gets, and what a ``cache_dir`` of
+    ``PersistentDataset`` must not hold, see ``SubstituteSynthetic``.
 
     Example::
 
@@ -332,18 +294,16 @@ class SubstituteSyntheticd(MapTransform):
         keys: the key of the image; one, since a sample is one image.
         label_key: the key of the class.
         release_dir: the folder of a release.
-        source, output, seed, classes, label_map, value_range, dtype, reference, track_meta, img_size, img_channels: see
-            ``SubstituteSynthetic``.
         data: the items that will come, as the data set has them: the list that ``CacheDataset`` and the like are given.
         item_key: the key of an item's identity, text or a whole number; by default the path of the image.
         keep_keys: further keys that stay in the item as they are.
         other_keys: what becomes of all others: "drop", "keep", or "refuse", an error.
+        options: source, output, seed, classes, label_map, value_range, dtype, track_meta, img_size and img_channels
+            of ``SubstituteSynthetic``.
 
     Raises:
         ConfigError, DataError: as ``SubstituteSynthetic``; ConfigError also if ``keys`` is not one key.
     """
-
-    # Not ``Randomizable``, for the same reason as SubstituteSynthetic.
 
     backend = SubstituteSynthetic.backend
     _array_type: type[SubstituteSynthetic] = SubstituteSynthetic
@@ -354,21 +314,11 @@ class SubstituteSyntheticd(MapTransform):
         label_key: Hashable = "label",
         release_dir: str | os.PathLike[str] | None = None,
         *,
-        source: SyntheticSource | None = None,
-        output: Output = "like",
-        seed: int | None = None,
         data: Sequence[Mapping[Hashable, Any]] | None = None,
         item_key: Hashable | None = None,
         keep_keys: Hashable | Sequence[Hashable] = (),
         other_keys: OtherKeys = "drop",
-        classes: Sequence[Hashable] | None = None,
-        label_map: Mapping[Hashable, int | str] | None = None,
-        value_range: Sequence[float] | None = None,
-        dtype: torch.dtype = torch.float32,
-        reference: Reference | None = None,
-        track_meta: bool = True,
-        img_size: Sequence[int] | None = None,
-        img_channels: int | None = None,
+        **options: Any,
     ) -> None:
         if len(ensure_tuple(keys)) != 1:
             raise ConfigError(f"keys is {keys!r}, but a sample is one image: name one key, and others in keep_keys.")
@@ -376,34 +326,13 @@ class SubstituteSyntheticd(MapTransform):
         (self.key,) = self.keys
         if other_keys not in ("drop", "keep", "refuse"):
             raise ConfigError(f"other_keys is {other_keys!r}, but must be 'drop', 'keep' or 'refuse'.")
-        self.label_key = label_key
-        self.item_key = item_key
-        self.keep_keys = ensure_tuple(keep_keys)
-        self.other_keys = other_keys
-        self.substitute = self._array_type(
-            release_dir,
-            source=source,
-            output=output,
-            seed=seed,
-            data=None if data is None else [(self._identity(item), self._value(item, label_key)) for item in data],
-            classes=classes,
-            label_map=label_map,
-            value_range=value_range,
-            dtype=dtype,
-            reference=reference,
-            track_meta=track_meta,
-            img_size=img_size,
-            img_channels=img_channels,
-        )
+        self.label_key, self.item_key = label_key, item_key
+        self.keep_keys, self.other_keys = ensure_tuple(keep_keys), other_keys
+        pairs = None if data is None else [(self._identity(item), self._value(item, label_key)) for item in data]
+        self.substitute = self._array_type(release_dir, data=pairs, **options)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Give a new item in place of a real one.
-
-        Args:
-            data: the real item.
-
-        Returns:
-            The sample's path or image, the label, and what is kept.
+        """For a real item a new one: the sample's path or image, the label, and what is kept.
 
         Raises:
             ConfigError: if the item has no key to choose by, or the image is neither path nor image.
@@ -442,14 +371,12 @@ class SubstituteSyntheticd(MapTransform):
 class RandSubstituteSynthetic(RandomizableTrait, SubstituteSynthetic):
     """``SubstituteSynthetic`` with another sample in every epoch: call ``set_epoch`` before each, or use the handler.
 
-    As a random transform in MONAI's sense it runs anew in every epoch, and caches keep what comes before it: the real
-    item with its file name, ``PersistentDataset`` on disk, and the real image if it was loaded before. Where this must
-    not be, use a plain ``Dataset``, or ``SubstituteSynthetic``. With output="image" the samples lie decoded in memory,
-    and a cache would gain nothing.
+    It runs anew in every epoch, and caches keep what comes before it: the real item with its file name,
+    ``PersistentDataset`` on disk, and the real image if it was loaded before. Where this must not be, use a plain
+    ``Dataset``, or ``SubstituteSynthetic``. With output="image" a cache would gain nothing.
 
-    The number of the epoch lies in shared memory, where running workers see it, persistent ones too. The sample of an
-    item in an epoch is, again, the same whatever the workers; ``Compose.set_random_state`` and the DataLoader do not
-    change the seed.
+    The number of the epoch lies in shared memory, where running workers see it, persistent ones too.
+    ``Compose.set_random_state`` and the DataLoader do not change the seed.
     """
 
     _epoch: Tensor
@@ -473,29 +400,18 @@ class RandSubstituteSynthetic(RandomizableTrait, SubstituteSynthetic):
 
 
 class RandSubstituteSyntheticd(RandomizableTrait, SubstituteSyntheticd):
-    """``SubstituteSyntheticd`` with another sample in every epoch: see ``RandSubstituteSynthetic`` for what caches do.
-
-    The arguments are those of ``SubstituteSyntheticd``.
-    """
+    """``SubstituteSyntheticd`` with another sample in every epoch; caches: see ``RandSubstituteSynthetic``."""
 
     _array_type = RandSubstituteSynthetic
     substitute: RandSubstituteSynthetic
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the samples of this epoch from now on.
-
-        Raises:
-            ConfigError: if ``epoch`` is negative.
-        """
+        """See ``RandSubstituteSynthetic.set_epoch``."""
         self.substitute.set_epoch(epoch)
 
 
 class SyntheticEpochHandler:
-    """Tells ``RandSubstituteSynthetic`` or ``RandSubstituteSyntheticd`` the trainer's epoch when it starts.
-
-    Args:
-        transform: the transform in the trainer's pipeline.
-    """
+    """Tells the ``RandSubstituteSynthetic(d)`` in the trainer's pipeline the epoch when it starts."""
 
     def __init__(self, transform: RandSubstituteSynthetic | RandSubstituteSyntheticd) -> None:
         self.transform = transform
@@ -573,19 +489,3 @@ def _checked_range(value_range: Sequence[float] | None) -> tuple[float, float] |
     if len(values) != 2 or not values[0] < values[1] or not np.isfinite(values).all():
         raise ConfigError(f"value_range is {list(value_range)}, but must be two numbers, the lower first.")
     return values[0], values[1]
-
-
-def _geometry(reference: Reference | None, *, spatial_dims: int) -> tuple[np.ndarray, tuple[int, ...]] | None:
-    """Affine [4, 4] and spatial size of a reference."""
-    if reference is None:
-        return None
-    if isinstance(reference, MetaTensor):
-        affine, size = reference.affine.cpu().numpy(), tuple(reference.shape[1:])
-    else:
-        affine, size = np.asarray(reference[0], dtype=float), tuple(int(length) for length in reference[1])
-    if affine.shape not in ((4, 4), (spatial_dims + 1, spatial_dims + 1)) or len(size) != spatial_dims or min(size) < 1:
-        raise ConfigError(
-            f"reference has an affine of {list(affine.shape)} and the spatial size {list(size)}, but the synthetic "
-            f"images have {spatial_dims} spatial axes: give a MetaTensor, channel first, or an affine and a size."
-        )
-    return np.array(to_affine_nd(3, affine)), size

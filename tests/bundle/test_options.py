@@ -23,8 +23,10 @@ def _config(name: str) -> dict[str, Any]:
 
 
 def _is_option(id: str, value: Any) -> bool:
+    """Whether people set it: a plain value, or one that follows from the data or the image size until it is set."""
     if isinstance(value, str):
-        return id == "device" or value.startswith("$@defaults.") or (value[:1] not in "$@" and id not in PATHS)
+        derived = ("$@defaults.", "$@data_facts.", "$list(@data_facts.")
+        return id == "device" or value.startswith(derived) or (value[:1] not in "$@" and id not in PATHS)
     return not isinstance(value, dict) and not (isinstance(value, list) and any(isinstance(v, str) for v in value))
 
 
@@ -93,7 +95,7 @@ def test_the_stage_check_refuses_before_an_image_is_read(
 ) -> None:
     shutil.copytree(patients, tmp_path / "data")
     for image in (tmp_path / "data").rglob("*.png"):
-        image.write_bytes(b"no image")
+        image.write_bytes(image.read_bytes()[:60])  # a header without pixels
     with pytest.raises(ConfigError, match=id):
         run_bundle(
             BUNDLE, dataset_dir=tmp_path / "data", output_dir=tmp_path / "out", overrides={**TINY, id: value},

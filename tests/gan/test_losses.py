@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from monai_plan.gan import (
+from monai_plan.gan.losses import (
     OBJECTIVES,
     aided_d_loss,
     aided_g_loss,
@@ -19,7 +19,6 @@ from monai_plan.gan import (
     hinge_g_loss,
     logistic_d_loss,
     logistic_g_loss,
-    path_lengths,
     r1_penalty,
     relativistic_d_loss,
     relativistic_g_loss,
@@ -59,17 +58,6 @@ class Linear(nn.Module):
 
     def forward(self, x):
         return x.flatten(1) @ self.a
-
-
-class LinearGenerator(nn.Module):
-    """G(w) = A w as an image."""
-
-    def __init__(self, matrix, shape):
-        super().__init__()
-        self.matrix, self.shape = nn.Parameter(matrix), shape
-
-    def forward(self, w):
-        return (w @ self.matrix.T).view(-1, *self.shape)
 
 
 def test_generator_loss_by_hand():
@@ -240,40 +228,3 @@ def test_gradient_penalty_of_many_logits_an_image_is_that_of_their_sum(spatial_d
     images = torch.randn(5, *SHAPES[spatial_dims], requires_grad=True)
     penalty = r1_penalty(images.flatten(1) @ weights, images)
     torch.testing.assert_close(penalty, weights.sum(1).square().sum())
-
-
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_path_lengths_of_a_linear_generator(spatial_dims, channels):
-    """J = A whatever w, so the lengths are ‖Aᵀ y‖ with y of normal noise divided by √pixels, all channels of them."""
-    shape = (channels, *SHAPES[spatial_dims][1:])
-    torch.manual_seed(0)
-    generator = LinearGenerator(torch.randn(math.prod(shape), 6), shape)
-    w = torch.randn(5, 6, requires_grad=True)
-    torch.manual_seed(1)
-    lengths = path_lengths(generator, w)
-    torch.manual_seed(1)
-    y = torch.randn(5, *shape) / math.sqrt(math.prod(shape[1:]))
-    expected = torch.stack([(generator.matrix.T @ one.flatten()).norm() for one in y])
-    torch.testing.assert_close(lengths, expected)
-
-
-def test_path_lengths_of_an_isometry():
-    """For orthonormal columns times c, ‖Jᵀ y‖² is c²/pixels times chi-squared with w_dim degrees of freedom."""
-    rng = torch.Generator().manual_seed(0)
-    columns = torch.linalg.qr(torch.randn(48, 4, generator=rng))[0]
-    generator = LinearGenerator(columns * 5, (1, 8, 6))
-    torch.manual_seed(0)
-    squares = path_lengths(generator, torch.randn(20_000, 4, requires_grad=True)).square() * 48 / 25
-    assert squares.mean().item() == pytest.approx(4, rel=0.03)  # mean and variance of chi-squared: 4 and 8
-    assert squares.var().item() == pytest.approx(8, rel=0.1)
-
-
-def test_path_lengths_reach_the_weights():
-    """For one image the length is |c| ‖Aᵀ y‖; its derivative to the scale c is the length over c."""
-    torch.manual_seed(0)
-    generator = LinearGenerator(torch.randn(12, 3), (1, 4, 3))
-    lengths = path_lengths(generator, torch.randn(2, 3, requires_grad=True))
-    (gradient,) = torch.autograd.grad(lengths.sum(), generator.matrix)
-    # lengths are homogeneous of degree 1 in the matrix: <∂/∂A, A> = length (Euler)
-    torch.testing.assert_close((gradient * generator.matrix).sum(), lengths.sum())

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from monai_plan.gan import ProjectedDiscriminator, gan_objective, r1_penalty
+from monai_plan.gan import ProjectedDiscriminator, gan_objective
 from monai_plan.gan import projected as module
+from monai_plan.gan.losses import r1_penalty
 from monai_plan.gan.projected import EfficientNetLite0Features
 from monai_plan.utils import ArtifactError, ConfigError
 
@@ -168,20 +169,6 @@ def test_published_weights_know_a_daisy_and_a_palace(published):
             top = F.relu6(norm(F.conv2d(network.projection.backbone(image)[-1], state["_conv_head.weight"])))
             scores = F.linear(top.mean((2, 3)), state["_fc.weight"], state["_fc.bias"])
         assert scores.argmax() == label
-
-
-def test_squeezenet_is_a_backbone_too(tmp_path):
-    from monai_plan.metrics.perceptual import _squeezenet1_0_features
-
-    torch.manual_seed(0)
-    state = {f"features.{k}": v for k, v in _squeezenet1_0_features().state_dict().items()}
-    torch.save(state, tmp_path / "squeezenet1_0.pth")
-    network = discriminator(backbone="squeezenet1_0", weights=tmp_path / "squeezenet1_0.pth", feature_size=64)
-    images, labels = batch(2, 3, 64, 64)
-    maps = network.projection.backbone(images)
-    assert [tuple(m.shape[1:]) for m in maps] == [(96, 29, 29), (128, 14, 14), (256, 7, 7), (512, 3, 3)]
-    assert network(images[:, :1, :32, :32], labels).shape == (2, 4 * 3 * 3)
-    assert not any(name.startswith("projection") for name, _ in network.named_parameters())
 
 
 @pytest.mark.parametrize(
@@ -356,8 +343,7 @@ def test_half_precision_gives_nearly_the_same_logits_in_float32():
         ((4, 32, 1), {}, "spatial_dims is 4"),
         ((2, (32, 32, 32), 1), {}, "give as many lengths"),
         ((2, 32, 2), {}, "img_channels 2"),
-        ((2, 32, 1), {"backbone": "resnet"}, "use one of efficientnet_lite0, squeezenet1_0, random"),
-        ((2, 32, 1), {"backbone": "squeezenet1_0", "weights": None}, "needs weights"),
+        ((2, 32, 1), {"backbone": "resnet"}, "use one of efficientnet_lite0, random"),
         ((2, 32, 1), {"weights": "x.pth"}, r"takes no weights, got x\.pth"),
         ((2, 64, 1), {"feature_size": 32}, "feature_size is 32, less than the images' shorter axis of 64"),
     ],

@@ -56,7 +56,7 @@ def test_runs_and_moves_every_weight(spatial_dims, num_classes, amp):
     trainer = make_trainer(
         spatial_dims, num_classes,
         handlers=[On(Events.ITERATION_COMPLETED, lambda engine: outputs.append(engine.state.output))],
-        augment=DifferentiableAugment(), path_length_weight=2.0, path_length_interval=2, amp=amp, max_epochs=2,
+        augment=DifferentiableAugment(), amp=amp, max_epochs=2,
     )  # fmt: skip
     before = weights(trainer)
     trainer.run()
@@ -170,10 +170,8 @@ def test_discriminator_objective_by_hand(augment, monkeypatch):
 
 
 def test_generator_objective_by_hand(monkeypatch):
-    """-log σ(D(G(z))) plus weight · interval · (length - mean)²; the step of the discriminator adds nothing to it."""
-    trainer = make_trainer(
-        lr=0.0, num_images=4, path_length_weight=0.3, path_length_interval=5, augment=DifferentiableAugment(p=1.0)
-    )
+    """-log σ(D(G(z))); the step of the discriminator adds nothing to it."""
+    trainer = make_trainer(lr=0.0, num_images=4, augment=DifferentiableAugment(p=1.0))
     states = []
     original = trainer._generator_step
 
@@ -190,46 +188,9 @@ def test_generator_objective_by_hand(monkeypatch):
     torch.set_rng_state(rng_state)
     logits = discriminator(trainer.augment(generator(torch.randn(4, 5), labels)), labels)
     loss = -torch.nn.functional.logsigmoid(logits).mean()
-    w = generator.mapping(torch.randn(2, 5), labels[:2])
-    images = generator.synthesis(w)
-    y = torch.randn_like(images) / 8  # √(8 · 8)
-    (jacobian,) = torch.autograd.grad((images * y).sum(), w, create_graph=True)
-    lengths = jacobian.norm(dim=1)
-    penalty = (lengths - 0.01 * lengths.mean().detach()).square().mean()
-    expected = torch.autograd.grad(loss + 0.3 * 5 * penalty, list(generator.parameters()))
+    expected = torch.autograd.grad(loss, list(generator.parameters()))
     for (name, gradient), wanted in zip(gradients.items(), expected, strict=True):
         torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-5, msg=name)
-
-
-def test_path_length_on_and_off(monkeypatch):
-    due, lengths, original = [], [], trainer_module.path_lengths
-
-    def spy(synthesis, w):
-        assert len(w) == 2  # half the batch
-        due.append(trainer.state.iteration)
-        lengths.append(original(synthesis, w))
-        return lengths[-1]
-
-    monkeypatch.setattr(trainer_module, "path_lengths", spy)
-    trainer = make_trainer(max_epochs=3)
-    trainer.run()
-    assert due == []
-    assert trainer.state.path_length_mean == 0
-
-    trainer = make_trainer(max_epochs=3, path_length_weight=2.0, path_length_interval=2)
-    trainer.run()
-    assert due == [1, 3, 5]
-    mean = 0.0
-    for values in lengths:
-        mean = 0.99 * mean + 0.01 * values.mean().item()
-    assert trainer.state.path_length_mean.item() == pytest.approx(mean, rel=1e-5)
-    assert mean > 0
-
-
-def test_path_length_penalty_of_a_batch_of_one():
-    trainer = make_trainer(num_images=2, batch_size=1, path_length_weight=2.0, path_length_interval=1)
-    trainer.run()
-    assert trainer.state.path_length_mean > 0
 
 
 @pytest.mark.parametrize(("half_life", "rampup"), [(10.0, 0.5), (10_000, 0.05)])
@@ -317,7 +278,7 @@ def test_damage_is_found_within_fifty_iterations():
 @pytest.mark.parametrize("kill", [False, True])
 def test_continues_where_it_stopped(tmp_path, spatial_dims, kill):
     """Two epochs, then an end or a kill in the middle of the third, then a new process with four."""
-    options = {"path_length_weight": 2.0, "path_length_interval": 1, "folder": tmp_path}
+    options = {"folder": tmp_path}
     after_two, handlers = {}, []
 
     def stop(engine):
@@ -329,7 +290,6 @@ def test_continues_where_it_stopped(tmp_path, spatial_dims, kill):
 
     def keep(engine):
         after_two.update(weights(engine))
-        after_two["path_length_mean"] = engine.state.path_length_mean.clone()
 
     first.add_event_handler(Events.EPOCH_COMPLETED(once=2), keep)
     if kill:
@@ -343,8 +303,7 @@ def test_continues_where_it_stopped(tmp_path, spatial_dims, kill):
     def look(engine):
         seen.append((engine.state.epoch, engine.state.iteration))
         if len(seen) == 1:
-            found = {**weights(engine), "path_length_mean": engine.state.path_length_mean.clone()}
-            assert_same(found, after_two)
+            assert_same(weights(engine), after_two)
 
     second = make_trainer(spatial_dims, max_epochs=4, seed=9, handlers=[On(Events.ITERATION_STARTED, look)], **options)
     second.run()
@@ -352,7 +311,6 @@ def test_continues_where_it_stopped(tmp_path, spatial_dims, kill):
     assert second.state.max_epochs == 4
     checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert checkpoint["trainer"]["iteration"] == 8
-    assert after_two["path_length_mean"] > 0
 
 
 def test_a_finished_training_is_not_repeated(tmp_path):
@@ -385,11 +343,11 @@ def test_interrupted_and_continued_equals_uninterrupted(tmp_path, spatial_dims, 
         return make_trainer(
             spatial_dims, folder=folder, seed=seed, max_epochs=4, epoch_length=3, images=images, resident=True,
             objective=objective, augment=augment, adaptive=adaptive, r1_interval=2, r2_weight=0.5,
-            path_length_weight=2.0, path_length_interval=3, handlers=handlers,
+            handlers=handlers,
         )  # fmt: skip
 
     def state(trainer):
-        extra = {"p": trainer.adaptive.p, "path_length_mean": trainer.state.path_length_mean}
+        extra = {"p": trainer.adaptive.p}
         extra["images_seen"] = torch.tensor(trainer.state.images_seen)
         return {**weights(trainer), **{name: value.clone() for name, value in extra.items()}}
 

@@ -361,7 +361,7 @@ def test_noise_modes(spatial_dims):
 def test_noise_is_added_before_the_activation():
     """A layer by hand: activate(conv + strength · noise + bias)."""
     torch.manual_seed(0)
-    layer = SynthesisLayer(2, 3, 2, 4, (5, 4), up=False)
+    layer = SynthesisLayer(3, 2, 4, (5, 4), up=False, conv_clamp=None)
     layer.noise_strength.data.fill_(0.7)
     layer.bias.data = torch.tensor([0.3, -0.2]).view(2, 1, 1)
     x, w = torch.randn(2, 3, 5, 4), torch.randn(2, 4)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor, set_track_meta
-from monai.data.utils import pickle_hashing, to_affine_nd
+from monai.data.utils import pickle_hashing
 from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
@@ -27,9 +27,8 @@ from monai.transforms import (
     Randomizable,
     Resized,
     ScaleIntensityd,
-    SpatialResample,
 )
-from release_fakes import AFFINE, MARKS, make_release, parts, pixel_marks, real_items, sample_of
+from release_fakes import MARKS, make_release, parts, pixel_marks, real_items, sample_of
 
 from monai_plan.release import SyntheticBank
 from monai_plan.transforms import (
@@ -196,35 +195,6 @@ def test_plain_tensors_by_option_or_by_monai_s_switch(release):
         assert type(SubstituteSynthetic(release, output="image")("a.png", 0)) is torch.Tensor
     finally:
         set_track_meta(True)
-
-
-@pytest.mark.parametrize("given", ["image", "pair", "pair of the rank"])
-@pytest.mark.parametrize("track_meta", [True, False])
-@pytest.mark.parametrize("shape", [(1, 8, 10), (1, 4, 6, 8)])
-def test_images_are_resampled_to_a_reference(tmp_path, shape, track_meta, given):
-    release = make_release(tmp_path / "release", [0], shape=shape, noise=True)
-    rank = len(shape) - 1
-    size = (7, 5, 3)[:rank]
-    affine = torch.diag(torch.tensor([1.5, -2.0, 5.0 if rank == 3 else 1.0, 1.0], dtype=torch.float64))
-    affine[0, 3] = 0.5
-    small = to_affine_nd(rank, affine)
-    reference = {
-        "image": MetaTensor(torch.rand(1, *size), affine=affine, meta={"filename_or_obj": "mustermann.nii.gz"}),
-        "pair": (affine.tolist(), size),
-        "pair of the rank": (small.tolist(), list(size)),
-    }[given]
-    substitute = SubstituteSynthetic(release, output="image", reference=reference, track_meta=track_meta, img_size=size)
-    image = substitute("a.png", 0)
-    file = LoadImage(ensure_channel_first=True)(substitute.source.path(0))
-    expected = SpatialResample()(file, dst_affine=affine, spatial_size=size)
-    assert image.shape == (1, *size)
-    assert torch.equal(torch.as_tensor(image).as_subclass(torch.Tensor), expected.as_tensor())
-    assert expected.unique().numel() > 5
-    if track_meta:
-        assert torch.equal(image.affine, affine)
-        assert image.meta["spatial_shape"].tolist() == list(size)
-        assert image.applied_operations == image.pending_operations == []
-    assert not any("mustermann" in part for part in parts(substitute) if isinstance(part, str))
 
 
 # ------------------------------------------------------------------------------------------------- which sample
@@ -459,16 +429,12 @@ def test_a_loaded_image_is_warned_of_once(release, items):
         ({"release_dir": None}, ConfigError, "either release_dir or source"),
         ({"release_dir": "nowhere"}, DataError, "nowhere holds no datalist"),
         ({"value_range": (-1, 1)}, ConfigError, "value_range.*'image'"),
-        ({"reference": (AFFINE, (4, 4))}, ConfigError, "reference.*'image'"),
         ({"track_meta": False, "output": "path"}, ConfigError, "track_meta=False.*'image'"),
         ({"dtype": torch.uint8}, ConfigError, "dtype=torch.uint8.*'image'"),
         ({"dtype": torch.int16, "output": "image"}, ConfigError, "dtype is torch.int16"),
         ({"dtype": torch.uint8, "output": "image", "value_range": (0, 1)}, ConfigError, "leave out value_range"),
-        ({"dtype": torch.uint8, "output": "image", "reference": (AFFINE, (4, 4))}, ConfigError, "leave out.*reference"),
         ({"value_range": (1, -1), "output": "image"}, ConfigError, r"value_range is \[1, -1\]"),
         ({"value_range": (0, 1, 2), "output": "image"}, ConfigError, "two numbers"),
-        ({"reference": (AFFINE, (4, 4, 4)), "output": "image"}, ConfigError, "2 spatial axes"),
-        ({"reference": (torch.eye(2), (4, 4)), "output": "image"}, ConfigError, r"affine of \[2, 2\]"),
         ({"img_size": (32, 32)}, ConfigError, r"img_size is \[32, 32\].*\[16, 16\]"),
         ({"img_size": (16, 16, 16)}, ConfigError, r"\[16, 16, 16\].*\[16, 16\]"),
         ({"img_channels": 3}, ConfigError, "img_channels is 3.*1 channels"),

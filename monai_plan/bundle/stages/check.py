@@ -5,22 +5,20 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from monai_plan.bundle.stages.walk import class_counts
-from monai_plan.data import CheckedDataset
+from monai_plan.data import CheckedDataset, describe_data
 from monai_plan.latent import LatentInverter, LatentWalk
-from monai_plan.networks import frozen
+from monai_plan.networks import frozen, is_imported, load_generator
 from monai_plan.release import check_quantile
 from monai_plan.utils import ConfigError, DataError, write_json
 
 __all__ = ["CheckStage"]
 
 logger = logging.getLogger(__name__)
-
-LEAST_SPAN = 0.1  # of [-1, 1], between the darkest and the brightest pixel of an image
-MOST_WHITE = 0.3  # a larger share of pixels at the upper end of the range is suspicious
 
 
 @dataclass(kw_only=True, eq=False)
@@ -36,7 +34,7 @@ class CheckStage:
         k: of k-same.
         num_images, balance: see ``class_counts``.
         min_distance_quantile: see ``Walk``.
-        report_file: private JSON with the counts and the images left out.
+        report_file: private JSON, see ``describe_data``.
     """
 
     training: CheckedDataset
@@ -54,23 +52,36 @@ class CheckStage:
         """Check, and write the report.
 
         Raises:
-            DataError: if a class has no name or too few subjects for two anchors, there are fewer images than
-                ``batch_size``, or there is nothing to see on them.
+            DataError: if a class has no name or too few subjects for two anchors, or there are fewer images than
+                ``batch_size``.
             ConfigError: if an option cannot work.
         """
-        for section, data in (("training", self.training), ("test", self.test)):
-            _check_images(section, data)
         if len(self.training) < self.batch_size:
             raise DataError(
                 f"the training section has {len(self.training)} images, fewer than batch_size = {self.batch_size}: "
                 "lower batch_size."
             )
+        unnamed = sorted(set(self.training.labels.tolist()) - set(self.training.label_names))
+        if unnamed:
+            raise DataError(
+                f'class {unnamed[0]} has images, but no name in "labels" of the data list: add it, for the release '
+                "names its classes."
+            )
+        self._check_given_generator()
         class_counts(self.training.labels, num_images=self.num_images, balance=self.balance)
         self._try_networks()
         self._check_subjects()
         if self.min_distance_quantile is not None:
             check_quantile(self.min_distance_quantile, self.training.identities)
         self._report()
+
+    def _check_given_generator(self) -> None:
+        """An imported generator in the place of the trained one, of which no earlier stage knows."""
+        file = Path(self.report_file).with_name("model.pt")
+        if file.exists() and is_imported(file):
+            shape = self.training.images.shape[1:]
+            classes = max(self.training.label_names) + 1
+            load_generator(file, fit={"img_size": shape[1:], "img_channels": shape[0], "num_classes": classes})
 
     def _check_subjects(self) -> None:
         data = self.training
@@ -111,44 +122,8 @@ class CheckStage:
 
     def _report(self) -> None:
         sections = {"training": self.training, "test": self.test}
-        write_json(
-            self.report_file,
-            {
-                name: {
-                    "images": len(data),
-                    "subjects": data.num_subjects,
-                    "has_subjects": data.has_subjects,
-                    "images_per_class": {label: int((data.labels == label).sum()) for label in data.label_names},
-                    "left_out": data.skipped,
-                }
-                for name, data in sections.items()
-            },
-        )
-        white = (self.training.images >= 1).float().mean().item()
-        if white > MOST_WHITE:
-            logger.warning(
-                "%.0f %% of the pixels of the training images are at the upper end of intensity_range: if they look "
-                "washed out, widen it (4095 is common for 12 bits)",
-                100 * white,
-            )
+        write_json(self.report_file, describe_data(sections))
         for name, data in sections.items():
             logger.info(
                 "%s: %d images of %d subjects, %d left out", name, len(data), data.num_subjects, len(data.skipped)
             )
-
-
-def _check_images(section: str, data: CheckedDataset) -> None:
-    """Every class has a name, and there is something to see on half of the images or more."""
-    unnamed = sorted(set(data.labels.tolist()) - set(data.label_names))
-    if unnamed:
-        raise DataError(
-            f'class {unnamed[0]} of the {section} section has no name in "labels" of the data list, and the release '
-            "names its classes: add it."
-        )
-    spans = torch.tensor([float(image.max() - image.min()) for image in data.images])
-    if spans.median() < LEAST_SPAN:
-        raise DataError(
-            f"half of the images of the {section} section differ by less than {50 * LEAST_SPAN:.0f} % of "
-            "intensity_range between their darkest and their brightest pixel: set intensity_range to the values of "
-            "the files, or look for empty images."
-        )

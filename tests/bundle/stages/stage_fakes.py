@@ -98,8 +98,9 @@ def walk_anchors(**options):
     WalkStage(**{"embedding": nn.Flatten(), **options}).run()
 
 
-def synthesize(**options):
-    SynthesizeStage(**options).run()
+def synthesize(*, release_dir, **options):
+    files = {"datalist_file": release_dir / "datalist.json", "card_file": release_dir / "dataset_card.md"}
+    SynthesizeStage(**files, **options).run()
 
 
 def out_files(folder):

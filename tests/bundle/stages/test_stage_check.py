@@ -33,9 +33,10 @@ def test_check_data_writes_counts(case, tmp_path):
     test = make_dataset(tmp_path / "data", case.dims, subjects=1, section="test")
     check(tmp_path, training=case.dataset, test=test)
     report = json.loads((tmp_path / "private" / "data.json").read_text())
-    assert report["training"] == {
+    counts = {
         "images": 20, "subjects": 10, "has_subjects": True, "images_per_class": {"0": 10, "1": 10}, "left_out": [],
     }  # fmt: skip
+    assert counts.items() <= report["training"].items()
     assert report["test"]["images"] == 4
     assert report["test"]["subjects"] == 2
 
@@ -86,15 +87,5 @@ def test_check_data_advises_what_works(tmp_path):
 
 def test_a_class_without_a_name(case, tmp_path, monkeypatch):
     monkeypatch.setattr(case.dataset, "label_names", {0: "normal"})
-    with pytest.raises(DataError, match=r'class 1 of the training section has no name in "labels"'):
+    with pytest.raises(DataError, match='class 1 has images, but no name in "labels"'):
         check(tmp_path, training=case.dataset)
-
-
-@pytest.mark.parametrize("low", [-1.0, 0.3])
-def test_images_without_anything_to_see(case, tmp_path, monkeypatch, low):
-    """All constant, or of 12 bits in the range of 16."""
-    images = torch.rand(case.dataset.images.shape, generator=torch.Generator().manual_seed(0))
-    for spread in (0.0, 1 / 16):
-        monkeypatch.setattr(case.dataset, "images", low + spread * images)
-        with pytest.raises(DataError, match=r"training section differ by less than 5 % of intensity_range"):
-            check(tmp_path, training=case.dataset)
