@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from monai_plan.utils import ConfigError
 
-__all__ = ["Rule", "Ruled", "check_rule", "list_of", "number", "one_of", "or_none", "switch", "text", "whole"]
+__all__ = [
+    "Rule",
+    "Ruled",
+    "check_rule",
+    "checked",
+    "list_of",
+    "number",
+    "one_of",
+    "or_none",
+    "switch",
+    "text",
+    "whole",
+]
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -67,13 +79,22 @@ def check_rule(name: str, value: Any, rule: Rule, *, of: str = "") -> None:
         raise ConfigError(f"{name}{of} is {value!r}, but must be {words}.")
 
 
+def checked(default: Any, rule: Rule) -> Any:
+    """A field of a ``Ruled`` dataclass, with its default, or MISSING for none, and its rule."""
+    return field(default=default, metadata={"rule": rule})
+
+
 @dataclass(frozen=True)
 class Ruled:
-    """A dataclass of settings whose values keep its ``RULES``; ``OF`` says of what the settings are."""
+    """A dataclass of settings each of which keeps its rule; ``OF`` says of what the settings are."""
 
     OF: ClassVar[str]
-    RULES: ClassVar[Mapping[str, Rule]]
 
     def __post_init__(self) -> None:
-        for name, rule in self.RULES.items():
-            check_rule(name, getattr(self, name), rule, of=f" of {self.OF}")
+        for setting in fields(self):
+            check_rule(setting.name, getattr(self, setting.name), setting.metadata["rule"], of=f" of {self.OF}")
+
+    @classmethod
+    def rules(cls) -> dict[str, Rule]:
+        """The rule of each setting."""
+        return {setting.name: setting.metadata["rule"] for setting in fields(cls)}

@@ -26,10 +26,11 @@ def _is_there(device: Any) -> bool:
         return False
 
 
-_CLASSIFIER, _WALK, _INVERSION = ClassifierSettings.RULES, WalkSettings.RULES, InversionSettings.RULES
+_CLASSIFIER, _WALK, _INVERSION = ClassifierSettings.rules(), WalkSettings.rules(), InversionSettings.rules()
 _ABOVE_0 = number(lambda value: value > 0, "above 0 and finite")
 _AT_LEAST_0 = number(lambda value: value >= 0, "at least 0 and finite")
 _LEVELS = list_of(whole(1), 4)
+_PERCENTILES: Rule = (lambda value: _RANGE[0](value) and value[0] >= 0 and value[1] <= 100, "two numbers in 0 to 100")
 _RANGE: Rule = (
     lambda value: len(value) == 2 and all(abs(end) < float("inf") for end in value) and value[0] < value[1],
     "two numbers, the lower one first",
@@ -44,11 +45,11 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "img_size": ("elements of each axis, after resizing", list_of(whole(8), 2, 3)),
     "img_channels": ("1 for grey, 3 for RGB", whole(1)),
     "num_classes": ("labels are 0 to this number less one", whole(1)),
-    "intensity": ("how values become -1 to 1", one_of(*INTENSITIES)),
+    "intensity": ("how values are scaled", one_of(*INTENSITIES)),
     "intensity_range": ("values of the files that become -1 and 1", or_none(_RANGE)),
-    "intensity_percentiles": ("of each image, that become -1 and 1", _RANGE),
-    "spacing": ("millimetres per voxel, resampled to", or_none(list_of(_ABOVE_0, 3))),
-    "merge_duplicates": ("patients with the same picture are one", switch),
+    "intensity_percentiles": ("per cent of the values below -1 and 1", _PERCENTILES),
+    "spacing": ("millimetres of an element along each axis, to resample to", or_none(list_of(_ABOVE_0, 2, 3))),
+    "merge_duplicates": ("count patients who share a picture as one", switch),
     "perceptual": ("the perceptual distance", one_of(*EMBEDDING_NAMES)),
     "perceptual_weights": ("file of its weights", or_none(text)),
     # the GAN

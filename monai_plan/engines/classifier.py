@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import MISSING, dataclass
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -21,10 +21,13 @@ from torch import Tensor, nn
 
 from monai_plan.engines.handlers import BestWeights, LossProgressBar, ResumeHandler, StopAtNaN
 from monai_plan.engines.inferers import AdversarialInferer
-from monai_plan.rules import Rule, Ruled, number, whole
+from monai_plan.rules import Ruled, checked, number, whole
 from monai_plan.utils import DataError, derive_seed, digest, seeded_generator
 
 Augmentation = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+_AT_LEAST_0 = number(lambda value: value >= 0, "at least 0 and finite")
 
 
 @dataclass(frozen=True)
@@ -43,22 +46,14 @@ class ClassifierSettings(Ruled):
         ConfigError: if a value cannot work.
     """
 
-    epochs: int
-    batch_size: int = 64
-    lr: float = 1e-3
-    weight_decay: float = 5e-4
-    patience: int = 10
-    epsilon: float = 0.0
-
     OF = "a classifier"
-    RULES: ClassVar[Mapping[str, Rule]] = {
-        "epochs": whole(1),
-        "batch_size": whole(2),
-        "lr": number(lambda value: value > 0, "above 0 and finite"),
-        "weight_decay": number(lambda value: value >= 0, "at least 0 and finite"),
-        "patience": whole(1),
-        "epsilon": number(lambda value: value >= 0, "at least 0 and finite"),
-    }
+
+    epochs: int = checked(MISSING, whole(1))
+    batch_size: int = checked(64, whole(2))
+    lr: float = checked(1e-3, number(lambda value: value > 0, "above 0 and finite"))
+    weight_decay: float = checked(5e-4, _AT_LEAST_0)
+    patience: int = checked(10, whole(1))
+    epsilon: float = checked(0.0, _AT_LEAST_0)
 
 
 def new_classifier(factory: Callable[[], nn.Module], *, seed: int) -> nn.Module:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
-from monai_plan.rules import Rule, Ruled, number, one_of, switch, whole
+from monai_plan.rules import Rule, Ruled, checked, number, one_of, switch, whole
 from monai_plan.utils import ConfigError
-
-__all__ = ["SPACES", "InversionSettings", "WalkSettings"]
 
 SPACES = ("w", "w_plus")  # where latents live: one w per image, or one for every layer of G
 Own = TypeVar("Own", bound="_Settings")
@@ -20,8 +17,8 @@ _ABOVE_0 = number(lambda value: value > 0, "above 0 and finite")
 _AT_LEAST_0 = number(lambda value: value >= 0, "at least 0 and finite")
 _BELOW_1 = number(lambda value: 0 <= value < 1, "at least 0 and below 1")
 _SHARE = number(lambda value: 0 <= value <= 1, "from 0 to 1")
-_EACH_AT_LEAST_0: Rule = (
-    lambda value: isinstance(value, Mapping) and all(0 <= weight < math.inf for weight in value.values()),
+_WEIGHTS: Rule = (
+    lambda value: isinstance(value, Mapping) and all(map(_AT_LEAST_0[0], value.values())),
     "names, each with a number of at least 0",
 )
 
@@ -70,12 +67,10 @@ class WalkSettings(_Settings):
         schedule: "constant", as published, or "decay", which lowers the rate to 0 by a cosine over the second half of
             the steps: Adam at a constant rate circles the minimum.
         beta2: decay of Adam's second moment, in [0, 1); its first is 0.9. Where the straight line has lost the class,
-            the first gradients are many times the later ones, and at 0.999, as published, they hold the points back
-            for hundreds of steps; at 0.95 they are soon forgotten.
+            the first gradients are many times the later ones, and at 0.999, as published, they are long remembered.
         coarse_points: T_c, at least 3 and less than T: first ``coarse_steps`` steps, at a rate that decays, with a path
             of T_c points, whose λ are scaled so that the same curve is the best one; then T points on that curve
-            and ``steps`` steps at a tenth of ``lr``. Far fewer images are made for the same L. 0, as published: all T
-            points from the start.
+            and ``steps`` steps at a tenth of ``lr``. 0, as published: all T points from the start.
         coarse_steps: at least 1; without ``coarse_points`` it has no part.
         lambda_id: λ_id, at least 0.
         lambda_class: λ_class, at least 0.
@@ -93,34 +88,20 @@ class WalkSettings(_Settings):
         λ_id 0.05, λ_class 0.25
     """
 
-    num_points: int = 50
-    steps: int = 500
-    lr: float = 0.1
-    schedule: str = "constant"
-    beta2: float = 0.999
-    coarse_points: int = 0
-    coarse_steps: int = 200
-    lambda_id: float = 0.025
-    lambda_class: float = 0.25
-    lambda_terms: Mapping[str, float] = field(default_factory=dict)
-    normalize: bool = False
-    amp: bool = False
+    num_points: int = checked(50, whole(3))
+    steps: int = checked(500, whole(0))
+    lr: float = checked(0.1, _ABOVE_0)
+    schedule: str = checked("constant", one_of("constant", "decay"))
+    beta2: float = checked(0.999, _BELOW_1)
+    coarse_points: int = checked(0, whole(0))
+    coarse_steps: int = checked(200, whole(1))
+    lambda_id: float = checked(0.025, _AT_LEAST_0)
+    lambda_class: float = checked(0.25, _AT_LEAST_0)
+    lambda_terms: Mapping[str, float] = field(default_factory=dict, metadata={"rule": _WEIGHTS})
+    normalize: bool = checked(False, switch)
+    amp: bool = checked(False, switch)
 
     OF = "the walk"
-    RULES: ClassVar[Mapping[str, Rule]] = {
-        "num_points": whole(3),
-        "steps": whole(0),
-        "lr": _ABOVE_0,
-        "schedule": one_of("constant", "decay"),
-        "beta2": _BELOW_1,
-        "coarse_points": whole(0),
-        "coarse_steps": whole(1),
-        "lambda_id": _AT_LEAST_0,
-        "lambda_class": _AT_LEAST_0,
-        "lambda_terms": _EACH_AT_LEAST_0,
-        "normalize": switch,
-        "amp": switch,
-    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,11 +125,11 @@ class WalkSettings(_Settings):
         Raises:
             ConfigError: if there is no such setting, or a value lies outside its range.
         """
-        recipe = {"num_points": num_points, "schedule": "decay", "beta2": 0.95}
-        if changes.get("coarse_points") is None:
-            long = isinstance(num_points, int) and num_points > 32
-            changes = {**changes, "coarse_points": 25 if long else 0}
-        return cls._chosen({**recipe, "steps": 30 if changes["coarse_points"] else 200}, changes)
+        coarse_points = changes.get("coarse_points")
+        if coarse_points is None:
+            coarse_points = 25 if isinstance(num_points, int) and num_points > 32 else 0
+        recipe = {"num_points": num_points, "schedule": "decay", "beta2": 0.95, "coarse_points": coarse_points}
+        return cls._chosen({**recipe, "steps": 30 if coarse_points else 200}, changes)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -214,36 +195,21 @@ class InversionSettings(_Settings):
         apart, pixel weight 1.0
     """
 
-    space: str = "w"
-    steps: int = 1000
-    lr: float = 0.1
-    starts: int = 5
-    start_noise: float = 0.0
-    lr_rampup: float = 0.05
-    lr_rampdown: float = 0.25
-    initial_noise: float = 0.05
-    noise_ramp: float = 0.75
-    patience: int = 0
-    tolerance: float = 0.01
-    pixel_weight: float = 0.0
-    num_mean_samples: int = 10_000
+    space: str = checked("w", one_of(*SPACES))
+    steps: int = checked(1000, whole(1))
+    lr: float = checked(0.1, _ABOVE_0)
+    starts: int = checked(5, whole(1))
+    start_noise: float = checked(0.0, _AT_LEAST_0)
+    lr_rampup: float = checked(0.05, _SHARE)
+    lr_rampdown: float = checked(0.25, _SHARE)
+    initial_noise: float = checked(0.05, _AT_LEAST_0)
+    noise_ramp: float = checked(0.75, number(lambda value: 0 < value <= 1, "above 0 and at most 1"))
+    patience: int = checked(0, whole(0))
+    tolerance: float = checked(0.01, _BELOW_1)
+    pixel_weight: float = checked(0.0, _AT_LEAST_0)
+    num_mean_samples: int = checked(10_000, whole(2))
 
     OF = "the inversion"
-    RULES: ClassVar[Mapping[str, Rule]] = {
-        "space": one_of(*SPACES),
-        "steps": whole(1),
-        "lr": _ABOVE_0,
-        "starts": whole(1),
-        "start_noise": _AT_LEAST_0,
-        "lr_rampup": _SHARE,
-        "lr_rampdown": _SHARE,
-        "initial_noise": _AT_LEAST_0,
-        "noise_ramp": number(lambda value: 0 < value <= 1, "above 0 and at most 1"),
-        "patience": whole(0),
-        "tolerance": _BELOW_1,
-        "pixel_weight": _AT_LEAST_0,
-        "num_mean_samples": whole(2),
-    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -456,12 +456,12 @@ def test_what_cannot_work_is_an_error_at_construction(release, change, error, me
         SubstituteSyntheticd(**arguments)
 
 
-def test_names_that_are_not_unique_are_no_labels(tmp_path):
+def test_names_that_are_not_unique_are_refused(tmp_path):
     release = make_release(tmp_path / "release", [0, 1])
     file = release / "datalist.json"
     file.write_text(file.read_text().replace("lesion", "normal"))
-    with pytest.raises(ConfigError, match=r"no class 'normal'.*\[0, 1\]"):
-        SubstituteSynthetic(release, classes=["normal"])
+    with pytest.raises(DataError, match="look alike, 'normal' and 'normal': rename one"):
+        SubstituteSynthetic(release)
 
 
 def test_a_class_that_is_named_but_has_no_sample_is_an_error_at_construction(tmp_path):
