@@ -487,7 +487,8 @@ def test_the_table_is_that_of_the_same_set_with_eight_bits(
     eight_bits = finished
     if suffix == ".nii":
         eight_bits = tmp_path / "eight"
-        _run(_rescaled(patients, tmp_path / "8", scale=1, low=0, suffix=suffix), eight_bits, echo=lambda line: None)
+        data = _rescaled(patients, tmp_path / "8", scale=1, low=0, suffix=suffix)
+        _run(data, eight_bits, {"intensity_range": [0, 255]}, echo=lambda line: None)
     data = _rescaled(patients, tmp_path / "data", scale=16, low=low, suffix=suffix)
     _run(data, tmp_path / "out", {"intensity_range": [low, low + 4080]}, echo=lambda line: None)
     for name in ("evaluation.json", "images/000003.png"):
