@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import os
 import re
@@ -24,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0, 2 after an error of the user's or the data's (told in one sentence on stderr), 130 after
-        Ctrl-C. Any other exception passes.
+        The exit code: 0, 2 after an error of the user's, the data's or the system's (told in one sentence on stderr),
+        130 after Ctrl-C. Any other exception passes.
     """
     # As MONAI's command line has it, "-" and "_" are the same in the name of an option.
     arguments = [
@@ -47,11 +48,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         except PLANError as error:
             print(f"monai_plan: {error}", file=sys.stderr)
             return 2
+        except OSError as error:
+            kept = " Finished stages are kept; the same command goes on from here." if resumes else ""
+            print(f"monai_plan: {_told(error)}{kept}", file=sys.stderr)
+            return 2
     except KeyboardInterrupt:
         remedy = "Finished stages are kept; the same command goes on from here." if resumes else "Nothing is kept."
         print(f"monai_plan: stopped. {remedy}", file=sys.stderr)
         return 130
     return 0
+
+
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room on that disk, or use another"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "use a place where you may read and write"),
+    **dict.fromkeys((errno.ENOENT, errno.ESTALE), "it is gone, or its folder is: put it back, or use another"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file stands where a folder is needed: use another place"),
+    errno.EISDIR: "a folder stands where a file is needed: use another name",
+}
+
+
+def _told(error: OSError) -> str:
+    """What the system refused, where, and what to do about it."""
+    place = error.filename2 or error.filename or "a file"
+    remedy = _REMEDIES.get(error.errno or 0, "see that the disk is there and in order")
+    return f"{place} cannot be read or written ({error.strerror or error}): {remedy}."
 
 
 def _take_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -92,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
         _quickstart,
         "make a small phantom data set and run all stages on it: minutes, no GPU, no data",
     )
-    quickstart.add_argument("--output_dir", default="quickstart", help="folder to write to (default: ./quickstart)")
+    quickstart.add_argument(
+        "--output_dir", type=_path, default="quickstart", help="folder to write to (default: ./quickstart)"
+    )
     quickstart.add_argument("--seed", type=int, help="seed of all that is drawn (default: 0)")
     quickstart.set_defaults(resumes=True)
 
@@ -107,12 +130,19 @@ def _parser() -> argparse.ArgumentParser:
         "False and None as such, $ begins an expression, @ a reference. A changed value redoes its stage and those "
         "after it."
     )
-    run.add_argument("bundle_root", metavar="BUNDLE", help="folder of the bundle; put it before the options")
     run.add_argument(
-        "--dataset_dir", required=True, metavar="DIR", help="folder of the data set, with datalist.json in it"
+        "bundle_root", type=_path, metavar="BUNDLE", help="folder of the bundle; put it before the options"
+    )
+    run.add_argument(
+        "--dataset_dir",
+        type=_path,
+        required=True,
+        metavar="DIR",
+        help="folder of the data set, with datalist.json in it",
     )
     run.add_argument(
         "--output_dir",
+        type=_path,
         required=True,
         metavar="DIR",
         help="folder to write to: private/ (never share it) and release/; give the same one to go on",
@@ -126,7 +156,9 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(resumes=True)
 
     phantoms = _add(commands, "phantoms", _phantoms, "make a data set of artificial chest images, to try things on")
-    phantoms.add_argument("--output_dir", required=True, help="folder to write images/ and datalist.json to")
+    phantoms.add_argument(
+        "--output_dir", type=_path, required=True, help="folder to write images/ and datalist.json to"
+    )
     phantoms.add_argument("--spatial_dims", type=int, choices=(2, 3), help="2 for images, 3 for volumes (default: 2)")
     phantoms.add_argument(
         "--img_size", type=int, nargs="+", help="pixels: one number for all axes, or one per axis (default: 64)"
@@ -143,8 +175,8 @@ def _parser() -> argparse.ArgumentParser:
         _import_stylegan2,
         "make a generator's model.pt of an NVlabs StyleGAN2(-ADA) pickle, executing nothing in it",
     )
-    stylegan2.add_argument("file", metavar="FILE", help="the network, *.pkl, of StyleGAN2-ADA (PyTorch)")
-    stylegan2.add_argument("--output", required=True, help="the generator to write, such as DIR/model.pt")
+    stylegan2.add_argument("file", type=_path, metavar="FILE", help="the network, *.pkl, of StyleGAN2-ADA (PyTorch)")
+    stylegan2.add_argument("--output", type=_path, required=True, help="the generator to write, such as DIR/model.pt")
     return parser
 
 
@@ -153,32 +185,44 @@ def _add_datalist(commands: Any) -> None:
     datalist = commands.add_parser("datalist", help=text, description=f"{text[0].upper()}{text[1:]}.", **_SETTINGS)
     kinds = datalist.add_subparsers(required=True, metavar="KIND")
 
-    folders = _add(kinds, "folders", _datalist, "from folders of images, one folder a class")
+    folders = _add(kinds, "folders", _datalist, "from folders of images, one folder per class")
     folders.add_argument(
         "root",
+        type=_path,
         metavar="ROOT",
-        help="holds one folder a class; the folder's name is the class's, numbers go by the alphabet",
+        help="holds one folder per class; the folder's name is the class's, numbers go by the alphabet",
     )
     folders.add_argument(
         "--subject_pattern",
         help="regular expression that finds the patient in a file's name: its first group, or the whole match "
-        "('^[^_]+' is all before the first underscore); without it every image counts as a patient",
+        "('^[^_]+' is all before the first underscore); without it every image counts as a patient, but for DICOM, "
+        "which names its patients",
     )
 
-    csv = _add(kinds, "csv", _datalist, "from a CSV, one row an image")
-    csv.add_argument("csv_file", metavar="CSV", help="comma-separated, UTF-8, with a header line")
-    csv.add_argument("--image_root", required=True, help="the folder that the paths in the CSV are relative to")
+    csv = _add(kinds, "csv", _datalist, "from a CSV, one row per image")
+    csv.add_argument(
+        "csv_file",
+        type=_path,
+        metavar="CSV",
+        help="with a header line; commas, semicolons, tabs or bars between cells; UTF-8, UTF-16 or cp1252",
+    )
+    csv.add_argument(
+        "--image_root", type=_path, required=True, help="the folder that the paths in the CSV are relative to"
+    )
     csv.add_argument("--image_column", help="column of image paths (default: image)")
     csv.add_argument("--label_column", help="column of classes, numbers or text (default: label)")
     csv.add_argument("--subject_column", help="column of patients; without it every image counts as a patient")
 
     shenzhen = _add(kinds, "shenzhen", _datalist, "from the Shenzhen Hospital chest radiographs")
     shenzhen.add_argument(
-        "root", metavar="ROOT", help="holds, at any depth, CHNCXR_####_0.png (normal) and _1.png (tuberculosis)"
+        "root",
+        type=_path,
+        metavar="ROOT",
+        help="holds, at any depth, CHNCXR_####_0.png (normal) and _1.png (tuberculosis)",
     )
 
     aptos = _add(kinds, "aptos", _datalist, "from APTOS 2019, fundus photographs of five grades")
-    aptos.add_argument("root", metavar="ROOT", help="holds train.csv and train_images/")
+    aptos.add_argument("root", type=_path, metavar="ROOT", help="holds train.csv and train_images/")
     aptos.add_argument(
         "--max_per_class",
         type=int,
@@ -186,7 +230,9 @@ def _add_datalist(commands: Any) -> None:
     )
 
     for kind in (folders, csv, shenzhen, aptos):
-        kind.add_argument("--output", required=True, help="the data list to write, such as DIR/datalist.json")
+        kind.add_argument(
+            "--output", type=_path, required=True, help="the data list to write, such as DIR/datalist.json"
+        )
         kind.add_argument(
             "--test_fraction",
             type=float,
@@ -194,9 +240,22 @@ def _add_datalist(commands: Any) -> None:
         )
         kind.add_argument("--seed", type=int, help="seed of the split (default: 0)")
 
+    for kind in (folders, csv):
+        alike = kind.add_mutually_exclusive_group()
+        for remedy, text in (("merge", "count as one"), ("keep", "keep apart")):
+            alike.add_argument(
+                f"--{remedy}_look_alikes",
+                dest="look_alikes",
+                action="store_const",
+                const=remedy,
+                help=f"{text} patients or classes that differ only in case, spaces, .0 or leading zeros",
+            )
+
     medmnist = _add(kinds, "medmnist", _datalist, "from a MedMNIST file, whose split is kept")
-    medmnist.add_argument("npz_file", metavar="NPZ", help="the .npz file")
-    medmnist.add_argument("--output_dir", required=True, help="folder to write images/ and datalist.json to")
+    medmnist.add_argument("npz_file", type=_path, metavar="NPZ", help="the .npz file")
+    medmnist.add_argument(
+        "--output_dir", type=_path, required=True, help="folder to write images/ and datalist.json to"
+    )
 
     for name, kind in kinds.choices.items():
         kind.set_defaults(kind=name)
@@ -212,6 +271,14 @@ def _add(commands: Any, name: str, command: Any, help: str) -> argparse.Argument
     )
     parser.set_defaults(command=command)
     return parser
+
+
+def _path(text: str) -> str:
+    """A path with ``~`` and variables put in, as the shell does it except behind ``=`` and within quotes."""
+    path = os.path.expanduser(os.path.expandvars(text))
+    if path.startswith("~") or (re.search(r"\$\{?\w", path) and not os.path.exists(path)):
+        raise argparse.ArgumentTypeError(f"{text} names a variable or a user that is not known here")
+    return path
 
 
 def _quickstart(output_dir: str, **options: Any) -> None:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from monai_plan.tensor_file import load_tensors, tensors_in
+
 if TYPE_CHECKING:
     from hashlib import _Hash
 
@@ -36,6 +38,8 @@ __all__ = [
     "is_temporary",
     "load_artifact",
     "load_part",
+    "named_errors",
+    "read_json",
     "save_artifact",
     "save_part",
     "seeded_generator",
@@ -47,6 +51,15 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+MOST_JSON = 2**28  # bytes: a data list of a million images
+_TYPES: dict[str, type] = {  # of what artefacts hold, whatever their kind
+    **dict.fromkeys(("latents", "distances", "best", "labels", "paths", "path", "pairs", "kept"), Tensor),
+    **dict.fromkeys(("architecture", "state_dict", "losses", "num_images"), dict),
+    **dict.fromkeys(("subjects", "keys", "members"), list),
+    "network": str,
+    "num_outputs": int,
+    "k": int,
+}
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\..+)?")
 
 logger = logging.getLogger(__name__)
@@ -78,17 +91,36 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The suffix of ``path`` is kept, for writers that choose a format by it. Folders are made as needed. File and folder
     are synced, so that after a power cut there is the old file or the new one, whole.
+
+    Raises:
+        ConfigError: if the path begins with ``~`` or holds ``::``, which nobody means.
+        OSError: as the system has it, with ``path`` as its ``filename``.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if "::" in str(target) or str(target).startswith("~"):
+        raise ConfigError(f"{target} is not written: ~ was not replaced, or # became :: on its way. Give a plain path.")
     temporary = temporary_name(target)
     try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, target)
+        with named_errors(target, temporary):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, target)
         sync(target.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be gone, and then that is the error
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_errors(target: Path, temporary: Path) -> Iterator[None]:
+    """Let an OSError of a write name the file that was wanted, not the temporary one nor none, as a full disk does."""
+    try:
+        yield
+    except OSError as error:
+        if str(error.filename or temporary).startswith(str(temporary)):
+            error.filename, error.filename2 = str(target), None
+        raise
 
 
 def temporary_name(path: str | os.PathLike[str]) -> Path:
@@ -134,7 +166,42 @@ def write_tensors(path: str | os.PathLike[str], value: Any) -> None:
     """Save what ``torch.load(weights_only=True)`` reads, whole or not at all; equal values give equal files."""
     # into an open file: given a name, torch would write it into the archive, and it is another one each time
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        torch.save(value, file)
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # of torch's writer at its end, which hides why it could not write
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def read_json(path: str | os.PathLike[str], *, what: str = "JSON") -> Any:
+    """Read a JSON file that anybody may have written.
+
+    Args:
+        path: the file.
+        what: it should be, for errors.
+
+    Raises:
+        DataError: if it is missing, no file, no UTF-8 or JSON, larger than 256 MiB or nested too deeply, or an object
+            in it has a key twice.
+    """
+    if not os.path.exists(path):
+        raise DataError(f"{path} does not exist: give the path of {what}.")
+    try:
+        if not os.path.isfile(path) or os.path.getsize(path) > MOST_JSON:
+            raise ValueError(f"it is no file of at most {MOST_JSON >> 20} MiB")
+        return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_no_key_twice)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).rstrip(".")
+        raise DataError(f"{path} cannot be read as {what}: {reason}. Mend the JSON file.") from error
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(pairs)
+    if len(read) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return read
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
@@ -227,7 +294,12 @@ def _written(value: Any) -> str:
 
 
 def save_artifact(
-    path: str | os.PathLike[str], *, kind: str, data: Mapping[str, Any], made_by: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    *,
+    kind: str,
+    data: Mapping[str, Any],
+    made_by: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> None:
     """Save what a stage made, with a header that says what it is and what made it.
 
@@ -236,6 +308,7 @@ def save_artifact(
         kind: what the file holds, for instance ``"latents"``; ``load_artifact`` checks it.
         data: tensors, numbers, strings and plain containers of these (what ``weights_only=True`` can load).
         made_by: the settings and the digests of the inputs.
+        beside: what other readers look for at the top of the file; tensors that are in ``data`` too cost no space.
     """
     from monai_plan import __version__
 
@@ -246,33 +319,36 @@ def save_artifact(
         "version": __version__,
         "made_by": dict(made_by or {}),
     }
-    write_tensors(path, {"header": header, "data": dict(data)})
+    write_tensors(path, {**(beside or {}), "header": header, "data": dict(data)})
 
 
 def load_artifact(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
     """Load what ``save_artifact`` wrote, onto the CPU and without executing anything in it.
 
     Returns:
-        ``data`` as it was given to ``save_artifact``, with the header under the key ``"header"``.
+        ``data`` as it was given to ``save_artifact``, with the header under the key ``"header"``; another key is an
+        ArtifactError that names the file.
 
     Raises:
-        ArtifactError: if the file is missing, unreadable, or of another kind or format version.
+        ArtifactError: if the file is missing, unreadable, of another kind or format version, or has values that are not
+            finite or of another type than their name.
     """
     if not os.path.isfile(path):
         raise ArtifactError(f"{path} does not exist: run the stage that writes the {kind} first.")
-    with open(path, "rb") as file:
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises what it likes on a damaged file
-            raise ArtifactError(
-                f"{path} cannot be read as {kind}: it is damaged or holds more than tensors and plain values. "
-                f"Delete it and run the stage that writes it again. ({type(error).__name__}: {first_line(error)})"
-            ) from error
+    try:
+        with open(path, "rb") as file:
+            content = load_tensors(file)
+    except Exception as error:  # torch.load raises what it likes on a damaged file
+        raise ArtifactError(
+            f"{path} cannot be read as {kind}: it is damaged or holds more than tensors and plain values. "
+            f"Delete it and run the stage that writes it again. ({type(error).__name__}: {first_line(error)})"
+        ) from error
     header = content.get("header") if isinstance(content, dict) else None
+    types = {"format": str, "format_version": int, "kind": str, "version": str, "made_by": dict}
     if (
         not isinstance(header, dict)
-        or header.get("format") != "monai_plan"
-        or not {"format_version", "kind", "version", "made_by"} <= header.keys()
+        or not all(isinstance(header.get(name), of) for name, of in types.items())
+        or header["format"] != "monai_plan"
         or not isinstance(content.get("data"), dict)
     ):
         raise ArtifactError(f"{path} was not written by monai_plan: expected a file of {kind}.")
@@ -283,7 +359,24 @@ def load_artifact(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
             f"{path} has file format {header['format_version']} (monai_plan {header['version']}), this version reads "
             f"up to {FORMAT_VERSION}: update monai_plan."
         )
-    return {**content["data"], "header": header}
+    data = _Artifact(content["data"], header=header)
+    data.path, data.kind = path, kind
+    for name, value in data.items():
+        if not isinstance(value, _TYPES.get(name, object)):
+            raise ArtifactError(f"{path} has a {type(value).__name__} as {name}: run the stage that writes it again.")
+        if not all(tensor.isfinite().all() for tensor in tensors_in(value)):
+            raise ArtifactError(f"{path} has values in {name} that are not finite: run the stage that writes it again.")
+    return data
+
+
+class _Artifact(dict[str, Any]):
+    """What is in a file; what is not is an error that names it."""
+
+    path: str | os.PathLike[str]
+    kind: str
+
+    def __missing__(self, name: str) -> Any:
+        raise ArtifactError(f"{self.path} has no {name}: run the stage that writes the {self.kind} again.")
 
 
 def finished_part(

@@ -24,6 +24,8 @@ import monai_plan
 from monai_plan import utils
 from monai_plan.utils import (
     ArtifactError,
+    ConfigError,
+    DataError,
     atomic_path,
     digest,
     file_digest,
@@ -31,9 +33,11 @@ from monai_plan.utils import (
     finished_part,
     is_temporary,
     load_artifact,
+    read_json,
     save_artifact,
     sync,
     temporary_name,
+    write_json,
     write_text,
 )
 
@@ -50,7 +54,49 @@ class _Inversion:
     rate: float
 
 
+# ---- files from outside -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[" * 100_000, "it is nested too deeply"),
+        ('{"a":' * 100_000, "it is nested too deeply"),
+        ('[{"a": 1, "b": 2, "a": 3}]', "the key 'a' occurs twice"),
+        ("[1, 2", "Expecting ',' delimiter"),
+        ("\udcff", "can't decode byte 0xff"),
+        ("9" * 5000, "Exceeds the limit"),
+    ],
+)
+def test_json_from_outside_is_refused_in_one_sentence(tmp_path: Path, content: str, reason: str) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError, match=rf"a\.json cannot be read as a list: .*{reason}.*Mend the JSON file\.$"):
+        read_json(file, what="a list")
+
+
+def test_json_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.json"
+    file.write_text("[1]")
+    assert read_json(file) == [1]
+    monkeypatch.setattr(utils, "MOST_JSON", 2)
+    os.mkfifo(tmp_path / "pipe")  # nobody writes: to open it would wait for ever
+    for endless in (file, tmp_path / "pipe", tmp_path):
+        with pytest.raises(DataError, match=f"{endless.name} cannot be read as JSON: it is no file of at most"):
+            read_json(endless)
+    with pytest.raises(DataError, match="none does not exist: give the path of JSON"):
+        read_json(tmp_path / "none")
+
+
 # ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_path_that_nobody_means_is_not_written(tmp_path):
+    """MONAI's configs make :: of #, and what a shell has not replaced would be a folder called ~."""
+    for path in (tmp_path / "a::b" / "c.json", "~/c.json"):
+        with pytest.raises(ConfigError, match="is not written"):
+            write_json(path, 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
-"""Data lists from what people have: a folder a class, a CSV, Shenzhen, APTOS, a MedMNIST file."""
+"""Data lists from what people have: one folder per class, a CSV, Shenzhen, APTOS, a MedMNIST file."""
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import re
 import zipfile
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,12 @@ import numpy as np
 import torch
 
 from monai_plan.data.datalist import DATALIST_NAME, split_by_subject, write_datalist
+from monai_plan.data.dicom import dicom_images
+from monai_plan.data.reader import image_kind
+from monai_plan.data.tables import is_missing, number_classes, plain_number, read_table, unify
 from monai_plan.data.writers import IMAGES_FOLDER, image_suffix, replaced_dataset, write_image
 from monai_plan.utils import ConfigError, DataError, seeded_generator
 
-__all__ = [
-    "datalist_from_aptos",
-    "datalist_from_csv",
-    "datalist_from_folders",
-    "datalist_from_medmnist",
-    "datalist_from_shenzhen",
-]
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".nii", ".nii.gz", ".dcm")
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 SHENZHEN_LABELS = {0: "normal", 1: "tuberculosis"}
 APTOS_LABELS = {0: "no retinopathy", 1: "mild", 2: "moderate", 3: "severe", 4: "proliferative"}
@@ -42,24 +35,29 @@ def datalist_from_folders(
     subject_pattern: str | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
+    look_alikes: str = "refuse",
 ) -> Path:
-    """Make a data list from a folder a class.
+    """Make a data list from one folder per class.
 
     Args:
-        root: holds one folder a class, named as the class; the classes are numbered in sorted order. Folders below
-            are searched too, files that are no images are left out.
+        root: holds one folder per class, named as the class; the classes are numbered in sorted order. Folders below
+            are searched too, linked ones included. What is no image is left out, and its number is logged. A folder
+            with the slices of one DICOM series is one image.
         output: the data list to write.
         subject_pattern: regular expression searched in the file name; its first group, or the whole match if it has
-            none, is the subject. Without it every image is its own subject.
+            none, is the subject. Without it every image is its own subject, but for DICOM, which names its patients.
         test_fraction: share of the images in test, in (0, 1).
         seed: seed of the split, which is by subject and stratified by class.
+        look_alikes: what becomes of subjects or classes that differ only in case, spaces, ``.0`` or leading zeros:
+            "refuse", "merge" or "keep".
 
     Returns:
         The path of the data list.
 
     Raises:
         ConfigError: if ``subject_pattern`` is no regular expression or ``test_fraction`` is out of range.
-        DataError: if ``root`` has no class folders with images, or a name does not match ``subject_pattern``.
+        DataError: if ``root`` has no class folders with images, an image is in two of them, a name does not match
+            ``subject_pattern``, or there are look-alikes.
     """
     root = _existing_folder(root)
     try:
@@ -74,31 +72,68 @@ def datalist_from_folders(
             f"{root} holds the folders of a split ({', '.join(folder.name for folder in folders)}), not of classes: "
             f"give one of them, such as {folders[0]}, or a CSV."
         )
+    names = unify([folder.name for folder in folders], what="classes", remedy=look_alikes)
+    numbers = number_classes(names)
+    left_out = Counter(file.suffix.lower() or "without suffix" for file in root.iterdir() if _is_stray(file, output))
     items: list[dict[str, Any]] = []
-    for label, folder in enumerate(folders):
-        files = _image_files(folder)
-        if not files:
-            raise DataError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}): fill it or remove it.")
-        for file in files:
-            item: dict[str, Any] = {"image": str(file), "label": label}
-            if pattern is not None:
-                match = pattern.search(file.name)
-                if match is None or not (match.group(1) if pattern.groups else match.group()):
-                    raise DataError(
-                        f"{file} has no subject: its name does not match subject_pattern {subject_pattern!r}. Rename "
-                        "the file or mend the pattern."
-                    )
-                item["subject"] = match.group(1) if pattern.groups else match.group()
-            items.append(item)
+    patients: list[str] = []
+    classes: dict[str, str] = {}
+    for name, folder in zip(names, folders, strict=True):
+        images = _images_of_class(folder, left_out)
+        for image in images:
+            other = classes.setdefault(os.path.realpath(image), name)
+            if other != name:
+                raise DataError(f"{image} is in two classes, {other} and {name}, by a link: leave it in one.")
+            items.append({"image": str(image), "label": numbers[name]})
+        patients += images.values()
+    if pattern is not None:
+        patients = [_matched(pattern, Path(item["image"])) for item in items]
+    if not any(is_missing(patient) for patient in patients):
+        for item, patient in zip(items, unify(patients, what="patients", remedy=look_alikes), strict=True):
+            item["subject"] = patient
+        if pattern is None:
+            logger.warning("%s: patients are told apart by PatientID (0010,0020) of the DICOM files", root)
+    _say_left_out(root, left_out)
     return _split_and_write(
         items,
         output=output,
-        labels={label: folder.name for label, folder in enumerate(folders)},
+        labels={number: name for name, number in numbers.items()},
         name=root.name,
-        description="Made from a folder a class.",
+        description="Made from one folder per class.",
         test_fraction=test_fraction,
         seed=seed,
     )
+
+
+def _is_stray(file: Path, output: str | os.PathLike[str]) -> bool:
+    """Whether a file lies beside the folders of the classes and is not the data list itself."""
+    return file.is_file() and not file.name.startswith(".") and file.absolute() != Path(output).absolute()
+
+
+def _images_of_class(folder: Path, left_out: Counter[str]) -> dict[Path, str]:
+    """The images below a folder with their patients, who are empty where the file names none."""
+    files, others = _image_files(folder)
+    left_out.update(others)
+    dicom = [file for file in files if image_kind(file) == "dicom"]
+    images = dict.fromkeys(sorted(set(files) - set(dicom)), "")
+    if dicom:
+        found, without = dicom_images(dicom)
+        images |= found
+        left_out.update({"DICOM without an image": without} if without else {})
+    if not images:
+        raise DataError(f"{folder} holds no images: fill it or remove it.")
+    return dict(sorted(images.items()))
+
+
+def _matched(pattern: re.Pattern[str], file: Path) -> str:
+    match = pattern.search(file.name)
+    subject = match and (match.group(1) if pattern.groups else match.group())
+    if not subject:
+        raise DataError(
+            f"{file} has no subject: its name does not match subject_pattern {pattern.pattern!r}. Rename the file or "
+            "mend the pattern."
+        )
+    return subject
 
 
 def datalist_from_csv(
@@ -111,37 +146,44 @@ def datalist_from_csv(
     subject_column: str | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
+    look_alikes: str = "refuse",
 ) -> Path:
-    """Make a data list from a CSV with a row an image.
+    """Make a data list from a CSV with one row per image.
 
     Args:
-        csv_file: UTF-8, comma-separated, with a header line.
+        csv_file: with a header line; commas, semicolons, tabs or bars between the cells; UTF-8, UTF-16 or cp1252.
         image_root: the folder to which the paths in ``image_column`` are relative.
         output: the data list to write.
         image_column: the column of image paths.
-        label_column: the column of classes, whole numbers or text. The classes are numbered from 0 in their order, by
-            value or by alphabet; the text is kept as their name.
+        label_column: the column of classes, numbers or text. The classes are numbered from 0 in their order, by value
+            or by alphabet; the text is kept as their name, and ``0.0`` is ``0``.
         subject_column: the column of patients. Without it every image is its own subject.
         test_fraction: share of the images in test, in (0, 1).
         seed: seed of the split, which is by subject and stratified by class.
+        look_alikes: what becomes of subjects or classes that differ only in case, spaces, ``.0`` or leading zeros:
+            "refuse", "merge" or "keep".
 
     Returns:
         The path of the data list.
 
     Raises:
         ConfigError: if ``test_fraction`` is out of range.
-        DataError: if the file or a column is missing, a cell is empty, or an image does not exist.
+        DataError: if the file or a column is missing, a cell says nothing ("nan", "NA", "None" or empty), an image
+            does not exist, or there are look-alikes.
     """
     image_root = _existing_folder(image_root)
     columns = [image_column, label_column, *([subject_column] if subject_column is not None else [])]
-    rows = _read_csv(csv_file, columns)
-    numbers = _number_classes({row[label_column] for row in rows})
-    items = [
-        {"image": str(image_root / row[image_column]), "label": numbers[row[label_column]]}
-        | ({"subject": row[subject_column]} if subject_column is not None else {})
-        for row in rows
+    rows = read_table(csv_file, columns)
+    classes = unify([plain_number(row[label_column]) for row in rows], what="classes", remedy=look_alikes)
+    numbers = number_classes(classes)
+    items: list[dict[str, Any]] = [
+        {"image": str(image_root / row[image_column]), "label": numbers[name]}
+        for row, name in zip(rows, classes, strict=True)
     ]
-    missing = [item["image"] for item in items if not os.path.exists(str(item["image"]))]
+    if subject_column is not None:
+        subjects = unify([row[subject_column] for row in rows], what="patients", remedy=look_alikes)
+        items = [item | {"subject": subject} for item, subject in zip(items, subjects, strict=True)]
+    missing = [item["image"] for item in items if not os.path.exists(item["image"])]
     if missing:
         raise DataError(
             f"{missing[0]}, named in {csv_file}, does not exist ({len(missing)} of {len(items)} images are missing): "
@@ -178,7 +220,7 @@ def datalist_from_shenzhen(
     """
     root = _existing_folder(root)
     items: list[dict[str, Any]] = []
-    for file in _image_files(root):
+    for file in _image_files(root)[0]:
         match = re.fullmatch(r"(CHNCXR_\d+)_([01])\.png", file.name)
         if match is not None:
             items.append({"image": str(file), "label": int(match[2]), "subject": match[1]})
@@ -228,7 +270,7 @@ def datalist_from_aptos(
         raise ConfigError(f"max_per_class is {max_per_class}, but training and test need one image of a class each.")
     folder = root / "train_images" if (root / "train_images").is_dir() else root
     by_grade: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for row in _read_csv(root / "train.csv", ["id_code", "diagnosis"]):
+    for row in read_table(root / "train.csv", ["id_code", "diagnosis"]):
         image, diagnosis = folder / f"{row['id_code']}.png", row["diagnosis"]
         if diagnosis not in map(str, APTOS_LABELS):
             raise DataError(f"{root / 'train.csv'} has the diagnosis {diagnosis!r} for {row['id_code']}, not 0 to 4.")
@@ -326,45 +368,33 @@ def _existing_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _image_files(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    images = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
-    if len(images) < len(files):
-        logger.info("%s: %d files that are no images were left out.", folder, len(files) - len(images))
-    return images
+def _image_files(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """The images below a folder, linked folders included, and how many files of which suffix are none."""
+    images: list[Path] = []
+    left_out: Counter[str] = Counter()
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link to a folder above, or to one that was seen
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            file = Path(place, name)
+            if name.startswith("."):
+                left_out["hidden"] += 1
+            elif image_kind(file) is not None:
+                images.append(file)
+            else:
+                left_out[file.suffix.lower() or "without suffix"] += 1
+    return sorted(images), left_out
 
 
-def _read_csv(path: str | os.PathLike[str], columns: Sequence[str]) -> list[dict[str, str]]:
-    """The named columns of every row, stripped; none may be empty."""
-    rows: list[dict[str, str]] = []
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            absent = [column for column in columns if column not in (reader.fieldnames or [])]
-            if absent:
-                raise DataError(
-                    f"{path} has no column {absent[0]!r}, only {list(reader.fieldnames or [])}: name the right column."
-                )
-            for row in reader:
-                cells = {column: (row[column] or "").strip() for column in columns}
-                empty = [column for column, cell in cells.items() if not cell]
-                if empty:
-                    raise DataError(f"{path}, line {reader.line_num}, has no {empty[0]!r}: fill it or drop the line.")
-                rows.append(cells)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: give the path of a CSV with the columns {list(columns)}.") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a CSV in UTF-8: {error}.") from error
-    if not rows:
-        raise DataError(f"{path} has no rows: add a line an image.")
-    return rows
-
-
-def _number_classes(texts: Iterable[str]) -> dict[str, int]:
-    texts = set(texts)
-    whole = all(re.fullmatch(r"[+-]?\d+", text) for text in texts)
-    ordered = sorted(texts, key=lambda text: (int(text), text)) if whole else sorted(texts)
-    return {text: number for number, text in enumerate(ordered)}
+def _say_left_out(folder: Path, left_out: Counter[str]) -> None:
+    if left_out:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left_out.items()))
+        logger.warning("%s: left out what is no image: %s", folder, kinds)
 
 
 def _split_and_write(

@@ -6,8 +6,10 @@ paths are relative to the file. ``subject`` is the patient: whatever counts priv
 
 from __future__ import annotations
 
-import json
 import os
+import re
+import reprlib
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +18,8 @@ from typing import Any
 
 import torch
 
-from monai_plan.utils import ConfigError, DataError, seeded_generator, write_json
-
-__all__ = ["DATALIST_NAME", "Datalist", "check_split", "read_datalist", "split_by_subject", "write_datalist"]
+from monai_plan.data.tables import is_missing
+from monai_plan.utils import ConfigError, DataError, read_json, seeded_generator, write_json
 
 DATALIST_NAME = "datalist.json"
 
@@ -53,23 +54,14 @@ def read_datalist(path: str | os.PathLike[str]) -> Datalist:
             image occurs twice, only some items have a ``subject``, or a subject is in both ``training`` and ``test``.
     """
     path = Path(path).absolute()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: give the path of a data list (datalist.json).") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a data list: {error}. Mend the JSON file.") from error
+    content = read_json(path, what="a data list")
     for key, kind, remedy in (
         ("labels", dict, 'the names of the classes, such as {"0": "normal", "1": "lesion"}'),
         ("training", list, 'the training images, such as [{"image": "a.png", "label": 0, "subject": "p1"}]'),
     ):
         if not isinstance(content, dict) or not isinstance(content.get(key), kind):
             raise DataError(f'{path} has no "{key}": add {remedy}.')
-    try:
-        labels = {int(number): str(name) for number, name in content["labels"].items()}
-    except ValueError as error:
-        raise DataError(f'{path} has "labels" that are no whole numbers ({error}): use "0", "1", ...') from error
-
+    labels = _label_names(content["labels"], path)
     sections: dict[str, list[dict[str, Any]]] = {}
     seen: dict[str, str] = {}
     with_subject = Counter[bool]()
@@ -96,6 +88,26 @@ def read_datalist(path: str | os.PathLike[str]) -> Datalist:
     return Datalist(path=path, labels=labels, sections=sections, has_subjects=with_subject[True] > 0)
 
 
+_LATIN = str.maketrans("аеорсухіјѕкмтοναρτυχικ", "aeopcyxijskmtovaptuxik")  # Cyrillic and Greek letters that look so
+
+
+def _label_names(labels: Mapping[str, Any], path: Path) -> dict[int, str]:
+    """The names of the classes, each number and name told apart by everybody who reads them."""
+    names: dict[int, str] = {}
+    seen: dict[str, str] = {}
+    for number, name in labels.items():
+        if not re.fullmatch("0|[1-9][0-9]{0,8}", number):
+            raise DataError(f'{path} has "labels" that are no whole numbers ({number!r}): use "0", "1", ...')
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f'{path} has the name {reprlib.repr(name)} of class {number} in "labels": use a text.')
+        visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+        look = " ".join(visible.casefold().translate(_LATIN).split())
+        if look in seen:
+            raise DataError(f'{path} has "labels" that look alike, {seen[look]!r} and {name!r}: rename one of them.')
+        names[int(number)] = seen[look] = name
+    return names
+
+
 def _has_images(entries: list[Any]) -> bool:
     return bool(entries) and all(isinstance(entry, dict) and "image" in entry for entry in entries)
 
@@ -113,7 +125,7 @@ def _checked_item(entry: Any, *, where: str, folder: Path) -> dict[str, Any]:
     if isinstance(label, bool) or not isinstance(label, int):
         raise DataError(f"{where} ({image}) has the label {label!r}: labels are whole numbers from 0.")
     item = {"image": os.path.normpath(folder / image), "label": label, "key": image}
-    if entry.get("subject") is not None:
+    if not is_missing(entry.get("subject")):
         item["subject"] = str(entry["subject"])
     return item
 
@@ -139,8 +151,13 @@ def write_datalist(
 
     Returns:
         The path.
+
+    Raises:
+        DataError: if ``path`` is a folder.
     """
     path = Path(path).absolute()
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: give the file to write, such as {path / DATALIST_NAME}.")
     content: dict[str, Any] = {"name": name, "description": description}
     content["labels"] = {str(number): text for number, text in sorted(labels.items())}
     for section, items in sections.items():

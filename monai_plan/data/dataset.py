@@ -9,18 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.data.meta_tensor import MetaTensor
 from monai.transforms import Compose, Randomizable
-from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from monai_plan.data.datalist import read_datalist
+from monai_plan.data.facts import check_classes, check_files
+from monai_plan.data.intensity import ScaleShownd
+from monai_plan.data.loading import load_images
 from monai_plan.utils import ConfigError, DataError
-
-__all__ = ["CheckedDataset"]
-
-RANGE_TOLERANCE = 1e-3
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +29,9 @@ class CheckedDataset(Dataset):
     (int, the position of the subject in sorted order). It serves as ``data`` of ``monai.data.Dataset`` with random
     transforms on top.
 
+    Images are read on all cores. Grey pictures stored as RGB become grey where ``img_channels`` is 1, and grey ones are
+    repeated where it is 3.
+
     Args:
         datalist_file: the data list, see ``read_datalist``.
         section: the section of it to load.
@@ -42,6 +41,10 @@ class CheckedDataset(Dataset):
         img_channels: channels after the transform.
         num_classes: labels are 0 ... num_classes - 1, and each must occur.
         skip_bad_images: leave bad images out with a warning each, instead of raising an error.
+        merge_duplicates: count subjects who share an image (the same pixels as read) as one.
+        known: digests of images that another section has; with ``merge_duplicates`` these are left out.
+        cache_dir: folder in which the images are kept, as they are after the transform, until the data list, a file, or
+            the transform changes. A transform that cannot be pickled is not kept.
         progress: show a progress bar.
 
     Attributes:
@@ -54,7 +57,10 @@ class CheckedDataset(Dataset):
         has_subjects: whether the data list names subjects; if not, every image counts as one.
         label_names: the name of every class, by its number.
         skipped: (key, reason) of every image left out.
-        affine: 4 x 4 affine of the first image after the transform, as lists; None if the transform keeps none.
+        affine: 4 x 4 affine of the first image after the transform, as lists; the identity if the transform keeps none.
+        affines: [N, 4, 4], of every image as read.
+        digests: of the pixels of every image as read, before resizing and scaling: equal for equal pictures.
+        intensity: how the transform scales, see ``choose_scaling``; None if ``ScaleShownd`` is not in it.
 
     Raises:
         ConfigError: if the transform is random, or ``img_size``, ``img_channels`` or ``num_classes`` is not positive.
@@ -72,15 +78,23 @@ class CheckedDataset(Dataset):
         img_channels: int,
         num_classes: int,
         skip_bad_images: bool = False,
+        merge_duplicates: bool = False,
+        known: Sequence[str] = (),
+        cache_dir: str | os.PathLike[str] | None = None,
         progress: bool = False,
     ) -> None:
+        if isinstance(img_size, int):
+            raise ConfigError(
+                f"img_size is {img_size}, but a list of as many numbers as axes is needed: [{img_size}, ...]."
+            )
         shape = (int(img_channels), *map(int, img_size))
         if min(shape) < 1 or num_classes < 1:
             raise ConfigError(
                 f"img_channels is {img_channels}, img_size {tuple(img_size)} and num_classes {num_classes}, but all "
                 "must be positive."
             )
-        _check_deterministic(transform)
+        steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+        _check_deterministic(steps)
         datalist = read_datalist(datalist_file)
         items = datalist.sections.get(section)
         if not items:
@@ -88,26 +102,29 @@ class CheckedDataset(Dataset):
                 f'{datalist.path} has no images in the section "{section}": add some, or choose one of '
                 f"{sorted(name for name, entries in datalist.sections.items() if entries)}."
             )
-        self.skipped: list[tuple[str, str]] = []
-        self.affine: list[list[float]] | None = None
-        images = torch.empty(len(items), *shape)
-        kept: list[dict[str, Any]] = []
-        for item in tqdm(items, desc=f"checking {section}", disable=not progress):
-            try:
-                image = _load(item, transform, shape=shape, num_classes=num_classes)
-            except _BadImageError as error:
-                self.skipped.append((item["key"], str(error)))
-                continue
-            if not kept and isinstance(image, MetaTensor):
-                self.affine = image.affine.tolist()
-            images[len(kept)] = image.as_tensor() if isinstance(image, MetaTensor) else image
-            kept.append(item)
-        if self.skipped and not skip_bad_images:
-            _raise_bad(self.skipped, datalist.path, total=len(items))
+        if section == "training":
+            check_classes(datalist, num_classes)
+        check_files(items, datalist)
+        loaded = load_images(
+            items,
+            transform,
+            shape=shape,
+            num_classes=num_classes,
+            cache_file=None if cache_dir is None else Path(cache_dir) / f"{section}.pt",
+            desc=f"reading {section}" if progress else None,
+        )
+        if loaded.bad and not skip_bad_images:
+            _raise_bad(loaded.bad, items, datalist.path)
+        self.skipped: list[tuple[str, str]] = [(items[index]["key"], reason) for index, reason, _ in loaded.bad]
         for key, reason in self.skipped:
             logger.warning("Left out %s: it %s", key, reason)
-
-        self.images = images[: len(kept)]
+        self.images, self.digests, affines = loaded.images, loaded.digests, loaded.affines
+        self.affines = affines[:, 0]
+        self.affine: list[list[float]] | None = affines[0, 1].tolist() if len(affines) else None
+        kept = [items[index] for index in loaded.kept]
+        if merge_duplicates:
+            kept = self._merge_duplicates(kept, known)
+        self.intensity = next((step.scaling for step in steps if isinstance(step, ScaleShownd)), None)
         self.labels = torch.tensor([item["label"] for item in kept], dtype=torch.long)
         self.subjects: list[str] = [item["subject"] for item in kept]
         self.keys: list[str] = [item["key"] for item in kept]
@@ -127,6 +144,16 @@ class CheckedDataset(Dataset):
                 f"lower num_classes, which is {num_classes}."
             )
 
+    def _merge_duplicates(self, items: list[dict[str, Any]], known: Sequence[str]) -> list[dict[str, Any]]:
+        """Leave out what another section has, and give subjects who share an image the name of the first of them."""
+        apart = [index for index, digest in enumerate(self.digests) if digest not in set(known)]
+        if len(apart) < len(items):
+            logger.warning("left out %d images that another section has", len(items) - len(apart))
+            self.images, self.affines = self.images[apart], self.affines[apart]
+            self.digests, items = [self.digests[index] for index in apart], [items[index] for index in apart]
+        joined = join_subjects(self.digests, [item["subject"] for item in items])
+        return [item | {"subject": joined[item["subject"]]} for item in items]
+
     def __len__(self) -> int:
         return len(self.keys)
 
@@ -140,12 +167,23 @@ class CheckedDataset(Dataset):
         }
 
 
-class _BadImageError(Exception):
-    """Says what is wrong with one image, as the predicate of a sentence."""
+def join_subjects(digests: Sequence[str], subjects: Sequence[str]) -> dict[str, str]:
+    """The name of every subject once those who share an image count as one: the first of them in sorted order."""
+    joined = {subject: subject for subject in subjects}
+
+    def root(subject: str) -> str:
+        while joined[subject] != subject:
+            subject = joined[subject]
+        return subject
+
+    first: dict[str, str] = {}
+    for digest, subject in zip(digests, subjects, strict=True):
+        one, other = sorted((root(first.setdefault(digest, subject)), root(subject)))
+        joined[other] = one
+    return {subject: root(subject) for subject in joined}
 
 
-def _check_deterministic(transform: Callable[[dict[str, Any]], Any]) -> None:
-    steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+def _check_deterministic(steps: Sequence[Any]) -> None:
     for step in steps:
         if isinstance(step, Randomizable):
             raise ConfigError(
@@ -154,68 +192,18 @@ def _check_deterministic(transform: Callable[[dict[str, Any]], Any]) -> None:
             )
 
 
-def _load(
-    item: dict[str, Any], transform: Callable[[dict[str, Any]], Any], *, shape: tuple[int, ...], num_classes: int
-) -> Tensor:
-    if not 0 <= item["label"] < num_classes:
-        raise _BadImageError(f"has the label {item['label']}, but labels run from 0 to {num_classes - 1}")
-    if not Path(item["image"]).exists():
-        raise _BadImageError(f"does not exist ({item['image']})")
-    try:
-        # The pixels are checked as loaded too: scaling with clipping would turn an infinite one into a 1.
-        if isinstance(transform, Compose) and len(transform.transforms) > 1:
-            result = transform({"image": item["image"]}, end=1)
-            _check_finite(result["image"])
-            result = transform(result, start=1)
-        else:
-            result = transform({"image": item["image"]})
-        image = result["image"]
-    except _BadImageError:
-        raise
-    except Exception as error:  # readers raise what they like on a damaged file, MONAI wraps it
-        raise _BadImageError(f"cannot be read and transformed: {_root_cause(error)}") from error
-    if not isinstance(image, Tensor):
-        raise _BadImageError(f"is a {type(image).__name__} after the transform, but a tensor is needed")
-    _check_finite(image)
-    if image.ndim == len(shape) and image.shape[0] != shape[0]:
-        raise _BadImageError(f"has {image.shape[0]} channels after the transform, but img_channels is {shape[0]}")
-    if tuple(image.shape) != shape:
-        raise _BadImageError(
-            f"has the shape {tuple(image.shape)} after the transform, but img_channels and img_size make {shape}"
-        )
-    low, high = float(image.min()), float(image.max())
-    if low < -1.0 - RANGE_TOLERANCE or high > 1.0 + RANGE_TOLERANCE:
-        raise _BadImageError(
-            f"has values from {low:.4g} to {high:.4g} after the transform, but they must lie in [-1, 1] "
-            "(add ScaleIntensityd or ScaleIntensityRanged)"
-        )
-    return image.float()
-
-
-def _check_finite(image: Any) -> None:
-    if isinstance(image, Tensor) and image.is_floating_point():
-        bad = image.numel() - int(image.isfinite().sum())
-        if bad:
-            raise _BadImageError(f"has {bad} of {image.numel()} pixels that are NaN or infinite")
-
-
-def _root_cause(error: BaseException) -> str:
-    """What went wrong below MONAI's wrappers, as one line."""
-    while error.__cause__ is not None and str(error).startswith("applying transform"):
-        error = error.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    # With a named reader LoadImage prints the tracebacks of all readers into its message: the first is the named one's.
-    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback")]
-    if starts:
-        lines = [line for line in lines[starts[0] + 1 :] if not line.startswith(" ")] or lines
-    return lines[0].strip().rstrip(".")
-
-
-def _raise_bad(skipped: list[tuple[str, str]], path: Path, *, total: int) -> None:
-    key, reason = skipped[0]
-    if len(skipped) == total > 1:
-        remedy = f"all {total} images are bad, so mend the transform, img_size or img_channels rather than the images."
+def _raise_bad(bad: Sequence[tuple[int, str, str]], items: Sequence[dict[str, Any]], path: Path) -> None:
+    """One sentence on the first bad image; where most are bad alike, the configuration is to blame and not they."""
+    index, reason, mend = bad[0]
+    alike = sum(other == mend for _, _, other in bad)
+    if mend and alike > max(len(items) / 2, 1):
+        many = "all" if alike == len(items) else f"{alike} of"
+        remedy = f"{many} {len(items)} images are bad, so mend {mend} rather than the images."
+    elif reason.startswith("does not exist"):
+        missing = sum(text.startswith("does not exist") for _, text, _ in bad)
+        count = f"{missing} of {len(items)} images are missing. Copy them" if missing > 1 else "copy it"
+        remedy = f"{count} there, or leave such images out with --skip-bad-images."
     else:
-        more = f" ({len(skipped) - 1} more images are bad.)" if len(skipped) > 1 else ""
+        more = f" ({len(bad) - 1} more images are bad.)" if len(bad) > 1 else ""
         remedy = f"mend or remove it, or leave such images out with --skip-bad-images.{more}"
-    raise DataError(f"{key}, listed in {path}, {reason}: {remedy}")
+    raise DataError(f"{items[index]['key']}, listed in {path}, {reason}: {remedy}")

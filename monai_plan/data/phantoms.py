@@ -24,8 +24,6 @@ from monai_plan.data.datalist import DATALIST_NAME, write_datalist
 from monai_plan.data.writers import IMAGES_FOLDER, image_suffix, replaced_dataset, write_image
 from monai_plan.utils import ConfigError, seeded_generator
 
-__all__ = ["PHANTOM_LABELS", "make_phantoms", "phantom_image"]
-
 PHANTOM_LABELS = {0: "no lesion", 1: "lesion"}
 FIELD_OF_VIEW_MM = 320.0
 

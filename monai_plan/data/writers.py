@@ -20,9 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from monai_plan.data.datalist import DATALIST_NAME
-from monai_plan.utils import ConfigError, DataError, atomic_path
-
-__all__ = ["contact_sheet", "write_image"]
+from monai_plan.utils import ConfigError, DataError, atomic_path, named_errors
 
 IMAGES_FOLDER = "images"
 
@@ -88,9 +86,10 @@ def replaced_dataset(output_dir: str | os.PathLike[str], *, pattern: str) -> Ite
         )
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / IMAGES_FOLDER).mkdir(parents=True)
     try:
-        yield temporary
+        with named_errors(target, temporary):
+            (temporary / IMAGES_FOLDER).mkdir(parents=True)
+            yield temporary
         target.mkdir(exist_ok=True)
         datalist.unlink(missing_ok=True)
         if images.exists():

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import ignite.distributed as idist
-import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, ProgressBar
 from monai.engines import Evaluator
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
+from monai_plan.tensor_file import load_tensors, tensors_in
 from monai_plan.utils import ArtifactError, TrainingError, first_line, write_tensors
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,10 @@ class ResumeHandler:
             return
         max_epochs = engine.state.max_epochs
         try:
-            checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
+            with open(self.path, "rb") as file:
+                checkpoint = load_tensors(file)
+            if not all(tensor.isfinite().all() for tensor in tensors_in(checkpoint)):
+                raise ValueError("it holds values that are not finite")
             Checkpoint.load_objects(to_load={**self.save_dict, "trainer": engine}, checkpoint=checkpoint)
         except Exception as error:
             raise ArtifactError(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from monai_plan.tensor_file import load_tensors
 from monai_plan.utils import ArtifactError, ConfigError, DataError, seeded_generator
 
 EMBEDDING_NAMES = ("random", "squeezenet1_0", "lpips-alex", "lpips-vgg", "lpips-squeeze")
@@ -356,7 +357,8 @@ def load_published(
             f"{os.fspath(path)} does not exist: put the weights of {network} there, or give the path of {file}."
         )
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as content:
+            state: Any = load_tensors(content)
         named = ((own_name(key), value) for key, value in state.items())
         module.load_state_dict({name: value for name, value in named if name is not None})
     except Exception as error:  # torch.load raises what it likes on a damaged file

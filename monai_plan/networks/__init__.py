@@ -2,6 +2,7 @@
 
 from monai_plan.networks.checkpoint import (
     classifier_outputs,
+    is_imported,
     load_classifier,
     load_generator,
     save_classifier,
@@ -29,6 +30,7 @@ __all__ = [
     "SynthesisNetwork",
     "classifier_outputs",
     "frozen",
+    "is_imported",
     "load_classifier",
     "load_generator",
     "load_stylegan2_pickle",

@@ -17,7 +17,8 @@ class LatentDecoder(nn.Module):
     """A generator G = synthesis ∘ mapping; whatever fulfils this can be inverted, walked with and released.
 
     A subclass sets the attributes in its constructor and gives ``mapping`` and ``synthesis``, as methods or as
-    submodules that are called the same way. With ``register_decoder`` it can be saved and loaded as well.
+    submodules that are called the same way. With ``register_decoder`` it can be saved and loaded as well; its
+    constructor then also runs under ``torch.device("meta")``, by which a file is compared with its architecture.
 
     Attributes:
         mapping: z [B, z_dim], drawn from N(0, I), and, if conditional, labels [B] int → w [B, w_dim].

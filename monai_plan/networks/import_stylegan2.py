@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from monai_plan.networks.stylegan2 import EqualizedLinear, StyleGAN2Generator
+from monai_plan.tensor_file import load_tensors
 from monai_plan.utils import ArtifactError, ConfigError, first_line
 
 _NETWORK = "torch_utils.persistence._reconstruct_persistent_obj"
@@ -284,7 +285,7 @@ def _tensor(record: Any, name: str) -> Tensor:
 
 def _numbers(data: bytes, offset: int, size: tuple[Any, ...], stride: tuple[Any, ...], name: str) -> Tensor:
     try:
-        storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        storage = load_tensors(io.BytesIO(data))
     except Exception as error:  # torch.load raises what it likes on a damaged file
         raise ArtifactError(
             f"the numbers of its {name} are damaged or hold more than numbers. Nothing in them was executed. "

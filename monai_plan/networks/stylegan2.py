@@ -359,7 +359,8 @@ class MappingNetwork(nn.Module):
         super().__init__()
         self.z_dim, self.w_dim, self.num_classes, self.w_avg_beta = z_dim, w_dim, num_classes, w_avg_beta
         self.embed = EqualizedLinear(num_classes, w_dim) if num_classes else None
-        widths = [z_dim + (w_dim if num_classes else 0)] + [w_dim] * num_layers
+        first = z_dim + (w_dim if num_classes else 0)
+        widths = itertools.chain([first], itertools.repeat(w_dim, num_layers))
         self.layers = nn.ModuleList(EqualizedLinear(a, b, lr_multiplier=0.01) for a, b in itertools.pairwise(widths))
         self.register_buffer("w_avg", torch.zeros(w_dim))
         self.w_avg: Tensor
@@ -402,8 +403,9 @@ def one_hot_labels(labels: Tensor | None, num_classes: int, batch_size: int) -> 
         shape = None if labels is None else tuple(labels.shape)
         raise ValueError(f"labels have shape {shape}, but a network of {num_classes} classes needs [{batch_size}].")
     try:
-        return F.one_hot(labels, num_classes).float()
-    except RuntimeError as error:
+        # not F.one_hot, which torch.compile of PyTorch 2.6 cannot take
+        return F.embedding(labels, torch.eye(num_classes, device=labels.device))
+    except (IndexError, RuntimeError) as error:
         raise ValueError(f"labels must be integers from 0 to {num_classes - 1}: {error}") from error
 
 

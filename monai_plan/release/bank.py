@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copyreg
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from monai_plan.release.reader import VALUE_RANGE, read_release
-from monai_plan.utils import DataError, first_line
+from monai_plan.utils import DataError, atomic_path, first_line
 
 __all__ = ["SyntheticBank", "SyntheticDataset", "SyntheticSource"]
 
@@ -133,14 +132,12 @@ class SyntheticBank:
         return (len(self.labels), self.img_channels, *self.img_size)
 
     def _write_cache(self, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # A folder of its own, not atomic_path: the ranks of one run may all be here at once.
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            images = np.lib.format.open_memmap(Path(folder) / file.name, mode="w+", dtype=np.uint8, shape=self._shape)
-            for index in range(len(images)):
-                images[index] = self._release.stored_image(index)
-            images.flush()
-            os.replace(Path(folder) / file.name, file)
+        # Written, not mapped: on a full disk a mapped file ends the process.
+        with atomic_path(file) as temporary, open(temporary, "wb") as out:
+            form = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
+            np.lib.format.write_array_header_1_0(out, form)
+            for index in range(len(self.labels)):
+                out.write(self._release.stored_image(index).numpy().tobytes())
 
     def _map_cache(self, file: Path) -> None:
         try:

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
-from monai.transforms import LoadImage
-from PIL import Image
 from torch import Tensor
 
 from monai_plan.data.datalist import DATALIST_NAME, Datalist, read_datalist
-from monai_plan.utils import DataError, digest, first_line
+from monai_plan.release.files import read_header, read_values
+from monai_plan.utils import DataError, digest
 
 __all__ = ["Release", "read_release"]
 
@@ -68,18 +65,13 @@ class Release:
             DataError: if the file cannot be read or is not of the release's size.
         """
         path = self.paths[index]
-        try:
-            image = _loader()(path)
-        except Exception as error:  # readers raise what they like on a damaged file
-            raise DataError(f"{path} cannot be read ({first_line(error)}): write the release again.") from error
-        values = torch.as_tensor(image).as_subclass(Tensor)
-        stored = values.to(torch.uint8)
-        if values.shape != (self.img_channels, *self.img_size) or not torch.equal(stored.to(values.dtype), values):
+        header = read_header(path)  # again, for nothing is decoded that has grown since
+        if header.shape != (self.img_channels, *self.img_size):
             raise DataError(
-                f"{path} is not an image of {self.img_channels} x {list(self.img_size)} values of 8 bits: write the "
+                f"{path} is no longer an image of {self.img_channels} x {list(self.img_size)} values: write the "
                 "release again."
             )
-        return stored
+        return read_values(path, header)
 
     def stored_images(self) -> Tensor:
         """All images as they are stored, uint8 [N, C, *spatial].
@@ -87,7 +79,10 @@ class Release:
         Raises:
             DataError: as ``stored_image``.
         """
-        return torch.stack([self.stored_image(index) for index in range(len(self))])
+        images = torch.empty(len(self), self.img_channels, *self.img_size, dtype=torch.uint8)
+        for index, image in enumerate(images):
+            image.copy_(self.stored_image(index))
+        return images
 
     @property
     def images(self) -> Tensor:
@@ -97,7 +92,7 @@ class Release:
             DataError: as ``stored_image``.
         """
         low, high = VALUE_RANGE
-        return self.stored_images().sub(low).div(high - low).mul(2).sub(1)
+        return self.stored_images().float().sub_(low).div_(high - low).mul_(2).sub_(1)
 
 
 def read_release(datalist_file: str | os.PathLike[str]) -> Release:
@@ -107,21 +102,22 @@ def read_release(datalist_file: str | os.PathLike[str]) -> Release:
         datalist_file: the data list, or the folder that holds it.
 
     Raises:
-        DataError: if there is no release or no image in it, or an image is missing, unreadable or of another size,
+        DataError: if there is no release or no image in it, its data list or an image leads out of its folder, a class
+            has no name, or an image is missing, no PNG or NIfTI-1 file as they are written here, or of another size,
             channel count or geometry than the first. What only decoding shows is found when an image is read.
     """
     datalist = _read_datalist(Path(datalist_file).absolute())
     items = datalist.sections["training"]
     paths: list[str] = [item["image"] for item in items]
-    shape, affine = _header(paths[0])
+    first = read_header(paths[0])
     for path in paths[1:]:
-        other_shape, other_affine = _header(path)
-        if other_shape != shape or not np.allclose(other_affine, affine):
+        other = read_header(path)
+        if other.shape != first.shape or not np.allclose(other.affine, first.affine):
             raise DataError(
-                f"{path} has the shape {list(other_shape)} and {paths[0]} {list(shape)}, or their affines differ, but "
-                "all images of a release share both: write the release again."
+                f"{path} has the shape {list(other.shape)} and {paths[0]} {list(first.shape)}, or their affines "
+                "differ, but all images of a release share both: write the release again."
             )
-    img_channels, *img_size = shape
+    img_channels, *img_size = first.shape
     return Release(
         folder=datalist.path.parent,
         paths=paths,
@@ -130,14 +126,9 @@ def read_release(datalist_file: str | os.PathLike[str]) -> Release:
         groups=[item["subject"] for item in items],
         img_size=tuple(img_size),
         img_channels=img_channels,
-        affine=affine,
+        affine=first.affine,
         digest=digest(datalist.path, *map(Path, paths)),
     )
-
-
-@cache
-def _loader() -> LoadImage:
-    return LoadImage(ensure_channel_first=True)
 
 
 def _read_datalist(path: Path) -> Datalist:
@@ -147,10 +138,16 @@ def _read_datalist(path: Path) -> Datalist:
         raise DataError(
             f"{file.parent} holds no {file.name}: give the folder of a release, made by the stage synthesize."
         )
+    _check_inside(file.parent, file, file.name)
     datalist = read_datalist(file)
     items = datalist.sections["training"]
+    for item in items:
+        _check_inside(file.parent, item["image"], item["key"])
     if not items:
         raise DataError(f'{datalist.path} has no samples in "training": make the release again.')
+    unnamed = sorted({item["label"] for item in items} - set(datalist.labels))
+    if unnamed:
+        raise DataError(f'{datalist.path} has images of class {unnamed[0]}, which has no name in "labels": add it.')
     missing = [item["image"] for item in items if not os.path.isfile(item["image"])]
     if missing:
         raise DataError(
@@ -160,13 +157,11 @@ def _read_datalist(path: Path) -> Datalist:
     return datalist
 
 
-def _header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
-    """The shape [C, *spatial] and the affine [4, 4] of an image file, without decoding it."""
+def _check_inside(folder: Path, file: str | os.PathLike[str], name: str) -> None:
+    """Refuse what leads out of the folder of a release: by ``..``, as an absolute path or by links."""
     try:
-        if path.endswith(".png"):
-            with Image.open(path) as image:
-                return (len(image.getbands()), *image.size), np.eye(4)
-        volume = nibabel.Nifti1Image.from_filename(path)
-        return (1, *volume.shape), np.asarray(volume.affine, dtype=float)
-    except Exception as error:  # readers raise what they like on a damaged file
-        raise DataError(f"{path} cannot be read ({first_line(error)}): write the release again.") from error
+        inside = Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder)) and not os.path.isabs(name)
+    except (OSError, ValueError):  # a loop of links, or a zero byte in the name
+        inside = False
+    if not inside:
+        raise DataError(f"{name!r} of the release {folder} leads out of it, and nothing outside is opened: remove it.")

@@ -110,8 +110,18 @@ def test_metadata(bundle: Path) -> None:
     parser = ConfigParser(_json(bundle, "train.json"))
     parser.get_parsed_content("imports")
     assert data_format["inputs"]["image"]["num_channels"] == parser.get_parsed_content("z_dim")
-    assert data_format["outputs"]["pred"]["spatial_shape"] == parser["img_size"]
-    assert data_format["outputs"]["pred"]["num_channels"] == parser["img_channels"]
+    assert data_format["outputs"]["pred"]["spatial_shape"] == parser.get_parsed_content("img_size")
+    assert data_format["outputs"]["pred"]["num_channels"] == parser.get_parsed_content("img_channels")
+
+
+@EACH_BUNDLE
+def test_a_folder_may_be_called_a_number(bundle: Path) -> None:
+    """MONAI's command line reads 2025 as one."""
+    for name in ("common.json", "train.json"):
+        parser = ConfigParser(_json(bundle, name))
+        parser.update({"dataset_dir": 2024, "output_dir": 2025})
+        assert parser.get_parsed_content("datalist_file") == "2024/datalist.json"
+        assert parser.get_parsed_content("private_dir") == "2025/private"
 
 
 @EACH_BUNDLE

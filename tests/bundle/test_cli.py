@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_bundle import BUNDLE
 
 import monai_plan.bundle
 from monai_plan import __version__
@@ -95,6 +96,64 @@ def test_errors_for_people_are_one_sentence(tmp_path: Path, capsys: pytest.Captu
 def test_errors_that_are_ours_pass(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="Failed to evaluate"):
         main(_bundle(tmp_path, "$1 / 0"))
+
+
+def test_paths_are_completed_as_by_a_shell(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which does not do it behind = or within quotes."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("WARD", "ward_7")
+    assert main(["run", "~/B", "--dataset_dir=~/$WARD", "--output_dir", "2025", "--name", "~"]) == 0
+    ((args, options),) = calls
+    assert args == ("/home/somebody/B",)
+    assert (options["dataset_dir"], options["output_dir"]) == ("/home/somebody/ward_7", "2025")
+    assert options["overrides"] == {"name": "~"}
+
+
+@pytest.mark.parametrize("path", ["$NOT_SET_ANYWHERE/x", "${NOT_SET_ANYWHERE}", "~nobody_of_this_name/x"])
+def test_a_variable_that_is_not_set_is_an_error(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "B", "--dataset_dir", path, "--output_dir", "O"])
+    assert ended.value.code == 2
+    assert f"{path} names a variable or a user that is not known here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change", [{"output_dir": "out#1"}, {"dataset_dir": "set#1"}, {"overrides": {"release_name": "set #1"}}]
+)
+def test_what_monai_would_rewrite_is_refused_before_anything_is_written(change: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "set#1").mkdir()
+    (tmp_path / "set").mkdir()
+    paths = {"dataset_dir": "set", "output_dir": "out"} | {k: v for k, v in change.items() if k != "overrides"}
+    with pytest.raises(ConfigError, match="#1', and MONAI's configs write # as ::"):
+        monai_plan.bundle.run_bundle(
+            BUNDLE, **{k: tmp_path / v for k, v in paths.items()}, overrides=change.get("overrides")
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "set#1"]
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for name in "ab":
+        _write_images(tmp_path / "set" / name, [f"{number}.png" for number in range(4)])
+    output = tmp_path / "file" / "datalist.json"
+    assert main(["datalist", "folders", str(tmp_path / "set"), "--output", str(output)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("monai_plan:")]
+    assert str(tmp_path / "file") in line
+    assert "a file stands where a folder is needed: use another place" in line
+
+
+@pytest.mark.parametrize("flag", ["--merge-look-alikes", "--keep_look_alikes"])
+def test_look_alikes(flag: str, tmp_path: Path) -> None:
+    _write_images(tmp_path, [f"{number}.png" for number in range(16)])
+    lines = [f"{number}.png,{number // 4 % 2},{number // 2}{'.0' * (number % 2)}" for number in range(16)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,label,who", *lines]))
+    command = ["datalist", "csv", str(tmp_path / "t.csv"), "--image_root", str(tmp_path), "--subject_column", "who"]
+    command += ["--output", str(tmp_path / "datalist.json")]
+    assert main(command) == 2
+    assert main([*command, flag]) == 0
+    content = json.loads((tmp_path / "datalist.json").read_text())
+    subjects = {item["subject"] for item in content["training"] + content["test"]}
+    assert len(subjects) == (8 if "merge" in flag else 16)
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

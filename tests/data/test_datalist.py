@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import load_decathlon_datalist
 from PIL import Image
+from variants import GREY, dicom, plane, series
 
 from monai_plan.data import (
     check_split,
@@ -257,7 +259,7 @@ def test_from_csv(tmp_path, texts, names):
         ("image,label\na.png,\n", "line 2, has no 'label'"),
         ("image,label\na.png\n", "line 2, has no 'label'"),
         ("image,label\na.png,0\nb.png,1\n", r"b\.png.*1 of 2"),
-        (b"image,label\n\xff.png,0\n", "UTF-8"),
+        (b"image,label\n\xff.png,0\n", "ÿ.png.*1 of 1"),  # cp1252
     ],
 )
 def test_from_csv_bad_input(tmp_path, text, message):
@@ -267,6 +269,167 @@ def test_from_csv_bad_input(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         datalist_from_csv(tmp_path / "t.csv", image_root=tmp_path, output=tmp_path / "datalist.json")
     assert not (tmp_path / "datalist.json").exists()
+
+
+def table(tmp_path, text, *, encoding="utf-8", **options):
+    """The data list of a table of 24 pictures, in the columns image, label and patient."""
+    for number in range(24):
+        picture(tmp_path / f"{number}.png")
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    columns = {"subject_column": "patient"} if "patient" in text.splitlines()[0] else {}
+    return sides(
+        datalist_from_csv(
+            tmp_path / "t.csv", image_root=tmp_path, output=tmp_path / "datalist.json", **columns, **options
+        )
+    )
+
+
+def rows(row, header="image,label,patient", end="\n"):
+    return end.join([header, *map(row, range(24))]) + end
+
+
+@pytest.mark.parametrize(
+    ("separator", "encoding", "end"),
+    [
+        (",", "utf-8", "\n"), (";", "utf-8-sig", "\r\n"), ("\t", "utf-16", "\r\n"), ("|", "utf-16-le", "\n"),
+        (";", "cp1252", "\r\n"), (",", "utf-8", "\r"),
+    ],
+)  # fmt: skip
+def test_tables_as_programs_write_them(tmp_path, separator, encoding, end):
+    def row(number):
+        return separator.join([f"{number}.png", ("gesund", "grün")[number % 2], f"p{number // 2 * 7}"])
+
+    text = rows(row, separator.join(["image", "label", "patient"]), end)
+    datalist, training, test = table(tmp_path, text, encoding=encoding)
+    assert datalist.labels == {0: "gesund", 1: "grün"}
+    assert len({item["subject"] for item in training + test}) == 12
+
+
+LOOK_ALIKE_PATIENTS = {
+    "7.0 beside 7": lambda n: f"{n // 2}{'.0' if n % 2 else ''}",
+    "zeros in front": lambda n: f"{n // 2:0{3 if n % 2 else 1}d}",
+    "case and spaces": lambda n: ("p {}", "P{}")[n % 2].format(n // 2),
+}
+
+
+@pytest.mark.parametrize("case", LOOK_ALIKE_PATIENTS)
+def test_patients_that_look_alike(tmp_path, case, caplog):
+    text = rows(lambda number: f"{number}.png,{number // 2 % 2},{LOOK_ALIKE_PATIENTS[case](number)}")
+    with pytest.raises(DataError, match=r"patients that differ only in .*, .* = .*--merge-look-alikes"):
+        table(tmp_path, text)
+    _, training, test = table(tmp_path, text, look_alikes="merge")
+    assert len({item["subject"] for item in training + test}) == 12
+    _, training, test = table(tmp_path, text, look_alikes="keep")
+    assert len({item["subject"] for item in training + test}) == 24
+    with pytest.raises(ConfigError, match="look_alikes is 'guess'"):
+        table(tmp_path, text, look_alikes="guess")
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (("0", "1", "0.0", "1.0"), {0: "0", 1: "1"}),
+        (("1.0", "2.0", "10.0"), {0: "1", 1: "2", 2: "10"}),
+        (("1.5", "0.25", "10"), {0: "0.25", 1: "1.5", 2: "10"}),
+        (("+1", "01", "2"), {0: "1", 1: "2"}),
+    ],
+)
+def test_numbers_are_numbers(tmp_path, labels, names):
+    datalist, training, test = table(
+        tmp_path, rows(lambda n: f"{n}.png,{labels[n % len(labels)]}", header="image,label"), test_fraction=0.4
+    )
+    assert datalist.labels == names
+    for item in training + test:
+        text = labels[int(item["key"].removesuffix(".png")) % len(labels)]
+        assert float(names[item["label"]]) == float(text)
+
+
+def test_classes_that_look_alike(tmp_path):
+    text = rows(lambda n: f"{n}.png,{('Normal', 'normal', 'TB')[n % 3]}", header="image,label")
+    with pytest.raises(DataError, match=r"classes that differ only in .*'Normal' = 'normal'"):
+        table(tmp_path, text)
+    datalist, training, test = table(tmp_path, text, look_alikes="merge", test_fraction=0.4)
+    assert datalist.labels == {0: "TB", 1: "normal"}
+    assert sum(item["label"] == 1 for item in training + test) == 16
+
+
+@pytest.mark.parametrize("nothing", ["nan", "NaN", "NA", "N/A", "None", "null", "", "  ", "<NA>"])
+def test_nothing_is_no_patient_and_no_class(tmp_path, nothing):
+    for column in ("label", "patient"):
+        text = rows(lambda n, c=column: f"{n}.png," + ",".join(
+            nothing if n == 3 and name == c else str(n % 2) for name in ("label", "patient")))  # fmt: skip
+        with pytest.raises(DataError, match=f"line 5, has no '{column}'"):
+            table(tmp_path, text)
+
+
+def test_a_subject_that_says_nothing_is_missing(tmp_path):
+    content = {"labels": LABELS, "training": [item("a.png", subject="p1"), item("b.png", subject="nan")]}
+    with pytest.raises(DataError, match=r"for 1 images and none for 1"):
+        read_datalist(write(tmp_path, content))
+
+
+def test_a_cell_too_many_and_a_spreadsheet(tmp_path):
+    picture(tmp_path / "a.png")
+    for content, message in (
+        (b"image,label\na.png,0,1\n", "line 2, has more cells than the header"),
+        (b"PK\x03\x04 and so on", "is a spreadsheet"),
+        (b"image,label\n\x81\x8d.png,0\n", "neither UTF-8, UTF-16 nor cp1252"),
+    ):
+        (tmp_path / "t.csv").write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            datalist_from_csv(tmp_path / "t.csv", image_root=tmp_path, output=tmp_path / "datalist.json")
+
+
+def test_folders_with_links_other_formats_and_what_is_left_out(tmp_path, caplog):
+    root, store = tmp_path / "set", tmp_path / "store"
+    for name in ("normal", "tb"):
+        for number in range(4):
+            picture(root / name / f"{name}{number}.png")
+            picture(root / name / f"{name}{number}.tif")
+            picture(store / name / f"{name}_far{number}.bmp")
+        Image.new("L", (8, 8)).save(root / name / f"{name}_bare", format="PNG")
+        (root / name / "notes.txt").write_text("no image")
+        (root / name / "site_b").symlink_to(store / name)
+        (store / name / "back").symlink_to(root / name)  # a loop
+    (root / "readme.md").write_text("beside the classes")
+    _, training, test = sides(datalist_from_folders(root, output=root / "datalist.json"))
+    assert len(training) + len(test) == 2 * (4 + 4 + 4 + 1)
+    assert len({i["image"] for i in training + test}) == 26
+    assert "left out what is no image: 1 .md, 2 .txt" in caplog.text
+    assert "datalist" not in caplog.text.split("left out")[1].splitlines()[0]
+    (root / "tb" / "wrong").symlink_to(root / "normal")
+    with pytest.raises(DataError, match="is in two classes, normal and tb, by a link"):
+        datalist_from_folders(root, output=root / "datalist.json")
+
+
+def test_folders_of_dicom(tmp_path, caplog):
+    """Patients by PatientID; the slices of a series are one volume; reports are left out."""
+    for number in range(8):
+        name = ("normal", "tb")[number % 2]
+        (tmp_path / name).mkdir(exist_ok=True)
+        dicom(tmp_path / name / f"1.2.{number}", GREY, PatientID=f"pat{number // 4}{number % 2}")
+    report = pydicom.dcmread(dicom(tmp_path / "tb" / "report.dcm", GREY, Modality="SR"))
+    del report.Rows, report.Columns
+    report.save_as(tmp_path / "tb" / "report.dcm")
+    for number in range(2):
+        place = tmp_path / "tb" / f"study{number}"
+        place.mkdir()
+        series(place, PatientID=f"ct{number}")
+    _, training, test = sides(datalist_from_folders(tmp_path, output=tmp_path / "datalist.json"))
+    items = training + test
+    assert len(items) == 10
+    assert {i["subject"] for i in items} == {"pat00", "pat01", "pat10", "pat11", "ct0", "ct1"}
+    assert sorted(i["key"] for i in items if "study" in i["key"]) == ["tb/study0/series", "tb/study1/series"]
+    assert "patients are told apart by PatientID" in caplog.text
+    assert "1 DICOM without an image" in caplog.text
+    dicom(tmp_path / "tb" / "study0" / "series" / "other.dcm", GREY, **plane(9), SeriesInstanceUID="1.2.3")
+    with pytest.raises(DataError, match="study0/series holds slices of 2 series"):
+        datalist_from_folders(tmp_path, output=tmp_path / "datalist.json")
+
+
+def test_a_folder_is_no_data_list_to_write(tmp_path):
+    with pytest.raises(DataError, match=r"is a folder: give the file to write, such as .*datalist\.json"):
+        write_datalist(tmp_path, labels={0: "a"}, sections={"training": []}, name="n")
 
 
 def test_from_shenzhen(tmp_path):

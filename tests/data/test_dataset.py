@@ -13,7 +13,7 @@ from monai.data import Dataset as MonaiDataset
 from monai.transforms import Compose, LoadImaged, RandFlipd, RandRotated, Resized, ScaleIntensityRanged
 from PIL import Image
 
-from monai_plan.data import CheckedDataset
+from monai_plan.data import CheckedDataset, IntensityScaling, LoadShownImaged, ScaleShownd
 from monai_plan.utils import ConfigError, DataError
 
 # MONAI's own remarks on DICOM plug-ins and missing orientation.
@@ -171,7 +171,12 @@ BAD = [
     ("text.nii", lambda path: path.write_text("hello"), 0, "Cannot work out file type"),
     ("rgb.png", lambda path: save(path, pixels(1, SIZE, SIZE, 3)), 0, "3 channels.*img_channels is 1"),
     ("large.png", lambda path: save(path, pixels(1, SIZE, SIZE + 1)), 0, r"\(1, 9, 8\).*\(1, 8, 8\)"),
-    ("volume.nii", lambda path: write_nifti(path, pixels(1, SIZE, SIZE, 4)), 0, r"\(1, 8, 8, 4\).*\(1, 8, 8\)"),
+    (
+        "volume.nii",
+        lambda path: write_nifti(path, pixels(1, SIZE, SIZE, 4)),
+        0,
+        r"a volume .* 8 x 8 x 4, but spatial_dims is 2",
+    ),
     ("nan.nii", lambda path: write_nifti(path, np.full((SIZE, SIZE), np.nan, np.float32)), 0, "64 of 64.*NaN"),
     ("inf.nii", lambda path: write_nifti(path, np.eye(SIZE, dtype=np.float32) / 0.0), 0, "NaN or infinite"),
     ("bright.nii", lambda path: write_nifti(path, np.full((SIZE, SIZE), 510.0)), 0, r"from 3 to 3.*\[-1, 1\]"),
@@ -220,7 +225,7 @@ def test_a_named_reader_fails_in_one_line_too(tmp_path, good):
 
 def test_the_number_of_further_bad_images_is_told(tmp_path, good):
     gone = [{"image": f"gone{n}.png", "label": 0, "subject": "bad"} for n in range(3)]
-    with pytest.raises(DataError, match=r"gone0\.png.*2 more images"):
+    with pytest.raises(DataError, match=r"gone0\.png.*3 of 7 images are missing"):
         checked(write_list(tmp_path, good + gone))
 
 
@@ -231,7 +236,7 @@ def test_where_all_images_are_bad_the_configuration_is_suspected(tmp_path, good)
 
 def test_empty_class_and_section(tmp_path, good):
     path = write_list(tmp_path, good)
-    with pytest.raises(DataError, match="no usable image of class 2"):
+    with pytest.raises(DataError, match="no image of class 2"):
         checked(path, num_classes=3)
     with pytest.raises(DataError, match=r'"test".*\[\'training\'\]'):
         checked(path, section="test")
@@ -249,6 +254,92 @@ def test_transforms_that_cannot_be_applied_once(tmp_path, good):
         checked(path, transform=Compose(steps))
     with pytest.raises(ConfigError, match="positive"):
         checked(path, num_classes=0)
+
+
+def test_grey_stored_as_rgb_is_grey_and_colour_is_not(tmp_path, good):
+    grey = pixels(7, SIZE, SIZE)
+    Image.fromarray(np.stack([grey] * 3, -1)).save(tmp_path / "rgb.png")
+    path = write_list(tmp_path, [*good, {"image": "rgb.png", "label": 0, "subject": "p4"}])
+    data = checked(path, transform=shown())
+    assert torch.equal(data.images[4, 0], torch.from_numpy(grey).float().T / 127.5 - 1)
+    assert torch.equal(checked(path, transform=shown(), img_channels=3).images[0, 2], data.images[0, 0])
+    Image.fromarray(np.stack([grey, grey, grey // 2], -1)).save(tmp_path / "rgb.png")
+    with pytest.raises(DataError, match=r"3 channels after the transform \(it has colours\), but img_channels is 1"):
+        checked(path, transform=shown())
+
+
+def test_an_image_is_not_stretched_to_a_volume(tmp_path, good):
+    """As Resized does it without a word."""
+    steps = [LoadShownImaged("image"), Resized("image", (SIZE, SIZE, 4))]
+    with pytest.raises(DataError, match=r"is a single image or slice of 8 x 8, but spatial_dims is 3.*all 4 images"):
+        checked(write_list(tmp_path, good), transform=Compose(steps), img_size=(SIZE, SIZE, 4))
+
+
+def test_most_images_of_the_wrong_kind_blame_the_configuration(tmp_path, good):
+    for number in range(3):
+        Image.fromarray(pixels(number, SIZE, SIZE, 3)).save(tmp_path / f"good{number}.png")
+    path = write_list(tmp_path, good)
+    with pytest.raises(
+        DataError, match=r"3 of 4 images are bad, so mend img_channels rather than the images"
+    ) as raised:
+        checked(path)
+    assert "--skip-bad-images" not in str(raised.value)
+
+
+def shown():
+    return Compose([LoadShownImaged("image"), ScaleShownd("image", IntensityScaling("range", (0.0, 255.0)))])
+
+
+def test_what_was_read_is_kept(tmp_path, good, monkeypatch):
+    path = write_list(tmp_path, [*good, {"image": "gone.png", "label": 0, "subject": "bad"}])
+    options = {"cache_dir": tmp_path / "cache", "skip_bad_images": True}
+    first = checked(path, transform=shown(), **options)
+    with monkeypatch.context() as patch:
+        patch.setattr("monai_plan.data.loading._load", None)  # nothing is read
+        again = checked(path, transform=shown(), **options)
+    assert torch.equal(again.images, first.images)
+    assert torch.equal(again.affines, first.affines)
+    assert (again.digests, again.skipped, again.keys) == (first.digests, first.skipped, first.keys)
+    assert again.intensity == IntensityScaling("range", (0.0, 255.0))
+    assert [file.name for file in (tmp_path / "cache").iterdir()] == ["training.pt"]
+
+
+@pytest.mark.parametrize("change", ["file", "transform", "list", "damage"])
+def test_what_was_kept_is_not_used_when_anything_changed(tmp_path, good, change):
+    path, scaling = write_list(tmp_path, good), IntensityScaling("range", (0.0, 255.0))
+    options = {"cache_dir": tmp_path / "cache"}
+    first = checked(path, transform=shown(), **options)
+    if change == "file":
+        Image.fromarray(pixels(99, SIZE, SIZE)).save(tmp_path / "good0.png")
+    elif change == "transform":
+        scaling = IntensityScaling("range", (0.0, 300.0))
+    elif change == "list":
+        path = write_list(tmp_path, good[::-1])
+    else:
+        (tmp_path / "cache" / "training.pt").write_bytes(b"damaged")
+    steps = Compose([LoadShownImaged("image"), ScaleShownd("image", scaling)])
+    again = checked(path, transform=steps, **options)
+    assert torch.equal(again.images, checked(path, transform=steps).images)
+    assert torch.equal(again.images, first.images) == (change == "damage")
+
+
+def test_a_transform_that_cannot_be_pickled_is_not_kept(tmp_path, good):
+    steps = Compose([LoadShownImaged("image"), lambda data: {"image": data["image"] / 255.0}])
+    checked(write_list(tmp_path, good), transform=steps, cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_images_read_side_by_side_keep_their_places(tmp_path):
+    items = []
+    for number in range(64):
+        Image.fromarray(pixels(number, SIZE, SIZE)).save(tmp_path / f"{number}.png")
+        items.append({"image": f"{number}.png", "label": number % 2, "subject": f"p{number}"})
+    (tmp_path / "7.png").unlink()
+    data = checked(write_list(tmp_path, items), transform=shown(), skip_bad_images=True)
+    for image, key in zip(data.images, data.keys, strict=True):
+        expected = torch.from_numpy(pixels(int(key.removesuffix(".png")), SIZE, SIZE)).float().T / 127.5 - 1
+        assert torch.equal(image[0], expected)
+    assert len(data) == 63
 
 
 def test_resized_and_constant_images_are_fine(tmp_path, good):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 
+import monai.bundle
 import pytest
 import torch
 from torch import nn
@@ -12,12 +14,13 @@ from torch import nn
 from monai_plan.networks import (
     StyleGAN2Generator,
     classifier_outputs,
+    is_imported,
     load_classifier,
     load_generator,
     save_classifier,
     save_generator,
 )
-from monai_plan.utils import ArtifactError, load_artifact, save_artifact
+from monai_plan.utils import ArtifactError, ConfigError, load_artifact, save_artifact
 
 NETWORKS = [(2, (16, 8), 1, 2), (2, (12, 8), 3, 0), (3, (12, 8, 16), 1, 2)]
 
@@ -56,6 +59,57 @@ def test_generator_comes_back(tmp_path, spatial_dims, img_size, img_channels, nu
     assert all(parameter.requires_grad for parameter in generator.parameters())
     assert load_artifact(tmp_path / "model.pt", kind="generator")["header"]["made_by"] == {"epochs": 3}
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"img_size": [16, 8]}, r'images of \[8, 8\], but img_size is \[16, 8\]: run with --img_size "\[8, 8\]"'),
+        ({"img_size": [8, 8, 8]}, r"images of \[8, 8\], but img_size is \[8, 8, 8\]"),
+        ({"img_channels": 3}, "images of 1 channels, but img_channels is 3: run with --img_channels 1"),
+        ({"num_classes": 5}, "images of 2 classes, but num_classes is 5: run with --num_classes 2"),
+    ],
+)
+def test_a_generator_must_fit_the_run(tmp_path, change, message):
+    """A given one; the id to change is named."""
+    save_generator(make_generator(), tmp_path / "model.pt")
+    fit = {"img_size": (8, 8), "img_channels": 1, "num_classes": 2}
+    load_generator(tmp_path / "model.pt", fit=fit)
+    with pytest.raises(ConfigError, match=message):
+        load_generator(tmp_path / "model.pt", fit=fit | change)
+
+
+def test_an_unconditional_generator_fits_any_classes_and_a_broken_one_none(tmp_path):
+    fit = {"img_size": (8, 8), "img_channels": 1, "num_classes": 2}
+    generator = make_generator(num_classes=0)
+    save_generator(generator, tmp_path / "model.pt")
+    load_generator(tmp_path / "model.pt", fit=fit)
+    next(generator.parameters()).data.view(-1)[0] = float("nan")
+    save_generator(generator, tmp_path / "model.pt")
+    with pytest.raises(ArtifactError, match=r"model\.pt has values in state_dict that are not finite"):
+        load_generator(tmp_path / "model.pt", fit=fit)
+
+
+def test_an_imported_generator_is_told(tmp_path):
+    save_generator(make_generator(), tmp_path / "model.pt")
+    assert not is_imported(tmp_path / "model.pt")
+    save_generator(make_generator(), tmp_path / "model.pt", made_by={"imported": "network.pkl"})
+    assert is_imported(tmp_path / "model.pt")
+
+
+def test_monai_bundle_load_finds_the_weights(tmp_path):
+    """It looks for them at the top of the file, and would return a random network without an error."""
+    generator = make_generator()
+    save_generator(generator, tmp_path / "zoo" / "models" / "model.pt")
+    torch.manual_seed(99)
+    network = StyleGAN2Generator(**generator.architecture)
+    loaded = monai.bundle.load("zoo", model=network, bundle_dir=tmp_path, source="github", device="cpu")
+    for name, value in generator.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    size = (tmp_path / "zoo" / "models" / "model.pt").stat().st_size
+    data = {"state_dict": generator.state_dict(), "architecture": generator.architecture}
+    save_artifact(tmp_path / "once.pt", kind="generator", data=data)
+    assert size < 1.3 * (tmp_path / "once.pt").stat().st_size  # the weights are there once
 
 
 def test_classifier_comes_back(tmp_path):
@@ -195,10 +249,10 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
     def broken(value, opened):
         opened.write(b"half")
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(torch, "save", broken)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match=r"no space left: .*model\.pt"):
         save_generator(make_generator(3, (8, 8, 8)), file)
     assert file.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]

@@ -134,15 +134,16 @@ def test_no_door_gives_a_refused_point_or_an_end(tmp_path, random):
     allowed = {tuple(place) for place in kept.nonzero().tolist() if 0 < place[1] < 6}
 
     def place_of(image):
-        (place,) = ((images - image).abs().flatten(2).amax(2) <= 1.01 / 255).nonzero().tolist()
-        return tuple(place)
+        far = (images - image).abs().flatten(2).amax(2)
+        assert far.min() <= 2.01 / 255  # a level of 8 bits: another batch may round to the next one
+        return divmod(int(far.argmin()), 7)
 
     source = OnlineSource(tmp_path / "model.pt", tmp_path / "paths.pt")
     assert {place_of(source.image(n)) for n in range(len(source.labels))} == allowed
     real = RealSet(torch.rand(4, 1, 8, 8) * 2 - 1, torch.tensor([0, 0, 1, 1]))
     SynthesizeStage(
         generator=generator, paths_file=tmp_path / "paths.pt", anchors_file=tmp_path / "anchors.pt", dataset=real,
-        release_dir=tmp_path / "release", name="tiny",
+        datalist_file=tmp_path / "release" / "datalist.json", card_file=tmp_path / "card.md", name="tiny",
     ).run()  # fmt: skip
     assert {place_of(image) for image in read_release(tmp_path / "release").images} == allowed
 

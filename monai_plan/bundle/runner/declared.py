@@ -15,7 +15,7 @@ from typing import Any
 
 from monai.bundle import ConfigExpression, ConfigParser, ReferenceResolver
 
-from monai_plan.bundle.runner.stages_file import Stage, covers
+from monai_plan.bundle.runner.stages_file import CACHE, Stage, covers
 from monai_plan.utils import ConfigError
 
 OUTPUT = "<output_dir>"  # the value of the id output_dir in the parser
@@ -43,7 +43,7 @@ def check_declared(stage: Stage, parser: ConfigParser, leaves: Mapping[str, Any]
             raise ConfigError(f"stage {stage.name}: config id {id} refers to itself.") from None
         for text in texts:
             path = posixpath.normpath(text.split(OUTPUT, 1)[1].lstrip("/") or ".")
-            if not any(covers(place, path) for place in (*stage.reads, *stage.places)):
+            if not any(covers(place, path) for place in (*stage.reads, *stage.places, CACHE)):
                 raise ConfigError(
                     f"stage {stage.name}: config id {id} leads to {path} in output_dir, which stages.json names "
                     "neither among the reads nor among the writes of the stage: name it there, or keep it in the "

@@ -11,7 +11,7 @@ from typing import Any
 from monai_plan import __version__
 from monai_plan.bundle.runner.configs import Plan
 from monai_plan.bundle.runner.stages_file import Stage, brief, covers
-from monai_plan.utils import DataError, digest, file_digest, files_below, write_json
+from monai_plan.utils import DataError, digest, file_digest, files_below, read_json, write_json
 
 RECORDS = "private/run"  # below output_dir
 
@@ -74,7 +74,7 @@ def _read(file: Path, echo: Callable[[str], object]) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_json(file)
         if not {"monai_plan", "config", "reads", "data"} <= record["fingerprint"].keys():
             raise ValueError("an entry is missing")
         record.get("writes", {}).items()
@@ -125,11 +125,12 @@ def data_digests(datalist: Path, dataset: Path, output: Path) -> dict[str, Any]:
     if not datalist.is_file():
         files = [file for file in files_below(dataset) if not file.is_relative_to(output)]
         return {"datalist": None, "images": {file.relative_to(dataset).as_posix(): digest(file) for file in files}}
-    try:
-        sections = json.loads(datalist.read_text(encoding="utf-8")).values()
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"the data list {datalist} is no JSON object: {error}. Make it anew.") from error
-    items = [item for section in sections if isinstance(section, list) for item in section if isinstance(item, dict)]
+    content = read_json(datalist, what="a data list")
+    if not isinstance(content, dict):
+        raise DataError(f"the data list {datalist} is no JSON object: make it anew.")
+    items = [
+        item for section in content.values() if isinstance(section, list) for item in section if isinstance(item, dict)
+    ]
     images = [item.get("image", []) for item in items]
     names = {name for image in images for name in ([image] if isinstance(image, str) else image)}
     return {

@@ -109,6 +109,8 @@ def run_bundle(
     """
     bundle, dataset, output = (Path(os.path.abspath(path)) for path in (bundle_root, dataset_dir, output_dir))
     paths = {"dataset_dir": str(dataset), "output_dir": str(output), "bundle_root": str(bundle)}
+    for name, value in (*paths.items(), *(overrides or {}).items()):
+        _check_text(name, value)
     stages = load_stages(bundle)
     if not dataset.is_dir():
         raise ConfigError(f"dataset_dir {dataset} does not exist or is no folder: give the data set's folder.")
@@ -153,6 +155,15 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _check_text(name: str, value: object) -> None:
+    """Refuse what MONAI's configs would silently make another text of: they read # as :: in every text."""
+    if isinstance(value, str) and not value.startswith(("$", "@", "%")) and ("#" in value or "::" in value):
+        raise ConfigError(
+            f"{name} is {value!r}, and MONAI's configs write # as ::, so that it would name something else: do without "
+            "it, in a path by renaming the folder or by a link to it."
+        )
 
 
 @dataclass
@@ -245,7 +256,7 @@ def _execute(plan: Plan) -> None:
         workflow.finalize()
         return
     except Exception as error:
-        meant = _plan_error(error)
+        meant = _meant_error(error)
         if meant is None:
             raise
     finally:
@@ -260,8 +271,8 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _plan_error(error: BaseException | None) -> PLANError | None:
-    """The PLANError that MONAI has wrapped ("Failed to instantiate …"), if there is one."""
-    while error is not None and not isinstance(error, PLANError):
+def _meant_error(error: BaseException | None) -> PLANError | OSError | None:
+    """The error for people that MONAI has wrapped ("Failed to instantiate …"), if there is one."""
+    while error is not None and not isinstance(error, (PLANError, OSError)):
         error = error.__cause__
     return error

@@ -14,7 +14,8 @@ from monai.bundle import ConfigParser
 from monai_plan.utils import ArtifactError, ConfigError
 
 REPLACED = "private/replaced"
-OWN_FOLDERS = ("private/run", REPLACED)  # of the runner, below output_dir
+CACHE = "private/cache"  # of images as read, for any stage; each file says itself what it is of
+OWN_FOLDERS = ("private/run", REPLACED, CACHE)  # of no stage, below output_dir
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,20 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from monai_plan.bundle.stages.walk import class_counts
-from monai_plan.data import CheckedDataset
+from monai_plan.data import CheckedDataset, describe_data
 from monai_plan.latent import LatentInverter, LatentWalk
-from monai_plan.networks import frozen
+from monai_plan.networks import frozen, is_imported, load_generator
 from monai_plan.release import check_quantile
 from monai_plan.utils import ConfigError, DataError, write_json
 
 __all__ = ["CheckStage"]
 
 logger = logging.getLogger(__name__)
-
-MOST_WHITE = 0.3  # a larger share of pixels at the upper end of the range is suspicious
 
 
 @dataclass(kw_only=True, eq=False)
@@ -37,7 +36,7 @@ class CheckStage:
         inversion_init: where the inversion begins, "encoder" or "mean".
         min_distance_quantile: see ``Walk``.
         evaluation_epochs, evaluation_seeds, evaluation_batch_size: of the classifiers of the evaluation.
-        report_file: private JSON with the counts and the images left out.
+        report_file: private JSON, see ``describe_data``.
     """
 
     training: CheckedDataset
@@ -68,6 +67,7 @@ class CheckStage:
                 f"the training section has {len(self.training)} images, fewer than batch_size = {self.batch_size}: "
                 "lower batch_size."
             )
+        self._check_given_generator()
         class_counts(self.training.labels, num_images=self.num_images, balance=self.balance)
         self._try_networks()
         self._check_subjects()
@@ -85,6 +85,14 @@ class CheckStage:
         ):
             if not valid:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}, but {remedy}.")
+
+    def _check_given_generator(self) -> None:
+        """An imported generator in the place of the trained one, of which no earlier stage knows."""
+        file = Path(self.report_file).with_name("model.pt")
+        if file.exists() and is_imported(file):
+            shape = self.training.images.shape[1:]
+            classes = max(self.training.label_names) + 1
+            load_generator(file, fit={"img_size": shape[1:], "img_channels": shape[0], "num_classes": classes})
 
     def _check_subjects(self) -> None:
         data = self.training
@@ -125,26 +133,7 @@ class CheckStage:
 
     def _report(self) -> None:
         sections = {"training": self.training, "test": self.test}
-        write_json(
-            self.report_file,
-            {
-                name: {
-                    "images": len(data),
-                    "subjects": data.num_subjects,
-                    "has_subjects": data.has_subjects,
-                    "images_per_class": {label: int((data.labels == label).sum()) for label in data.label_names},
-                    "left_out": data.skipped,
-                }
-                for name, data in sections.items()
-            },
-        )
-        white = (self.training.images >= 1).float().mean().item()
-        if white > MOST_WHITE:
-            logger.warning(
-                "%.0f %% of the pixels of the training images are at the upper end of intensity_range: if they look "
-                "washed out, widen it (4095 is common for 12 bits)",
-                100 * white,
-            )
+        write_json(self.report_file, describe_data(sections))
         for name, data in sections.items():
             logger.info(
                 "%s: %d images of %d subjects, %d left out", name, len(data), data.num_subjects, len(data.skipped)

@@ -58,7 +58,7 @@ def test_data_set_changes_are_counted(toy: Toy) -> None:
     toy.write_datalist("d", "a")
     assert toy.reasons()["train"] == "data set: the data list changed, its images did not"
     (toy.data / "datalist.json").write_text("[")
-    with pytest.raises(DataError, match=r"datalist\.json is no JSON object"):
+    with pytest.raises(DataError, match=r"datalist\.json cannot be read as a data list"):
         toy.run()
 
 

@@ -34,9 +34,10 @@ def test_check_data_writes_counts(case, tmp_path):
     test = make_dataset(tmp_path / "data", case.dims, subjects=1, section="test")
     check(tmp_path, training=case.dataset, test=test)
     report = json.loads((tmp_path / "private" / "data.json").read_text())
-    assert report["training"] == {
+    counts = {
         "images": 20, "subjects": 10, "has_subjects": True, "images_per_class": {"0": 10, "1": 10}, "left_out": [],
     }  # fmt: skip
+    assert counts.items() <= report["training"].items()
     assert report["test"]["images"] == 4
     assert report["test"]["subjects"] == 2
 

@@ -1,0 +1,246 @@
+"""Reading a section of a data list: on all cores, each image checked, and kept in a file for the next process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms import Compose
+from torch import Tensor
+from tqdm import tqdm
+
+from monai_plan import __version__
+from monai_plan.data.facts import has_colour, num_cores
+from monai_plan.data.header import ImageRefusedError
+from monai_plan.utils import write_tensors
+
+RANGE_TOLERANCE = 1e-3
+BAR_DELAY = 2.0  # seconds before a progress bar is worth its line
+
+
+@dataclass
+class LoadedImages:
+    """What became of the images of a section.
+
+    Attributes:
+        images: [N, C, *spatial], float32, of those that are good.
+        kept: N positions in the section.
+        digests: N digests of the pixels as read.
+        affines: [N, 2, 4, 4], float64, as read and after the transform; the identity where the transform keeps none.
+        bad: of every other image its position, what is wrong, as the predicate of a sentence, and the config id to mend
+            if the image itself may be right; else empty.
+    """
+
+    images: Tensor
+    kept: list[int]
+    digests: list[str]
+    affines: Tensor
+    bad: list[tuple[int, str, str]]
+
+
+class BadImageError(Exception):
+    """Says what is wrong with one image, as the predicate of a sentence, and which config id may be wrong instead."""
+
+    def __init__(self, reason: str, mend: str = "") -> None:
+        super().__init__(reason)
+        self.mend = mend
+
+
+def load_images(
+    items: Sequence[dict[str, Any]],
+    transform: Callable[[dict[str, Any]], Any],
+    *,
+    shape: tuple[int, ...],
+    num_classes: int,
+    cache_file: Path | None,
+    desc: str | None,
+) -> LoadedImages:
+    """Read, transform and check images on all cores.
+
+    Args:
+        items: with ``image`` and ``label``.
+        transform: deterministic, on the key ``image``.
+        shape: [C, *spatial] that each image must have afterwards.
+        num_classes: labels are below it.
+        cache_file: where the result is kept, if it is; what is there is used if nothing has changed.
+        desc: what the progress bar says; none is shown without it.
+    """
+    key = _cache_key(items, transform, shape, num_classes) if cache_file is not None else None
+    if cache_file is not None and key is not None:
+        cached = _read_cache(cache_file, key)
+        if cached is not None:
+            return cached
+    images = torch.empty(len(items), *shape)
+    affines = torch.empty(len(items), 2, 4, 4, dtype=torch.float64)
+
+    def load(index: int) -> str | BadImageError:
+        try:
+            image, digest, affine = _load(items[index], transform, shape=shape, num_classes=num_classes)
+        except BadImageError as error:
+            return error
+        affines[index] = torch.stack([affine, _affine(image)])
+        images[index] = image.as_tensor() if isinstance(image, MetaTensor) else image
+        return digest
+
+    with ThreadPoolExecutor(num_cores()) as pool:
+        loads = pool.map(load, range(len(items)))
+        results = list(tqdm(loads, desc=desc, total=len(items), disable=desc is None, delay=BAR_DELAY, leave=False))
+    kept = [index for index, result in enumerate(results) if isinstance(result, str)]
+    if len(kept) < len(items):
+        images, affines = images[kept], affines[kept]
+    bad = [(index, str(r), r.mend) for index, r in enumerate(results) if isinstance(r, BadImageError)]
+    loaded = LoadedImages(images, kept, [r for r in results if isinstance(r, str)], affines, bad)
+    if cache_file is not None and key is not None:
+        _write_cache(cache_file, key, loaded)
+    return loaded
+
+
+def _cache_key(
+    items: Sequence[dict[str, Any]], transform: Callable[..., Any], shape: tuple[int, ...], num_classes: int
+) -> str | None:
+    steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+    try:
+        digest = hashlib.sha256(b"".join(pickle.dumps(step) for step in steps))
+    except Exception:  # a lambda, or whatever a user's transform holds
+        return None
+    digest.update(repr((__version__, torch.__version__, shape, num_classes)).encode())
+    for item in items:
+        path = Path(item["image"])
+        files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        digest.update(repr((item["key"], item["label"], stats)).encode())
+    return digest.hexdigest()
+
+
+def _write_cache(file: Path, key: str, loaded: LoadedImages) -> None:
+    if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+        return  # one rank is enough, and they share the folder
+    write_tensors(file, {"key": key, **vars(loaded)})
+
+
+def _read_cache(file: Path, key: str) -> LoadedImages | None:
+    try:
+        content = torch.load(file, weights_only=True, mmap=True)
+    except Exception:  # missing, or damaged: it is written anew
+        return None
+    return LoadedImages(**content) if content.pop("key", None) == key else None
+
+
+def _load(
+    item: dict[str, Any], transform: Callable[[dict[str, Any]], Any], *, shape: tuple[int, ...], num_classes: int
+) -> tuple[Tensor, str, Tensor]:
+    """The image after the transform, and the digest of its pixels and the affine as read."""
+    if not 0 <= item["label"] < num_classes:
+        raise BadImageError(f"has the label {item['label']}, but labels run from 0 to {num_classes - 1}", "num_classes")
+    if not os.path.exists(item["image"]):
+        raise BadImageError(f"does not exist ({item['image']})")
+    loaded: Any = None
+    try:
+        # The pixels are checked as loaded too: scaling with clipping would turn an infinite one into a 1.
+        if isinstance(transform, Compose) and len(transform.transforms) > 1:
+            result = transform({"image": item["image"]}, end=1)
+            loaded = result["image"]
+            _check_finite(loaded)
+            if isinstance(loaded, Tensor) and loaded.ndim < len(shape):  # Resized would repeat it along a new axis
+                _check_axes(loaded, len(shape) - 1)
+            digest, affine = _digest(loaded), _affine(loaded)
+            image = transform(result, start=1)["image"]
+        else:
+            image = loaded = transform({"image": item["image"]})["image"]
+            digest, affine = _digest(image), _affine(image)
+    except BadImageError:
+        raise
+    except Exception as error:  # readers raise what they like on a damaged file, MONAI wraps it
+        _check_axes(loaded, len(shape) - 1)
+        raise BadImageError(_reason(error)) from error
+    if not isinstance(image, Tensor):
+        raise BadImageError(f"is a {type(image).__name__} after the transform, but a tensor is needed", "preprocessing")
+    _check_finite(image)
+    return _of_shape(image, loaded, shape), digest, affine
+
+
+def _affine(image: Any) -> Tensor:
+    return image.affine.double() if isinstance(image, MetaTensor) else torch.eye(4, dtype=torch.float64)
+
+
+def _of_shape(image: Tensor, loaded: Any, shape: tuple[int, ...]) -> Tensor:
+    """The image with the channels that are wanted, if its size and values are right."""
+    if image.ndim != len(shape):
+        _check_axes(loaded, len(shape) - 1)
+    elif image.shape[0] != shape[0]:
+        if (len(image), shape[0]) == (1, 3):
+            image = image.repeat(3, *[1] * (image.ndim - 1))
+        elif (len(image), shape[0]) == (3, 1) and not has_colour(image, 2.0):
+            image = image[[int(image.flatten(1).sum(1).argsort()[1])]]
+        else:
+            colour = " (it has colours)" if len(image) == 3 else ""
+            raise BadImageError(
+                f"has {image.shape[0]} channels after the transform{colour}, but img_channels is {shape[0]}",
+                "img_channels",
+            )
+    if tuple(image.shape) != shape:
+        raise BadImageError(
+            f"has the shape {tuple(image.shape)} after the transform, but img_channels and img_size make {shape}",
+            "the transform, img_size or img_channels",
+        )
+    low, high = float(image.min()), float(image.max())
+    if low < -1.0 - RANGE_TOLERANCE or high > 1.0 + RANGE_TOLERANCE:
+        raise BadImageError(
+            f"has values from {low:.4g} to {high:.4g} after the transform, but they must lie in [-1, 1] "
+            "(add ScaleShownd or ScaleIntensityRanged)",
+            "preprocessing",
+        )
+    return image.float()
+
+
+def _check_axes(loaded: Any, dims: int) -> None:
+    """Tell a volume, an image and colour apart, before sizes are blamed."""
+    if not isinstance(loaded, Tensor) or loaded.ndim - 1 == dims:
+        return
+    size = " x ".join(map(str, loaded.shape[1:]))
+    what = {2: "a single image or slice", 3: "a volume or a stack of frames"}.get(loaded.ndim - 1, "an array")
+    raise BadImageError(
+        f"is {what} of {size}, but spatial_dims is {dims} (img_size has {dims} numbers)", "spatial_dims and img_size"
+    )
+
+
+def _check_finite(image: Any) -> None:
+    if isinstance(image, Tensor) and image.is_floating_point() and not image.sum().isfinite():
+        bad = image.numel() - int(image.isfinite().sum())
+        if bad:  # or their sum is too large
+            raise BadImageError(f"has {bad} of {image.numel()} pixels that are NaN or infinite")
+
+
+def _digest(image: Any) -> str:
+    """Of the pixels as read; equal for a grey picture and the same stored as RGB."""
+    values = (image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)).float()
+    if len(values) == 3 and not has_colour(values, 0.0):
+        values = values[:1]
+    if values.min() >= 0 and values.max() <= 255 and torch.equal(values, values.byte()):
+        values = values.byte()  # a quarter to hash
+    digest = hashlib.blake2b(repr(tuple(values.shape)).encode(), digest_size=16)
+    digest.update(values.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong below MONAI's wrappers, as the predicate of a sentence in one line."""
+    while error.__cause__ is not None and str(error).startswith("applying transform"):
+        error = error.__cause__
+    if isinstance(error, ImageRefusedError):
+        return str(error)
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # With a named reader LoadImage prints the tracebacks of all readers into its message: the first is the named one's.
+    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback")]
+    if starts:
+        lines = [line for line in lines[starts[0] + 1 :] if not line.startswith(" ")] or lines
+    return f"cannot be read and transformed: {lines[0].strip().rstrip('.')}"

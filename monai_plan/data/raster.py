@@ -1,0 +1,118 @@
+"""Pictures that Pillow reads (PNG, JPEG, TIFF, BMP, ...), with the values that a viewer shows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from monai_plan.data.header import ImageHeader, ImageRefusedError
+
+ORIENTATION = 0x112  # of EXIF and TIFF; from 5 on rows and columns change places
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # of TIFF
+CHANNELS = {"1": 1, "L": 1, "P": 1, "I;16": 1, "I;16B": 1, "I;16L": 1, "I": 1, "F": 1, "LA": 1, "RGB": 3, "RGBA": 3}
+CHANNELS |= {"YCbCr": 3, "PA": 3}
+
+
+def raster_header(path: str | os.PathLike[str]) -> ImageHeader:
+    """What the file says of its picture."""
+    with _opened(path) as image:
+        return _header(image)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Through a file: given a path, Pillow maps a plain TIFF into memory and mixes up one that lies on its side."""
+    with open(path, "rb") as file, Image.open(file) as image:
+        yield image
+
+
+def _header(image: Image.Image) -> ImageHeader:
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise ImageRefusedError(
+            f"holds {frames} frames, of which a reader would take the first: write each one that is an image to a file "
+            "of its own, or the stack as a NIfTI volume"
+        )
+    if image.mode not in CHANNELS:
+        raise ImageRefusedError(f"has the colour mode {image.mode}: convert it to RGB or grey")
+    channels = CHANNELS[image.mode]
+    if image.mode == "P" and not _is_grey(image):
+        channels = 3
+    bits: int | None = 16 if _is_deep(image) or image.mode.startswith("I;16") else 8
+    if image.mode in ("I", "F") and bits == 8:
+        bits = None
+    size = image.size
+    # A TIFF's size is right already, and to ask a PNG without EXIF would decode the pixels.
+    asked = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+    if asked and image.getexif().get(ORIENTATION, 1) >= 5:
+        size = size[::-1]
+    return ImageHeader(channels, size, bits, None if bits is None else (0.0, 2.0**bits - 1))
+
+
+def _is_grey(image: Image.Image) -> bool:
+    palette = np.array(image.getpalette("RGB")).reshape(-1, 3)
+    return bool((palette == palette[:, :1]).all())
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the file has 16 bits per channel, of which Pillow keeps 8 where there is more than one channel."""
+    return any(";16" in str(tile[3]) or ";12" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def raster_pixels(path: str | os.PathLike[str]) -> np.ndarray:
+    """The picture as a viewer shows it: [1 or 3, X, Y], uint8, uint16, int32 or float32; X runs from left to right."""
+    with _opened(path) as image:
+        header = _header(image)
+        inverted = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
+        deep_colour = header.bits == 16 and header.channels == 3
+        low = _low_bytes(path, image) if deep_colour else None
+        upright = _upright(image)
+        rows = np.asarray(_shown(upright))
+        if low is not None:
+            rows = rows.astype(np.uint16) * 256 + low
+    if rows.dtype == np.bool_:
+        rows = rows.astype(np.uint8) * np.uint8(255)
+    if rows.dtype.kind == "u":
+        rows = rows.astype(rows.dtype.newbyteorder("="), copy=False)
+        if inverted and rows.dtype.itemsize == 2:  # Pillow inverts the others
+            rows = np.uint16(65535) - rows
+    elif inverted:
+        raise ImageRefusedError("is a TIFF whose white is zero, of numbers without an end: write it as MinIsBlack")
+    return rows[None].swapaxes(1, 2) if rows.ndim == 2 else rows.transpose(2, 1, 0)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
+
+
+def _shown(image: Image.Image) -> Image.Image:
+    """Grey or RGB, palettes applied; transparency only where nothing is transparent."""
+    if "transparency" in image.info or image.mode in ("LA", "RGBA", "PA"):
+        alpha = image.convert("RGBA").getchannel("A")
+        if alpha.getextrema() != (255, 255):
+            raise ImageRefusedError("is transparent in places, which every viewer fills as it likes: flatten it")
+    if image.mode == "P":
+        return image.convert("L" if _is_grey(image) else "RGB")
+    return image.convert({"LA": "L", "RGBA": "RGB", "PA": "RGB", "YCbCr": "RGB"}.get(image.mode, image.mode))
+
+
+def _low_bytes(path: str | os.PathLike[str], image: Image.Image) -> np.ndarray:
+    """The lower 8 of 16 bits per channel, [Y, X, 3]: Pillow keeps the upper ones, and the lower if it is told lies."""
+    swap = {"RGB;16B": "RGB;16L", "RGB;16L": "RGB;16B", "RGBA;16B": "RGBA;16L", "RGBA;16L": "RGBA;16B"}
+    swapped: list[Any] = []
+    with _opened(path) as opened:
+        again: Any = opened  # Pillow types the class above that of a file
+        for tile in again.tile:
+            rawmode, *others = [tile[3]] if isinstance(tile[3], str) else tile[3]
+            if image.mode not in ("RGB", "RGBA") or rawmode not in swap:
+                raise ImageRefusedError("has 16 bits in each of several channels: write it as RGB PNG, or with 8 bits")
+            lied = (swap[rawmode], *others) if others else swap[rawmode]
+            swapped.append(type(tile)(*tile[:3], lied) if hasattr(tile, "_fields") else (*tile[:3], lied))
+        again.tile = swapped
+        return np.asarray(_upright(again))[..., :3]

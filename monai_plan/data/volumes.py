@@ -1,0 +1,63 @@
+"""NIfTI and the other formats of nibabel: one volume, or one slice, in the RAS frame."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from monai_plan.data.header import ImageHeader, ImageRefusedError, ras_size, to_ras
+
+RGB = ("R", "G", "B")
+
+
+def volume_header(path: str | os.PathLike[str]) -> ImageHeader:
+    """What the file says of its volume; of a single slice the size has two axes."""
+    return _header(nibabel.load(path))
+
+
+def _header(image: Any) -> ImageHeader:
+    shape = tuple(int(n) for n in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) not in (2, 3):
+        raise ImageRefusedError(
+            f"has {len(shape)} axes, {' x '.join(map(str, shape))}: a series in time or of several contrasts; write "
+            "the volume that is meant to a file of its own"
+        )
+    stored = image.get_data_dtype()
+    if stored.kind == "c":
+        raise ImageRefusedError("has complex values: write their magnitude")
+    if stored.names is not None and stored.names[:3] != RGB:
+        raise ImageRefusedError(f"has values of the parts {', '.join(stored.names)}: write it as grey or RGB")
+    channels = 3 if stored.names is not None else 1
+    size = shape
+    if len(shape) == 3:
+        size = ras_size(shape, _affine(image))
+        size = tuple(n for n in size if n > 1) if sum(n > 1 for n in size) == 2 else size
+    slope, intercept = getattr(image.dataobj, "slope", 1.0), getattr(image.dataobj, "inter", 0.0)
+    eight = stored.names is not None or (stored == np.uint8 and (slope, intercept) == (1.0, 0.0))
+    return ImageHeader(channels, size, 8 if eight else None, (0.0, 255.0) if eight else None)
+
+
+def volume_pixels(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
+    """[C, X, Y] or [C, X, Y, Z], rescaled, in the type that is stored, and the affine [4, 4], voxel to RAS+ mm."""
+    image: Any = nibabel.load(path)
+    header = _header(image)
+    values = np.asanyarray(image.dataobj)
+    shape = [*values.shape[:3], *[1] * (3 - values.ndim)]
+    if values.dtype.names is not None:
+        values = np.stack([values[name] for name in RGB])
+    pixels, affine = to_ras(values.reshape(header.channels, *shape), _affine(image))
+    if len(header.size) == 2:
+        flat = [axis for axis in range(3) if pixels.shape[axis + 1] == 1][-1]
+        pixels = pixels.squeeze(flat + 1)
+        kept = [axis for axis in range(3) if axis != flat]
+        affine = affine[:, [*kept, flat, 3]]
+    return pixels, affine
+
+
+def _affine(image: Any) -> np.ndarray:
+    return np.eye(4) if image.affine is None else np.asarray(image.affine, dtype=float)

@@ -1,0 +1,138 @@
+"""The reader against files that are written here: every value, or the refusal, and the table in the docs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.data.meta_tensor import MetaTensor
+from variants import COLOUR, RAS, VARIANTS, Variant, dicom, in_frame, nifti, picture, series, volume
+
+from monai_plan.data import ImageRefusedError, LoadShownImaged, image_header, read_image
+
+DOCS = Path(__file__).parents[2] / "docs" / "own_data.md"
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.id)
+def test_the_value_that_a_viewer_shows_or_a_refusal(variant: Variant, tmp_path: Path) -> None:
+    path = variant.write(tmp_path)
+    if variant.values is None:
+        with pytest.raises(ImageRefusedError, match=variant.refusal):
+            read_image(path)
+        return
+    image = read_image(path)
+    assert isinstance(image, MetaTensor)
+    assert image.dtype == torch.float32
+    assert tuple(image.shape) == variant.values.shape
+    assert np.abs(image.numpy() - variant.values).max() <= variant.tolerance
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.values is not None], ids=lambda variant: variant.id)
+def test_the_header_says_what_is_read(variant: Variant, tmp_path: Path) -> None:
+    path = variant.write(tmp_path)
+    header = image_header(path)
+    image = read_image(path)
+    assert (header.channels, *header.size) == tuple(image.shape)
+    if header.value_range is not None:
+        assert header.value_range[0] <= float(image.min())
+        assert float(image.max()) <= header.value_range[1]
+
+
+def test_the_pictures_are_not_symmetric() -> None:
+    """Else a turned or mirrored one would pass."""
+    square = picture(rows=12, columns=12).astype(int)
+    turns = [np.rot90(side, k) for k in range(4) for side in (square, square.T)]
+    assert all(np.abs(turn - square).max() > 50 for turn in turns[1:])
+
+
+def table() -> str:
+    """By format: the variants that are read with the right values, and those that are refused."""
+    lines = ["| format | read, with the value that a viewer shows | refused, by name |", "|---|---|---|"]
+    for format in dict.fromkeys(variant.format for variant in VARIANTS):
+        names: tuple[list[str], list[str]] = ([], [])
+        for variant in VARIANTS:
+            if variant.format == format:
+                names[variant.values is None].append(variant.name)
+        lines.append(f"| {format} | {', '.join(names[0])} | {', '.join(names[1])} |")
+    return "\n".join(lines)
+
+
+def test_the_table_in_the_docs_is_this_one() -> None:
+    found = re.search(r"<!-- formats -->\n(.*?)\n<!-- formats end -->", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    assert found[1] == table(), f"put this between the marks of {DOCS.name}:\n{table()}"
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "SPL"])
+def test_affines_of_volumes_are_of_ras(codes: str, tmp_path: Path) -> None:
+    image = read_image(nifti(*in_frame(codes))(tmp_path))
+    assert np.allclose(image.affine, RAS)
+
+
+def test_affine_of_a_series(tmp_path: Path) -> None:
+    """Rows run to the left, columns to the back: X and Y are turned over, and the corner moves to the other end."""
+    image = read_image(series(tmp_path))
+    x, y, _ = image.shape[1:]
+    assert np.allclose(image.affine, [[2, 0, 0, -2 * (x - 1)], [0, 3, 0, -3 * (y - 1)], [0, 0, 4, 0], [0, 0, 0, 1]])
+
+
+def test_spacing(tmp_path: Path) -> None:
+    image = read_image(nifti(volume())(tmp_path), spacing=(4.0, 3.0, 2.0))
+    assert np.allclose(image.affine.diagonal(), [4, 3, 2, 1])
+    assert image.shape[2] == volume().shape[1]
+    assert image.shape[1] < volume().shape[0]
+    with pytest.raises(ImageRefusedError, match="3 axes, but spacing"):
+        read_image(nifti(volume())(tmp_path), spacing=(1.0, 1.0))
+    with pytest.raises(ImageRefusedError, match="no spacing in millimetres"):
+        read_image(next(v for v in VARIANTS if v.format == "PNG").write(tmp_path), spacing=(1.0, 1.0))
+    path = dicom(tmp_path / "spaced.dcm", COLOUR, "RGB", PixelSpacing=[0.5, 2.0])
+    assert np.allclose(read_image(path).affine.diagonal(), [2.0, 0.5, 1, 1])
+
+
+def test_an_itk_reader_or_an_environment_variable_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MONAI_DICOM_READER", "pydicom")
+    assert read_image(dicom(tmp_path / "a.dcm", picture())).shape == (1, 14, 10)
+
+
+def test_pydicom_is_asked_for_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = dicom(tmp_path / "a.dcm", picture())
+    monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
+    with pytest.raises(ImageRefusedError, match="needs pydicom: pip install"):
+        read_image(path)
+
+
+def test_a_report_is_told_from_an_image(tmp_path: Path) -> None:
+    path = dicom(tmp_path / "a.dcm", picture(), Modality="SR")
+    import pydicom
+
+    dataset = pydicom.dcmread(path)
+    del dataset.Rows, dataset.Columns
+    dataset.save_as(path)
+    with pytest.raises(ImageRefusedError, match="is a SR object without an image"):
+        read_image(path)
+
+
+def test_the_transform(tmp_path: Path) -> None:
+    path = nifti(volume())(tmp_path)
+    loaded = LoadShownImaged("image")({"image": str(path), "label": 1})
+    assert loaded["label"] == 1
+    assert torch.equal(loaded["image"].as_tensor(), torch.from_numpy(volume()[None]))
+    assert LoadShownImaged("image", allow_missing_keys=True)({"label": 1}) == {"label": 1}
+    with pytest.raises(KeyError):
+        LoadShownImaged("image")({"label": 1})
+    assert "affine" in loaded["image"].meta
+    assert not any(str(tmp_path) in str(value) for value in loaded["image"].meta.values())  # no patient's path
+
+
+def test_a_slice_of_any_direction_is_flat(tmp_path: Path) -> None:
+    for axis, shape in enumerate(((10, 6), (14, 6), (14, 10))):
+        values = volume().take([2], axis)
+        nibabel.save(nibabel.Nifti1Image(values, RAS), tmp_path / "a.nii")
+        assert read_image(tmp_path / "a.nii").shape == (1, *shape)
+        assert image_header(tmp_path / "a.nii").size == shape
