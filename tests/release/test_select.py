@@ -142,7 +142,7 @@ def test_no_door_gives_a_refused_point_or_an_end(tmp_path, random):
     real = RealSet(torch.rand(4, 1, 8, 8) * 2 - 1, torch.tensor([0, 0, 1, 1]))
     SynthesizeStage(
         generator=generator, paths_file=tmp_path / "paths.pt", anchors_file=tmp_path / "anchors.pt", dataset=real,
-        release_dir=tmp_path / "release", name="tiny",
+        datalist_file=tmp_path / "release" / "datalist.json", card_file=tmp_path / "card.md", name="tiny",
     ).run()  # fmt: skip
     assert {place_of(image) for image in read_release(tmp_path / "release").images} == allowed
 

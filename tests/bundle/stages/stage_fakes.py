@@ -109,6 +109,10 @@ def out_files(folder):
     }  # fmt: skip
 
 
+def released_to(folder):
+    return {"datalist_file": folder / "datalist.json", "card_file": folder / "dataset_card.md"}
+
+
 def many_anchors(tmp_path, count=4):
     """Anchors of their own, so that there are several pairs a class."""
     rng = torch.Generator().manual_seed(0)

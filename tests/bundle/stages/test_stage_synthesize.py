@@ -12,6 +12,7 @@ from monai.data import load_decathlon_datalist
 from stage_fakes import (
     make_walk,
     reading,
+    released_to,
     synthesize,
 )
 
@@ -70,7 +71,7 @@ def test_release_is_replaced_whole(case, tmp_path):
     paths = load_artifact(case.files.paths, kind="paths")
     options = {
         "generator": case.generator, "anchors_file": case.files.anchors, "dataset": case.dataset,
-        "release_dir": tmp_path / "release", "name": "tiny",
+        "name": "tiny", **released_to(tmp_path / "release"),
     }  # fmt: skip
     synthesize(paths_file=case.files.paths, **options)
     paths["num_images"] = {0: 1, 1: 1}
@@ -85,6 +86,6 @@ def test_synthesize_refuses_other_files(case, tmp_path):
     with pytest.raises(ArtifactError, match="holds anchors, but paths was expected"):
         synthesize(
             generator=case.generator, paths_file=case.files.anchors, anchors_file=case.files.anchors,
-            dataset=case.dataset, release_dir=tmp_path / "release", name="x",
+            dataset=case.dataset, name="x", **released_to(tmp_path / "release"),
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
