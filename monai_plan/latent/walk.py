@@ -59,8 +59,9 @@ class LatentWalk:
     """Bend the straight line between two latents of a class away from the identities of the training set.
 
     Minimises L (see the module) over the inner points with Adam, started from ``linear_path``; the end
-    points stay fixed. During a call the networks are frozen and in eval mode, and after it as they were before;
-    no gradient is left in them. No call depends on an earlier one, and no pair on those it is walked with.
+    points stay fixed. With ``min_end_distance`` only the points of the middle move, and t in L_id and L_class counts
+    these alone. During a call the networks are frozen and in eval mode, and after it as they were before; no gradient
+    is left in them. No call depends on an earlier one, and no pair on those it is walked with.
 
     With ``terms``, L gains Σ_term λ_term · Σ_t term(w̄_t, x̄_t, y).
 
@@ -83,7 +84,7 @@ class LatentWalk:
             are moved and frozen like the networks, computed in float32, and weighted by ``settings.lambda_terms``.
         points_per_batch: how many points are synthesised at once, which bounds the memory but does not change the
             result; default: 1024 on a GPU, where it is halved whenever the memory does not suffice, and the points of
-            one pair on a CPU, which gains nothing from more.
+            one pair, or 16, on a CPU, which gains nothing from more.
         device: where to compute; the networks are moved there. Default: where the generator is.
 
     Raises:
@@ -111,7 +112,7 @@ class LatentWalk:
         self.device = prepare_networks(generator, *self._networks, device=device)
         self.generator, self.identity_net, self.class_net = generator, identity_net, class_net
         if points_per_batch is None:
-            points_per_batch = self._num_inner if self.device.type == "cpu" else max(1024, self._num_inner)
+            points_per_batch = max(16 if self.device.type == "cpu" else 1024, self.settings.num_moving)
         self._in_batches = BatchSplitter(points_per_batch)
         amp = self.settings.amp
         published = {"identity": IdentityTerm(identity_net, amp=amp), "class": ClassTerm(class_net, amp=amp)}
@@ -129,14 +130,9 @@ class LatentWalk:
             )
 
     @property
-    def _num_inner(self) -> int:
-        """The points that move."""
-        return self.settings.num_points - 2
-
-    @property
     def pairs_per_batch(self) -> int:
         """How many pairs fill one batch of points; walking as many at once keeps a GPU busy."""
-        return max(self._in_batches.size // self._num_inner, 1)
+        return max(self._in_batches.size // self.settings.num_moving, 1)
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
@@ -204,7 +200,7 @@ class LatentWalk:
         start = lines if self._coarse is None else self._coarse_paths(self._coarse, w_a, w_b, labels, progress)
         history = torch.zeros(settings.steps + 1, len(objective.names), len(labels), device=self.device)
         unit = per_row(objective.unit(lines), lines)
-        variables = (start[:, 1:-1] / unit).requires_grad_()
+        variables = (objective.moving(start) / unit).requires_grad_()
         adam = torch.optim.Adam([variables], settings.lr, (0.9, settings.beta2))
         with torch.enable_grad(), frozen(*self.networks):
             for step in range(settings.steps):
@@ -219,8 +215,8 @@ class LatentWalk:
             history[-1] = objective.losses(lines, inner, labels)
             self._check_finite(history)
             if self._coarse is not None:
-                history = torch.cat([objective.losses(lines, lines[:, 1:-1], labels)[None], history])
-        paths = torch.cat([lines[:, :1], inner, lines[:, -1:]], dim=1).cpu()
+                history = torch.cat([objective.losses(lines, objective.moving(lines), labels)[None], history])
+        paths = objective.whole(lines, inner).cpu()
         total = objective.total(history, lines).cpu()
         return [
             WalkResult(path=path, losses=dict(zip(objective.names, losses.unbind(1), strict=True)), total=of_pair)
@@ -239,7 +235,7 @@ class LatentWalk:
 
         def show(step: int, steps: int) -> None:
             if progress is not None:
-                progress(step * coarse._num_inner, self._work)
+                progress(step * coarse.settings.num_moving, self._work)
 
         paths = torch.stack([result.path for result in coarse.walk_pairs(w_a, w_b, labels, progress=show)])
         return refined(paths, self.settings.num_points).to(self.device)
@@ -249,12 +245,13 @@ class LatentWalk:
         """What progress counts to: steps, or with a coarse walk the points of one pair that all steps synthesise."""
         if self._coarse is None:
             return self.settings.steps
-        return self._coarse.settings.steps * self._coarse._num_inner + self.settings.steps * self._num_inner
+        coarse, fine = self._coarse.settings, self.settings
+        return coarse.steps * coarse.num_moving + fine.steps * fine.num_moving
 
     def _report(self, progress: Callable[[int, int], None] | None, step: int) -> None:
         if progress is not None:
             left = self.settings.steps - step
-            progress(self._work - left * (1 if self._coarse is None else self._num_inner), self._work)
+            progress(self._work - left * (1 if self._coarse is None else self.settings.num_moving), self._work)
 
     def _rate(self, step: int) -> float:
         """The learning rate of a step."""

@@ -12,7 +12,7 @@ from monai_plan.bundle.stages.walk import class_counts
 from monai_plan.data import CheckedDataset
 from monai_plan.latent import LatentInverter, LatentWalk
 from monai_plan.networks import frozen
-from monai_plan.release import check_quantile
+from monai_plan.release import check_quantile, check_words
 from monai_plan.utils import ConfigError, DataError, write_json
 
 __all__ = ["CheckStage"]
@@ -36,6 +36,7 @@ class CheckStage:
         num_images, balance: see ``class_counts``.
         inversion_init: where the inversion begins, "encoder" or "mean".
         min_distance_quantile: see ``Walk``.
+        release_name: of the data set that is released.
         evaluation_epochs, evaluation_seeds, evaluation_batch_size: of the classifiers of the evaluation.
         report_file: private JSON with the counts and the images left out.
     """
@@ -50,6 +51,7 @@ class CheckStage:
     balance: str
     inversion_init: str
     min_distance_quantile: float | None
+    release_name: str
     evaluation_epochs: int
     evaluation_seeds: int
     evaluation_batch_size: int
@@ -63,6 +65,7 @@ class CheckStage:
             ConfigError: if an option cannot work.
         """
         self._check_options()
+        check_words(release_name=self.release_name, label_names=self.training.label_names)
         if len(self.training) < self.batch_size:
             raise DataError(
                 f"the training section has {len(self.training)} images, fewer than batch_size = {self.batch_size}: "

@@ -41,7 +41,7 @@ def case(request, tmp_path_factory):
         parts_dir=files.walk, num_images=7,
     )  # fmt: skip
     synthesize(
-        generator=generator, paths_file=files.paths, anchors_file=files.anchors, dataset=dataset, name="tiny {synthetic}",
-        **released_to(files.release),
+        generator=generator, paths_file=files.paths, anchors_file=files.anchors, dataset=dataset,
+        name="tiny {synthetic}", **released_to(files.release),
     )  # fmt: skip
     return SimpleNamespace(dims=dims, dataset=dataset, generator=generator, files=files)

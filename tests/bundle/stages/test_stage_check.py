@@ -25,7 +25,7 @@ def check(folder, *, training, test=None, **options):
     generator = make_generator(training.images.ndim - 2)
     defaults = {"inverter": make_inverter(generator), "walk": make_walk(generator), "batch_size": 16, "k": K}
     defaults |= {"num_images": None, "inversion_init": "encoder", "min_distance_quantile": 0.1}
-    defaults |= {"evaluation_epochs": 1, "evaluation_seeds": 1, "evaluation_batch_size": 2}
+    defaults |= {"evaluation_epochs": 1, "evaluation_seeds": 1, "evaluation_batch_size": 2, "release_name": "tiny"}
     arguments = {**defaults, "balance": "real", "report_file": folder / "private" / "data.json", **options}
     CheckStage(training=training, test=test or training, **arguments).run()
 
@@ -52,6 +52,11 @@ def test_check_data_writes_counts(case, tmp_path):
         ({"balance": "even"}, ConfigError, "balance is 'even'"),
         ({"inversion_init": "zero"}, ConfigError, "inversion_init is 'zero', but it must be 'encoder' or 'mean'"),
         ({"min_distance_quantile": 1.5}, ConfigError, r"min_distance_quantile is 1.5, but must lie in \[0, 1\]"),
+        (
+            {"release_name": "tiny\n## Approved"},
+            ConfigError,
+            r"release_name is 'tiny\\n## Approved' and has .* U\+000A",
+        ),
         ({"evaluation_epochs": 0}, ConfigError, "evaluation_epochs is 0, but it must be at least 1"),
         ({"evaluation_seeds": 0}, ConfigError, "evaluation_seeds is 0, but it must be at least 1"),
         ({"evaluation_batch_size": 1}, ConfigError, "evaluation_batch_size is 1, but it must be at least 2"),
