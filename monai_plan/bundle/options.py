@@ -122,6 +122,7 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "lambda_class": ("weight of L_class", or_none(_WALK["lambda_class"])),
     "lambda_margin": ("weight of the distance to real images", _AT_LEAST_0),
     "walk_margin": ("the distance that is enough; None: measured", or_none(_ABOVE_0)),
+    "min_end_distance": ("from both ends of a path, as a share of its length", or_none(_WALK["min_end_distance"])),
     "min_distance_quantile": ("of the final check", or_none(number(lambda q: 0 <= q <= 1, "from 0 to 1"))),
     "points_per_batch": ("points at a time; None: found", or_none(whole(1))),
     "release_name": ("name of the synthetic data set", text),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from monai.transforms import Compose, LoadImaged, ScaleIntensityRanged
@@ -95,7 +97,9 @@ def aggregate(**options):
 
 
 def walk_anchors(**options):
-    WalkStage(**{"embedding": nn.Flatten(), **options}).run()
+    dataset = options["dataset"]
+    nobody = SimpleNamespace(images=dataset.images[:0], identities=dataset.identities[:0])
+    WalkStage(**{"embedding": nn.Flatten(), "test": nobody, **options}).run()
 
 
 def synthesize(**options):

@@ -24,7 +24,7 @@ from monai_plan.utils import ConfigError, DataError
 def check(folder, *, training, test=None, **options):
     generator = make_generator(training.images.ndim - 2)
     defaults = {"inverter": make_inverter(generator), "walk": make_walk(generator), "batch_size": 16, "k": K}
-    defaults |= {"num_images": None, "min_distance_quantile": 0.1}
+    defaults |= {"num_images": None, "min_distance_quantile": 0.1, "release_name": "tiny"}
     arguments = {**defaults, "balance": "real", "report_file": folder / "private" / "data.json", **options}
     CheckStage(training=training, test=test or training, **arguments).run()
 
@@ -50,6 +50,11 @@ def test_check_data_writes_counts(case, tmp_path):
         ({"num_images": 1}, ConfigError, "num_images is 1, but there are 2 classes"),
         ({"balance": "even"}, ConfigError, "balance is 'even'"),
         ({"min_distance_quantile": 1.5}, ConfigError, r"min_distance_quantile is 1.5, but must lie in \[0, 1\]"),
+        (
+            {"release_name": "tiny\n## Approved"},
+            ConfigError,
+            r"release_name is 'tiny\\n## Approved' and has .* U\+000A",
+        ),
     ],
 )
 def test_check_data_finds_what_cannot_work(case, tmp_path, options, error, message):
