@@ -20,7 +20,7 @@ from torch import Tensor
 
 from monai_plan.utils import DataError, first_line
 
-__all__ = ["ImageHeader", "read_header", "read_values"]
+__all__ = ["StoredHeader", "read_header", "read_values"]
 
 MOST_VALUES = 2**28  # of an image: 640 voxels along each of three axes
 MOST_PER_BYTE = 100  # values in a byte of a compressed file, beyond the first 2**20 values; images have about 2
@@ -28,7 +28,7 @@ _PNG, _NIFTI = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"n+1\0"
 
 
 @dataclass(frozen=True, eq=False)
-class ImageHeader:
+class StoredHeader:
     """What a file says of its image.
 
     Attributes:
@@ -42,7 +42,7 @@ class ImageHeader:
     offset: int = 0
 
 
-def read_header(path: str) -> ImageHeader:
+def read_header(path: str) -> StoredHeader:
     """The header of an image file, of which nothing is decoded.
 
     Raises:
@@ -61,20 +61,20 @@ def read_header(path: str) -> ImageHeader:
     return header
 
 
-def _no_header(start: bytes, size: int) -> ImageHeader:
+def _no_header(start: bytes, size: int) -> StoredHeader:
     raise ValueError("its name ends with neither .png nor .nii")
 
 
-def _png_header(start: bytes, size: int) -> ImageHeader:
+def _png_header(start: bytes, size: int) -> StoredHeader:
     if not start.startswith(_PNG):
         raise ValueError("it is no PNG")
     width, height, bits, colour = struct.unpack_from(">IIBB", start, len(_PNG))
     if bits != 8 or colour not in (0, 2):
         raise ValueError(f"it has {bits} bits a value and colour type {colour}, not 8 bits, grey (0) or RGB (2)")
-    return ImageHeader((1 if colour == 0 else 3, width, height), np.eye(4))
+    return StoredHeader((1 if colour == 0 else 3, width, height), np.eye(4))
 
 
-def _nifti_header(start: bytes, size: int) -> ImageHeader:
+def _nifti_header(start: bytes, size: int) -> StoredHeader:
     if start[344:] != _NIFTI:
         raise ValueError("it is no uncompressed NIfTI-1 file")
     header = nibabel.Nifti1Header(start, check=False)
@@ -83,10 +83,10 @@ def _nifti_header(start: bytes, size: int) -> ImageHeader:
         raise ValueError("it is no volume of three axes with 8 bits a value, unscaled")
     if offset < 352 or offset + math.prod(shape) != size or not np.isfinite(affine).all():
         raise ValueError(f"its header promises {' x '.join(map(str, shape))} values, its size is {size} bytes")
-    return ImageHeader((1, *map(int, shape)), np.asarray(affine, dtype=float), offset)
+    return StoredHeader((1, *map(int, shape)), np.asarray(affine, dtype=float), offset)
 
 
-def read_values(path: str, header: ImageHeader) -> Tensor:
+def read_values(path: str, header: StoredHeader) -> Tensor:
     """The values of an image, uint8 [C, *spatial], with the axes that MONAI's ``LoadImage`` gives.
 
     Raises:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
+from monai_plan.bundle.memory import check_memory, stage_needs
 from monai_plan.bundle.stages.walk import class_counts
 from monai_plan.data import CheckedDataset, describe_data
 from monai_plan.latent import LatentInverter, LatentWalk
@@ -34,6 +38,8 @@ class CheckStage:
         k: of k-same.
         num_images, balance: see ``class_counts``.
         min_distance_quantile: see ``Walk``.
+        discriminator: of the GAN's training.
+        options: the values of the ids, for the estimate of the memory, see ``stage_needs``.
         report_file: private JSON, see ``describe_data``.
     """
 
@@ -46,6 +52,8 @@ class CheckStage:
     num_images: int | None
     balance: str
     min_distance_quantile: float | None
+    discriminator: nn.Module
+    options: Mapping[str, Any]
     report_file: str | os.PathLike[str]
 
     def run(self) -> None:
@@ -54,7 +62,7 @@ class CheckStage:
         Raises:
             DataError: if a class has no name or too few subjects for two anchors, or there are fewer images than
                 ``batch_size``.
-            ConfigError: if an option cannot work.
+            ConfigError: if an option cannot work, or a stage needs more memory than there is.
         """
         if len(self.training) < self.batch_size:
             raise DataError(
@@ -73,6 +81,8 @@ class CheckStage:
         self._check_subjects()
         if self.min_distance_quantile is not None:
             check_quantile(self.min_distance_quantile, self.training.identities)
+        needs = stage_needs(self.training, self.test, self.inverter, self.walk, self.discriminator, self.options)
+        logger.info(check_memory(needs, self.walk.device, self.options))
         self._report()
 
     def _check_given_generator(self) -> None:
