@@ -79,7 +79,10 @@ class Release:
         Raises:
             DataError: as ``stored_image``.
         """
-        images = torch.empty(len(self), self.img_channels, *self.img_size, dtype=torch.uint8)
+        return self._read(torch.uint8)
+
+    def _read(self, dtype: torch.dtype) -> Tensor:
+        images = torch.empty(len(self), self.img_channels, *self.img_size, dtype=dtype)
         for index, image in enumerate(images):
             image.copy_(self.stored_image(index))
         return images
@@ -92,7 +95,7 @@ class Release:
             DataError: as ``stored_image``.
         """
         low, high = VALUE_RANGE
-        return self.stored_images().float().sub_(low).div_(high - low).mul_(2).sub_(1)
+        return self._read(torch.float32).sub_(low).div_(high - low).mul_(2).sub_(1)
 
 
 def read_release(datalist_file: str | os.PathLike[str]) -> Release:

@@ -93,8 +93,10 @@ def test_a_file_in_the_place_of_a_folder(tmp_path: Path, pictures: Path, capsys,
     told(capsys, str(out), "a file stands where a folder is needed")
 
 
-def test_a_folder_in_the_place_of_a_file(tmp_path: Path, pictures: Path, capsys) -> None:
-    assert main(["datalist", "folders", str(pictures), "--output", str(pictures)]) == 2
+def test_a_folder_in_the_place_of_a_file(tmp_path: Path, pictures: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(import_stylegan2, "load_stylegan2_pickle", small_generator)
+    (tmp_path / "a.pkl").touch()
+    assert main(["import-stylegan2", str(tmp_path / "a.pkl"), "--output", str(pictures)]) == 2
     told(capsys, f"{pictures} cannot be", "a folder stands where a file is needed")
     assert half_written(tmp_path) == []
 

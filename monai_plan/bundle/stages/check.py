@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
+from monai_plan.bundle.memory import check_memory, stage_needs
 from monai_plan.bundle.stages.walk import class_counts
 from monai_plan.data import CheckedDataset, describe_data
 from monai_plan.latent import LatentInverter, LatentWalk
@@ -35,6 +39,8 @@ class CheckStage:
         num_images, balance: see ``class_counts``.
         min_distance_quantile: see ``Walk``.
         release_name: of the data set that is released.
+        discriminator: of the GAN's training.
+        options: the values of the ids, for the estimate of the memory, see ``stage_needs``.
         report_file: private JSON, see ``describe_data``.
     """
 
@@ -48,6 +54,8 @@ class CheckStage:
     balance: str
     min_distance_quantile: float | None
     release_name: str
+    discriminator: nn.Module
+    options: Mapping[str, Any]
     report_file: str | os.PathLike[str]
 
     def run(self) -> None:
@@ -56,7 +64,7 @@ class CheckStage:
         Raises:
             DataError: if a class has no name or too few subjects for two anchors, or there are fewer images than
                 ``batch_size``.
-            ConfigError: if an option cannot work.
+            ConfigError: if an option cannot work, or a stage needs more memory than there is.
         """
         check_words(release_name=self.release_name, label_names=self.training.label_names)
         if len(self.training) < self.batch_size:
@@ -76,6 +84,8 @@ class CheckStage:
         self._check_subjects()
         if self.min_distance_quantile is not None:
             check_quantile(self.min_distance_quantile, self.training.identities)
+        needs = stage_needs(self.training, self.test, self.inverter, self.walk, self.discriminator, self.options)
+        logger.info(check_memory(needs, self.walk.device, self.options))
         self._report()
 
     def _check_given_generator(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -15,16 +16,24 @@ from stage_fakes import (
 )
 from torch import nn
 
+from monai_plan.bundle import memory
 from monai_plan.bundle.stages import CheckStage
 from monai_plan.latent import LatentInverter, LatentWalk
-from monai_plan.networks import StyleGAN2Generator
+from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
 from monai_plan.utils import ConfigError, DataError
+
+OPTIONS = {"batch_size": 16, "num_images": None, "points_per_batch": None, "num_points": 8} | {
+    f"{name}_batch_size": 8 for name in ("encoder", "inversion", "classifier", "evaluation")
+}
 
 
 def check(folder, *, training, test=None, **options):
     generator = make_generator(training.images.ndim - 2)
     defaults = {"inverter": make_inverter(generator), "walk": make_walk(generator), "batch_size": 16, "k": K}
     defaults |= {"num_images": None, "min_distance_quantile": 0.1, "release_name": "tiny"}
+    classes, size = generator.num_classes, generator.img_size
+    discriminator = StyleGAN2Discriminator(len(size), size, 1, classes, channel_base=64, channel_max=4)
+    defaults |= {"discriminator": discriminator, "options": OPTIONS}
     arguments = {**defaults, "balance": "real", "report_file": folder / "private" / "data.json", **options}
     CheckStage(training=training, test=test or training, **arguments).run()
 
@@ -94,3 +103,26 @@ def test_a_class_without_a_name(case, tmp_path, monkeypatch):
     monkeypatch.setattr(case.dataset, "label_names", {0: "normal"})
     with pytest.raises(DataError, match='class 1 has images, but no name in "labels"'):
         check(tmp_path, training=case.dataset)
+
+
+def test_memory_that_is_not_there_is_known_before(case, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    check(tmp_path, training=case.dataset)
+    assert re.search(r"in GiB: check 0\.5, train 0\.5, .*, synthesize 0\.5, evaluate 0\.5$", caplog.text, re.M)
+    for options, id in (
+        ({"batch_size": 10**9}, "train needs about .* lower batch_size, which is 1000000000, or img_size"),
+        ({"inversion_batch_size": 10**9}, "invert needs about .* lower inversion_batch_size"),
+        ({"classifier_batch_size": 10**9}, "train_identity needs about .* lower inversion_starts or img_size"),
+        ({"points_per_batch": 10**9}, "walk needs about .* lower points_per_batch"),
+        ({"num_images": 10**9}, "synthesize needs about .* lower num_images"),
+    ):
+        with pytest.raises(ConfigError, match=id):
+            check(tmp_path, training=case.dataset, options=OPTIONS | options)
+    monkeypatch.setattr(memory, "_machine_memory", lambda: None)  # where the system does not say
+    check(tmp_path, training=case.dataset, options=OPTIONS | {"batch_size": 10**9})
+
+
+def test_what_a_network_keeps_is_counted():
+    layers = nn.Sequential(nn.Linear(1000, 300), nn.ReLU(), nn.Linear(300, 50), nn.Sigmoid())
+    # the inputs of both layers and what the last one gives; the first one's is the ReLU's result
+    assert memory._kept(lambda count: layers(torch.zeros(count, 1000))) == 4 * (1000 + 300 + 50)

@@ -1,0 +1,149 @@
+"""How much memory each stage needs, about: the images that it holds, and what its networks keep of a batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from monai_plan.data import CheckedDataset
+from monai_plan.latent import LatentInverter, LatentWalk
+from monai_plan.metrics.nearest import MEMORY
+from monai_plan.utils import ConfigError
+
+__all__ = ["Need", "check_memory", "stage_needs"]
+
+GIB = 1024**3
+ITSELF = GIB // 2  # of Python, PyTorch and MONAI
+
+
+@dataclass(frozen=True)
+class Need:
+    """The memory that a stage needs.
+
+    Attributes:
+        stage: its name.
+        images: bytes of the images that it holds, in the machine's memory.
+        networks: bytes of the networks and of what is made of a batch, on the device.
+        id: what lowers it most.
+    """
+
+    stage: str
+    images: int
+    networks: int
+    id: str
+
+
+def stage_needs(
+    training: CheckedDataset,
+    test: CheckedDataset,
+    inverter: LatentInverter,
+    walk: LatentWalk,
+    discriminator: nn.Module,
+    options: Mapping[str, Any],
+) -> list[Need]:
+    """What each stage needs, from networks that are not trained yet.
+
+    Args:
+        training, test: real images.
+        inverter, walk, discriminator: as the stages will use them.
+        options: the values of the ids of the bundle.
+    """
+    generator, embedding = walk.generator, inverter.embedding
+    first, label = training.images[:1].to(walk.device), training.labels[:1].to(walk.device)
+
+    def images(count: int) -> Tensor:
+        return first.repeat(count, *[1] * (first.ndim - 1)).requires_grad_()
+
+    def latents(count: int) -> Tensor:
+        return torch.zeros(count, generator.w_dim, device=walk.device, requires_grad=True)
+
+    made = _kept(lambda count: generator.synthesis(latents(count)))
+    judged = _kept(lambda count: discriminator(images(count), label.repeat(count) if generator.num_classes else None))
+    embedded, encoded, who, what = (
+        _kept(lambda count, network=network: network(images(count)))  # type: ignore[misc]
+        for network in (embedding, inverter.encoder or nn.Identity(), walk.identity_net, walk.class_net)
+    )
+    with torch.no_grad():
+        width = embedding(first).shape[1]
+
+    image, number = first.nbytes, len(training)
+    released = number if options["num_images"] is None else options["num_images"]
+    real = (number + len(test)) * image
+    search = min(MEMORY, 16 * width * (number + released))
+    batch = {name: options[f"{name}_batch_size"] for name in ("encoder", "inversion", "classifier", "evaluation")}
+    points = options["points_per_batch"] or (options["num_points"] if walk.device.type == "cpu" else 1024)
+    starts = inverter.settings.starts
+    return [
+        Need("check", real, 0, "img_size"),
+        # D sees real and generated images, and the penalty on its gradient keeps as much again
+        Need("train", number * image, 5 * _weights(generator, discriminator)
+             + options["batch_size"] * (made + 4 * judged), "batch_size"),
+        Need("train_encoder", 0, _weights(generator) + batch["encoder"] * encoded, "encoder_batch_size"),
+        Need("invert", number * image, max(search, batch["inversion"] * (made + embedded)), "inversion_batch_size"),
+        Need("train_identity", number * image * 2 * (1 + starts), 4 * _weights(walk.identity_net)
+             + batch["classifier"] * 2 * who, "inversion_starts"),
+        Need("train_class", number * image * 2, 4 * _weights(walk.class_net) + batch["classifier"] * what,
+             "classifier_batch_size"),
+        Need("walk", number * image, max(search, points * (made + who + what)), "points_per_batch"),
+        Need("synthesize", (number + released) * image, _weights(generator), "num_images"),
+        Need("evaluate", real + 3 * released * image, max(search, batch["evaluation"] * what), "num_images"),
+    ]  # fmt: skip
+
+
+def check_memory(needs: Iterable[Need], device: torch.device, options: Mapping[str, Any]) -> str:
+    """What the stages need, in words, if that fits.
+
+    Raises:
+        ConfigError: naming the first stage that cannot fit, and the id to lower.
+    """
+    told = []
+    for need in needs:
+        on_device = {"cuda": need.networks}.get(device.type, 0)
+        told.append(f"{need.stage} {(ITSELF + need.images + need.networks) / GIB:.1f}")
+        for place, bytes_needed, there in (
+            ("this machine", ITSELF + need.images + need.networks - on_device, _machine_memory()),
+            (str(device), on_device, torch.cuda.mem_get_info(device)[1] if on_device else None),
+        ):
+            if there is not None and bytes_needed > there:
+                value = f", which is {options[need.id]!r}," if need.id in options else ""
+                raise ConfigError(
+                    f"the stage {need.stage} needs about {bytes_needed / GIB:.1f} GiB of memory, but {place} has "
+                    f"{there / GIB:.1f}: lower {need.id}{value} or img_size."
+                )
+    return f"memory of the stages, about, in GiB: {', '.join(told)}"
+
+
+def _kept(call: Callable[[int], Any]) -> int:
+    """The bytes that one more item of a batch leaves behind for the backward pass."""
+
+    def kept(count: int) -> int:
+        storages: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
+            result = call(count)  # held, or what it keeps would be given back and taken again
+        del result
+        return sum(storages.values())
+
+    return max(kept(4) - kept(2), 0) // 2
+
+
+def _weights(*networks: nn.Module) -> int:
+    return sum(parameter.nbytes for network in networks for parameter in network.parameters())
+
+
+def _machine_memory() -> int | None:
+    """The bytes of memory of this machine; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
