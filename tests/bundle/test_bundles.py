@@ -343,7 +343,8 @@ def _parsed(finished: Path, patients: Path, what: str, **overrides: Any) -> Any:
 
 @pytest.mark.parametrize("points", [50, 32])
 def test_the_bundle_walks_and_inverts_by_the_fast_settings(points: int, finished: Path, patients: Path) -> None:
-    default = {"walk_steps": None, "inversion_steps": None, "inversion_starts": None}  # which TINY overrides
+    default = {"walk_steps": None, "walk_coarse_points": None}  # which TINY overrides
+    default |= {"inversion_steps": None, "inversion_starts": None}
     walk = _parsed(finished, patients, "walk", num_points=points, **default)
     assert walk.settings == WalkSettings.fast(points, lambda_terms={"margin": 0.0}, min_end_distance=0.375)
     for init in ("encoder", "mean"):
