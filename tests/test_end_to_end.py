@@ -32,6 +32,7 @@ from monai_plan.__main__ import main
 from monai_plan.audit import Evaluation
 from monai_plan.bundle import StageOutcome, run_bundle
 from monai_plan.data import make_phantoms
+from monai_plan.metrics import embed, perceptual_embedding
 from monai_plan.utils import file_digest, load_artifact
 
 pytestmark = pytest.mark.usefixtures("clean_logging")
@@ -342,9 +343,72 @@ def test_the_same_seed_and_secret_give_the_same_release(
         patch.setattr("secrets.token_hex", known_secret)
         _run(patients, tmp_path / "same", only=NAMES[:-1])
     assert release(tmp_path / "same") == release(finished)
-    _run(patients, tmp_path / "other", {"seed": 1}, only=NAMES[:-1])
-    images = [content for name, content in release(tmp_path / "other").items() if name.startswith("images/")]
+    _run(patients, tmp_path / "other", {"seed": 918273645}, only=NAMES[:-1])
+    other = release(tmp_path / "other")
+    assert not {name for name, content in other.items() if b"918273645" in content}  # by which one could draw again
+    images = [content for name, content in other.items() if name.startswith("images/")]
     assert not set(images) & set(release(finished).values())
+
+
+def test_another_secret_gives_another_order(copied: Path, patients: Path) -> None:
+    """Kept while the stage is, so that what is lost comes back as it was; gone with it, when one deletes it."""
+    before = {file: file.read_bytes() for file in _files(copied / "release")}
+    (copied / "private" / "paths.pt").unlink()
+    assert [o.status for o in _run(patients, copied)].count("ran") == 3
+    assert {file: file.read_bytes() for file in _files(copied / "release")} == before
+    (copied / "private" / "paths.pt").unlink()
+    (copied / "private" / "walk" / "secret.json").unlink()
+    _run(patients, copied)
+    images = [file for file in before if file.suffix == ".png" and file.parent.name == "images"]
+    assert sum(file.exists() and file.read_bytes() == before[file] for file in images) < len(images) / 2
+
+
+def test_no_time_and_no_remark_is_in_the_release(finished: Path) -> None:
+    """All files are of one day long ago, and a PNG holds an image and nothing else."""
+    places = [finished / "release", *(finished / "release").rglob("*")]
+    assert {place.stat().st_mtime for place in places} == {315532800}
+    for file in (finished / "release").rglob("*.png"):
+        data, chunks = file.read_bytes()[8:], set()
+        while data:
+            length, kind = int.from_bytes(data[:4], "big"), data[4:8]
+            chunks.add(kind)
+            data = data[length + 12 :]
+        assert chunks <= {b"IHDR", b"IDAT", b"IEND", b"pHYs"}, file  # the last: dots per inch of a figure
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+
+
+def test_no_released_figure_is_a_fingerprint(finished: Path, patients: Path) -> None:
+    """Of no pair of a test and a training image can one say by its distance that it took part."""
+    full, released = (
+        json.loads((finished / folder / "evaluation.json").read_text()) for folder in ("private", "release")
+    )
+
+    images = []
+    for section in ("test", "training"):
+        files = [patients / item["image"] for item in _datalist(patients)[section]]
+        pixels = torch.stack([LoadImage(ensure_channel_first=True)(file).as_tensor() for file in files])
+        embedding = perceptual_embedding("random", spatial_dims=2, img_channels=1)
+        images.append(embed(embedding, pixels / 127.5 - 1, pooled=False).double())
+    pairs = torch.cdist(*images).square().flatten()
+
+    def matches(figures: list[float]) -> int:
+        return int(((pairs / torch.tensor(figures)[:, None] - 1).abs() < 1e-6).any(1).sum())
+
+    assert matches([full["rows"][0]["results"]["distance"]["least"]]) == 1  # what the private one tells
+    assert matches(list(_numbers([row["results"]["distance"] for row in released["rows"]]))) == 0
+    assert all(number == float(f"{number:.3g}") for number in _numbers(released))
+    assert not any("least" in row["results"]["distance"] for row in released["rows"])
+    for name in ("evaluation.md", "report.html", "dataset_card.md"):
+        text = re.sub('base64,[^"]*|<style>.*</style>', "", (finished / "release" / name).read_text(), flags=re.DOTALL)
+        found = re.findall(r"(?<![\w.])\d+\.\d+(?![\w.]*\w)", text.replace("arXiv 2307.02984", ""))
+        assert [x for x in found if len(x.replace(".", "").strip("0")) > 3] == [], name
 
 
 @pytest.mark.parametrize("name", ["train", "train_encoder", "invert", "train_identity", "train_class", "walk"])
@@ -487,9 +551,10 @@ def _rescaled(root: Path, folder: Path, *, scale: int, low: int, suffix: str) ->
 
 @pytest.mark.parametrize(("low", "suffix"), [(0, ".png"), (-1024, ".nii")], ids=["12 bits", "CT"])
 def test_the_table_is_that_of_the_same_set_with_eight_bits(
-    low: int, suffix: str, patients: Path, finished: Path, tmp_path: Path
+    low: int, suffix: str, patients: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A release is stored as 0 to 255 whatever the real values are, and judged by what is stored."""
+    monkeypatch.setattr("secrets.token_hex", known_secret)
     eight_bits = finished
     if suffix == ".nii":
         eight_bits = tmp_path / "eight"

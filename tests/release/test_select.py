@@ -108,6 +108,39 @@ def test_points_by_hand():
     assert select(paths).places.tolist() == [[p, t] for p in (0, 2) for t in range(1, 7)]
 
 
+def test_points_near_an_end_do_not_leave():
+    """By the length of the path and not by the number of the point: here most points crowd near its first end."""
+    places = torch.tensor([0.0, 0.05, 0.1, 0.2, 0.32, 0.34, 0.5, 0.66, 0.68, 1.0])
+    data = walked(torch.tensor([0]), everywhere(1, 10), min_end_distance=1 / 3)
+    data["paths"] = (places[:, None] * torch.tensor([3.0, 4.0]))[None]
+    assert may_leave(data).nonzero()[:, 1].tolist() == [5, 6, 7]
+    assert select(data).places[:, 1].tolist() == [5, 6, 7]
+    assert may_leave({**data, "min_end_distance": 0.0}).nonzero()[:, 1].tolist() == list(range(1, 9))
+
+
+def test_the_last_patient_of_an_anchor_is_not_found_from_an_image():
+    """Differencing: k · w less the k − 1 known patients is near the last one where w is near the anchor."""
+    rng = torch.Generator().manual_seed(0)
+    patients = torch.randn(40, 1, 16, generator=rng) + 0.6 * torch.randn(40, 5, 16, generator=rng)  # of 40 anchors
+    ends = patients.mean(1)
+    paths = torch.stack([torch.lerp(ends[a], ends[a + 1], torch.linspace(0, 1, 25)[:, None]) for a in range(39)])
+
+    def found(min_end_distance):
+        data = {**walked(torch.zeros(39, dtype=torch.int64), everywhere(39, 25)), "min_end_distance": min_end_distance}
+        hits = []
+        for path, point in select({**data, "paths": paths}).places.tolist():
+            anchor = path if point <= 12 else path + 1
+            for hidden in range(5):
+                others = patients[anchor, [n for n in range(5) if n != hidden]]
+                guess = (patients.flatten(0, 1) - (5 * paths[path, point] - others.sum(0))).norm(dim=1)
+                guess[[5 * anchor + n for n in range(5) if n != hidden]] = torch.inf
+                hits.append(int(guess.argmin()) == 5 * anchor + hidden)
+        return sum(hits) / len(hits)
+
+    assert found(0.0) > 0.15
+    assert found(0.375) < 2 / 196
+
+
 class RealSet:
     """What the doors ask of the real images."""
 
