@@ -93,8 +93,8 @@ def main() -> None:
     settings = settings_of(options)
     base = parse(settings, "common", "walk")
     work: Path = options.work_dir
-    training, generator, embedding = (
-        base.get_parsed_content(name) for name in ("training", "trained_generator", "embedding")
+    training, test, generator, embedding = (
+        base.get_parsed_content(name) for name in ("training", "test", "trained_generator", "embedding")
     )
     anchors_file = some_anchors(base.get_parsed_content("anchors_file"), work / "anchors.pt", options.anchors)
     second_file = train_identity(settings, work / "second.pt", seed=base["seed"] + 1)
@@ -113,7 +113,7 @@ def main() -> None:
         here = parse({**settings, "min_distance_quantile": None, **changes}, "common", "walk")
         folder = work / name.replace(" ", "_")
         WalkStage(
-            walk=here.get_parsed_content("walk"), anchors_file=anchors_file, dataset=training,
+            walk=here.get_parsed_content("walk"), anchors_file=anchors_file, dataset=training, test=test,
             output_file=folder / "paths.pt", parts_dir=folder / "parts", num_images=options.num_images,
             embedding=embedding, min_distance_quantile=here["min_distance_quantile"], seed=here["seed"],
         ).run()  # fmt: skip
@@ -134,7 +134,7 @@ def main() -> None:
         last.get_parsed_content("identity_network")(), second_file, kind="identity_net"
     ).to(last.get_parsed_content("device"))  # fmt: skip
     inputs = AuditInputs(
-        train=training, test=last.get_parsed_content("test"), embedding=embedding,
+        train=training, test=test, embedding=embedding,
         classifier_factory=last.get_parsed_content("class_network"), cache_dir=work / "evaluate", identity_net=second,
         settings=last.get_parsed_content("stage#settings"),
         seeds=last["evaluation_seeds"], seed=last["seed"], augment=last.get_parsed_content("augmentation"),

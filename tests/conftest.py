@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tiny_bundle import BUNDLE, PATIENT, TINY
+from tiny_bundle import BUNDLE, PATIENT, TINY, known_secret
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -65,7 +65,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, patients: Path) -> Path:
     from monai_plan.bundle import run_bundle
 
     output = tmp_path_factory.mktemp("finished") / "out"
-    with logging_restored():
+    with logging_restored(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secrets.token_hex", known_secret)
         outcomes = run_bundle(BUNDLE, dataset_dir=patients, output_dir=output, overrides=TINY, echo=lambda line: None)
     assert [outcome.status for outcome in outcomes] == ["ran"] * 10
     return output

@@ -26,12 +26,13 @@ import torch
 from monai.data import load_decathlon_datalist
 from monai.transforms import LoadImage
 from PIL import Image
-from tiny_bundle import BUNDLE, PATIENT, TINY
+from tiny_bundle import BUNDLE, PATIENT, TINY, known_secret
 
 from monai_plan.__main__ import main
 from monai_plan.audit import Evaluation
 from monai_plan.bundle import StageOutcome, run_bundle
 from monai_plan.data import make_phantoms
+from monai_plan.metrics import embed, perceptual_embedding
 from monai_plan.utils import file_digest, load_artifact
 
 pytestmark = pytest.mark.usefixtures("clean_logging")
@@ -82,7 +83,6 @@ def test_only_what_may_leave_is_in_the_release(finished: Path) -> None:
         "evaluation.json",
         "evaluation.md",
         "report.html",
-        "figures/path.png",
         "figures/samples.png",
     }
 
@@ -121,7 +121,7 @@ def test_the_images_are_points_of_the_private_paths(finished: Path) -> None:
 
 
 def test_the_evaluation_has_the_rows_of_the_paper(finished: Path) -> None:
-    evaluation = Evaluation.from_json((finished / "release" / "evaluation.json").read_text())
+    evaluation = Evaluation.from_json((finished / "private" / "evaluation.json").read_text())
     assert [row.name for row in evaluation.rows] == ["real", "linear", "k-same", "PLAN"]
     for row in evaluation.rows:
         assert list(row.results) == ["utility", "membership", "fidelity", "distance", "identity"]
@@ -153,7 +153,7 @@ def test_the_report_is_one_file(finished: Path) -> None:
     page = (finished / "release" / "report.html").read_text(encoding="utf-8")
     seen = _References()
     seen.feed(page)
-    assert seen.tags["img"] == 2
+    assert seen.tags["img"] == 1
     assert not seen.tags.keys() & {"script", "link", "iframe", "object", "embed"}
     assert all(target.startswith("data:image/png;base64,") for target in seen.targets)
     assert "@import" not in page
@@ -266,7 +266,7 @@ def test_the_release_shows_no_real_image(contents: dict[str, bytes], finished: P
     )
 
     pictures = {name: _grey(data) for name, data in contents.items() if name.endswith(".png") or "picture" in name}
-    assert len(pictures) == 33 + 2 + 2
+    assert len(pictures) == 33 + 1 + 1
     synthetic = [picture for name, picture in pictures.items() if name.startswith("images/")]
     samples = _lines(pictures["figures/samples.png"])
     assert sum(_shown(image, samples) for image in synthetic) >= 31, "and so are the synthetic ones in the public sheet"
@@ -300,8 +300,11 @@ def test_a_changed_walk_redoes_the_walk_and_what_follows(copied: Path, patients:
     assert paths["header"]["made_by"]["min_distance_quantile"] == 0.1  # checked unless one says no
 
 
-def test_a_removed_patient_leaves_nothing_behind(copied: Path, patients: Path, tmp_path: Path) -> None:
+def test_a_removed_patient_leaves_nothing_behind(
+    copied: Path, patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the best generator asked for the second time: all is as if he had never been there."""
+    monkeypatch.setattr("secrets.token_hex", known_secret)
     measured = {"metric_images": 32, "tensorboard": False}
     _run(patients, copied, measured)
     without = Path(shutil.copytree(patients, tmp_path / "without"))
@@ -324,7 +327,9 @@ def test_a_removed_patient_leaves_nothing_behind(copied: Path, patients: Path, t
     assert not any(removed.encode() in file.read_bytes() for file in _files(copied))
 
 
-def test_the_same_seed_gives_the_same_release(finished: Path, patients: Path, tmp_path: Path) -> None:
+def test_the_same_seed_and_secret_give_the_same_release(
+    finished: Path, patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def release(output: Path) -> dict[str, bytes]:
         folder = output / "release"
         return {
@@ -334,11 +339,76 @@ def test_the_same_seed_gives_the_same_release(finished: Path, patients: Path, tm
 
     torch.manual_seed(12345)  # what was drawn before must not matter
     np.random.seed(54321)
-    _run(patients, tmp_path / "same", only=NAMES[:-1])
+    with monkeypatch.context() as patch:
+        patch.setattr("secrets.token_hex", known_secret)
+        _run(patients, tmp_path / "same", only=NAMES[:-1])
     assert release(tmp_path / "same") == release(finished)
-    _run(patients, tmp_path / "other", {"seed": 1}, only=NAMES[:-1])
-    images = [content for name, content in release(tmp_path / "other").items() if name.startswith("images/")]
+    _run(patients, tmp_path / "other", {"seed": 918273645}, only=NAMES[:-1])
+    other = release(tmp_path / "other")
+    assert not {name for name, content in other.items() if b"918273645" in content}  # by which one could draw again
+    images = [content for name, content in other.items() if name.startswith("images/")]
     assert not set(images) & set(release(finished).values())
+
+
+def test_another_secret_gives_another_order(copied: Path, patients: Path) -> None:
+    """Kept while the stage is, so that what is lost comes back as it was; gone with it, when one deletes it."""
+    before = {file: file.read_bytes() for file in _files(copied / "release")}
+    (copied / "private" / "paths.pt").unlink()
+    assert [o.status for o in _run(patients, copied)].count("ran") == 3
+    assert {file: file.read_bytes() for file in _files(copied / "release")} == before
+    (copied / "private" / "paths.pt").unlink()
+    (copied / "private" / "walk" / "secret.json").unlink()
+    _run(patients, copied)
+    images = [file for file in before if file.suffix == ".png" and file.parent.name == "images"]
+    assert sum(file.exists() and file.read_bytes() == before[file] for file in images) < len(images) / 2
+
+
+def test_no_time_and_no_remark_is_in_the_release(finished: Path) -> None:
+    """All files are of one day long ago, and a PNG holds an image and nothing else."""
+    places = [finished / "release", *(finished / "release").rglob("*")]
+    assert {place.stat().st_mtime for place in places} == {315532800}
+    for file in (finished / "release").rglob("*.png"):
+        data, chunks = file.read_bytes()[8:], set()
+        while data:
+            length, kind = int.from_bytes(data[:4], "big"), data[4:8]
+            chunks.add(kind)
+            data = data[length + 12 :]
+        assert chunks <= {b"IHDR", b"IDAT", b"IEND", b"pHYs"}, file  # the last: dots per inch of a figure
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+
+
+def test_no_released_figure_is_a_fingerprint(finished: Path, patients: Path) -> None:
+    """Of no pair of a test and a training image can one say by its distance that it took part."""
+    full, released = (
+        json.loads((finished / folder / "evaluation.json").read_text()) for folder in ("private", "release")
+    )
+
+    images = []
+    for section in ("test", "training"):
+        files = [patients / item["image"] for item in _datalist(patients)[section]]
+        pixels = torch.stack([LoadImage(ensure_channel_first=True)(file).as_tensor() for file in files])
+        embedding = perceptual_embedding("random", spatial_dims=2, img_channels=1)
+        images.append(embed(embedding, pixels / 127.5 - 1, pooled=False).double())
+    pairs = torch.cdist(*images).square().flatten()
+
+    def matches(figures: list[float]) -> int:
+        return int(((pairs / torch.tensor(figures)[:, None] - 1).abs() < 1e-6).any(1).sum())
+
+    assert matches([full["rows"][0]["results"]["distance"]["least"]]) == 1  # what the private one tells
+    assert matches(list(_numbers([row["results"]["distance"] for row in released["rows"]]))) == 0
+    assert all(number == float(f"{number:.3g}") for number in _numbers(released))
+    assert not any("least" in row["results"]["distance"] for row in released["rows"])
+    for name in ("evaluation.md", "report.html", "dataset_card.md"):
+        text = re.sub('base64,[^"]*|<style>.*</style>', "", (finished / "release" / name).read_text(), flags=re.DOTALL)
+        found = re.findall(r"(?<![\w.])\d+\.\d+(?![\w.]*\w)", text.replace("arXiv 2307.02984", ""))
+        assert [x for x in found if len(x.replace(".", "").strip("0")) > 3] == [], name
 
 
 @pytest.mark.parametrize("name", ["train", "train_encoder", "invert", "train_identity", "train_class", "walk"])
@@ -481,13 +551,15 @@ def _rescaled(root: Path, folder: Path, *, scale: int, low: int, suffix: str) ->
 
 @pytest.mark.parametrize(("low", "suffix"), [(0, ".png"), (-1024, ".nii")], ids=["12 bits", "CT"])
 def test_the_table_is_that_of_the_same_set_with_eight_bits(
-    low: int, suffix: str, patients: Path, finished: Path, tmp_path: Path
+    low: int, suffix: str, patients: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A release is stored as 0 to 255 whatever the real values are, and judged by what is stored."""
+    monkeypatch.setattr("secrets.token_hex", known_secret)
     eight_bits = finished
     if suffix == ".nii":
         eight_bits = tmp_path / "eight"
-        _run(_rescaled(patients, tmp_path / "8", scale=1, low=0, suffix=suffix), eight_bits, echo=lambda line: None)
+        data = _rescaled(patients, tmp_path / "8", scale=1, low=0, suffix=suffix)
+        _run(data, eight_bits, {"intensity_range": [0, 255]}, echo=lambda line: None)
     data = _rescaled(patients, tmp_path / "data", scale=16, low=low, suffix=suffix)
     _run(data, tmp_path / "out", {"intensity_range": [low, low + 4080]}, echo=lambda line: None)
     for name in ("evaluation.json", "images/000003.png"):

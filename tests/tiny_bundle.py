@@ -28,10 +28,16 @@ TINY: dict[str, Any] = {
     "identity_epochs": 2,
     "class_epochs": 2,
     "k": 2,
-    "num_points": 8,
+    "num_points": 96,
+    "walk_coarse_points": 0,
     "walk_steps": 2,
     "evaluation_epochs": 1,
     "evaluation_seeds": 2,
     "device": "cpu",
 }
 PATIENT = "Mustermann-{:02d}"  # the phantoms' own names would be too harmless to look for
+
+
+def known_secret(count: int) -> str:
+    """In place of chance, where two releases are compared; temporary files have such names too."""
+    return "5e" * count

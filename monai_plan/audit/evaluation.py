@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from monai_plan.audit.inputs import REAL, AuditInputs, ImageSet
 from monai_plan.audit.measures import Spread, measure_of, registered_measures
+from monai_plan.release.words import as_markdown
 from monai_plan.utils import ConfigError
 
 __all__ = ["Evaluation", "EvaluationRow", "evaluate"]
@@ -105,11 +107,26 @@ class Evaluation:
         found = [(m.title, m.finding(name, row.results[m.name], real.results[m.name])) for m in measures]
         return [(title, text) for title, text in found if text]
 
+    def released(self) -> Evaluation:
+        """What may leave of it: all figures with three digits, and none of a single image.
+
+        A figure with all its digits belongs to one set of images, and proves to whoever holds them that they took part.
+        """
+        rows = []
+        for row in self.rows:
+            results = {}
+            for name, result in row.results.items():
+                private = measure_of(name).private
+                results[name] = {key: _rounded(value) for key, value in result.items() if key not in private}
+            rows.append(replace(row, results=results))
+        return replace(self, rows=tuple(rows))
+
     def to_markdown(self) -> str:
         """The table in Markdown, with the notes below it."""
-        lines = [self.columns, ("---", *["---:"] * (len(self.columns) - 1)), *(self.cells(row) for row in self.rows)]
+        lines = [(as_markdown(cell) for cell in cells) for cells in (self.columns, *map(self.cells, self.rows))]
+        lines.insert(1, ("---", *["---:"] * (len(self.columns) - 1)))  # type: ignore[arg-type]
         table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-        return table + "\n\n" + "\n".join(f"- {note}" for note in self.notes) + "\n"
+        return table + "\n\n" + "\n".join(f"- {as_markdown(note)}" for note in self.notes) + "\n"
 
     def to_json(self) -> str:
         """All values as JSON text; ``from_json`` reads it."""
@@ -120,6 +137,15 @@ class Evaluation:
         """The evaluation that ``to_json`` wrote."""
         data = json.loads(text)
         return cls(**{**data, "rows": tuple(EvaluationRow(**row) for row in data["rows"])})
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers with three significant digits, also in lists; whole ones as they are."""
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.3g}")
+    return value
 
 
 def evaluate(image_sets: Sequence[ImageSet], inputs: AuditInputs) -> Evaluation:

@@ -88,7 +88,7 @@ def image_sheet(groups: Mapping[str, Mapping[str, Tensor]], slice_axis: int) -> 
     for index, (name, panels) in enumerate(blocks):
         axes = figure.add_subplot(grid[index])
         show_panels(axes, panels, columns=SHEET_COLUMNS)
-        axes.set_title(name, fontsize=10, loc="left", pad=3)
+        axes.set_title(name, fontsize=10, loc="left", pad=3, parse_math=False)  # a name may hold a $
     return figure
 
 

@@ -54,11 +54,13 @@ class Measure(ABC):
         name: its key in the results.
         heads: of its columns.
         title: above its finding in the report.
+        private: names of results that are not released, for they are of single images.
     """
 
     name: ClassVar[str]
     heads: ClassVar[tuple[str, ...]]
     title: ClassVar[str] = ""
+    private: ClassVar[tuple[str, ...]] = ()
 
     def applies(self, inputs: AuditInputs) -> bool:
         """Whether the inputs have what it needs."""
@@ -221,7 +223,7 @@ class _Fidelity(Measure):
         return {"frechet": frechet_distance(features, inputs.train_features)}
 
     def cells(self, result: Result) -> tuple[str, ...]:
-        return (f"{result['frechet']:.4g}",)
+        return (f"{result['frechet']:.3g}",)
 
     def note(self, evaluation: Evaluation) -> str:
         return (
@@ -232,8 +234,8 @@ class _Fidelity(Measure):
 
     def finding(self, name: str, result: Result, real: Result) -> str:
         return (
-            f"Fréchet distance to the training images {result['frechet']:.4g}; real test images lie at "
-            f"{real['frechet']:.4g}, the floor. Look at the images below as well."
+            f"Fréchet distance to the training images {result['frechet']:.3g}; real test images lie at "
+            f"{real['frechet']:.3g}, the floor. Look at the images below as well."
         )
 
 
@@ -242,7 +244,8 @@ class _Distance(Measure):
     """How far the images are from the nearest real training image."""
 
     name, title = "distance", "Distance"
-    heads = ("mean-min distance", "least")
+    heads = ("mean-min distance",)
+    private = ("least",)
 
     def made_by(self, inputs: AuditInputs) -> Any:
         return inputs.embedding_digest
@@ -255,28 +258,23 @@ class _Distance(Measure):
         return {"mean": float(distances.mean()), "least": float(distances.min())}
 
     def cells(self, result: Result) -> tuple[str, ...]:
-        return (f"{result['mean']:.4g}", f"{result['least']:.4g}")
+        return (f"{result['mean']:.3g}",)
 
     def note(self, evaluation: Evaluation) -> str:
         return (
             f"Mean-min distance: mean over the row's images of the {evaluation.embedding_title} to the nearest of "
             f"{evaluation.num_train_images} real training images of {evaluation.num_train_patients} patients; more is "
-            "safer, but a blurred image is far from everything, so read it beside the Fréchet distance. Least: the "
-            "smallest one."
+            "safer, but a blurred image is far from everything, so read it beside the Fréchet distance."
         )
 
     def finding(self, name: str, result: Result, real: Result) -> str:
         scale = f"{result['mean']:.3g}, against {real['mean']:.3g} for held-out real images"
-        nearest = f"the nearest of all lies at {result['least']:.3g} (held-out: {real['least']:.3g})"
         copied = "Evidence of leakage: at least one image equals a training image. " if result["least"] == 0 else ""
         if result["mean"] < real["mean"]:
-            return (
-                f"{copied}On average the images lie nearer to the training images than new patients do ({scale}); "
-                f"{nearest}."
-            )
+            return f"{copied}On average the images lie nearer to the training images than new patients do ({scale})."
         return (
-            f"{copied}On average the images lie at least as far from the training images as new patients do ({scale}); "
-            f"{nearest}. That alone proves little: blurred or odd images lie far off too, see Fidelity."
+            f"{copied}On average the images lie at least as far from the training images as new patients do ({scale}). "
+            f"That alone proves little: blurred or odd images lie far off too, see Fidelity."
         )
 
 

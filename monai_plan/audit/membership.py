@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from monai_plan.utils import DataError, derive_seed
+from monai_plan.utils import DataError, seeded_generator
 
 __all__ = ["MembershipResult", "membership_attack"]
 
@@ -102,8 +102,9 @@ def membership_attack(
     num_folds = min(MAX_FOLDS, *num_subjects)
     right = np.zeros(len(x))
     for repeat in range(REPEATS):
-        folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=derive_seed(seed, "folds", repeat) % 2**32)
-        for fit, test in folds.split(x, side, subjects):
+        folds = _folds(subjects, side, num_folds, seeded_generator(seed, "folds", repeat))
+        for fold in range(num_folds):
+            fit, test = folds != fold, folds == fold
             attacker = Pipeline([("scale", StandardScaler()), ("decide", LogisticRegression(max_iter=1000))])
             attacker.fit(x[fit], side[fit], decide__sample_weight=_weights(labels[fit], side[fit]))
             right[test] += (attacker.predict(x[test]) == side[test]) / REPEATS
@@ -136,6 +137,15 @@ def _features(probabilities: Tensor, labels: Tensor, subjects: Sequence[str], si
     others[rows, y] = -1
     log = np.log(p.clip(SMALLEST))
     return np.stack([-log[rows, y], p.max(1), -(p * log).sum(1), true - others.max(1)], axis=1)
+
+
+def _folds(subjects: np.ndarray, side: np.ndarray, num_folds: int, generator: torch.Generator) -> np.ndarray:
+    """The fold of every image, [N]: the patients of each side, shuffled, are dealt out in turn."""
+    folds = np.empty(len(subjects), dtype=int)
+    for s in (1, 0):
+        names, patients = np.unique(subjects[side == s], return_inverse=True)
+        folds[side == s] = (torch.randperm(len(names), generator=generator) % num_folds).numpy()[patients]
+    return folds
 
 
 def _weights(labels: np.ndarray, side: np.ndarray) -> np.ndarray:

@@ -130,7 +130,7 @@ def _plain(name: str, value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(_plain(name, item) for item in value)
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.3g}"
     if value is None or isinstance(value, (bool, int)):
         return str(value)
     if isinstance(value, str) and "/" not in value and "\\" not in value:

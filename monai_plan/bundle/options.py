@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from monai_plan.data.intensity import INTENSITIES
 from monai_plan.engines import ClassifierSettings
 from monai_plan.gan.losses import OBJECTIVES
 from monai_plan.gan.projected import BACKBONES
@@ -44,7 +45,7 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "img_size": ("elements of each axis, after resizing", list_of(whole(8), 2, 3)),
     "img_channels": ("1 for grey, 3 for RGB", whole(1)),
     "num_classes": ("labels are 0 to this number less one", whole(1)),
-    "intensity": ("how values are scaled", one_of("auto", "range", "window", "percentiles")),
+    "intensity": ("how values are scaled", one_of(*INTENSITIES)),
     "intensity_range": ("values of the files that become -1 and 1", or_none(_RANGE)),
     "intensity_percentiles": ("per cent of the values below -1 and 1", _PERCENTILES),
     "spacing": ("millimetres of an element along each axis, to resample to", or_none(list_of(_ABOVE_0, 2, 3))),
@@ -121,6 +122,7 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "lambda_class": ("weight of L_class", or_none(_WALK["lambda_class"])),
     "lambda_margin": ("weight of the distance to real images", _AT_LEAST_0),
     "walk_margin": ("the distance that is enough; None: measured", or_none(_ABOVE_0)),
+    "min_end_distance": ("from both ends of a path, as a share of its length", or_none(_WALK["min_end_distance"])),
     "min_distance_quantile": ("of the final check", or_none(number(lambda q: 0 <= q <= 1, "from 0 to 1"))),
     "points_per_batch": ("points at a time; None: found", or_none(whole(1))),
     "release_name": ("name of the synthetic data set", text),

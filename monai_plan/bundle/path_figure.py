@@ -16,10 +16,10 @@ from monai_plan.audit.figures import WIDTH, image_panel, new_figure, png_of, sho
 from monai_plan.data import CheckedDataset
 from monai_plan.metrics import PerceptualEmbedding, embed, nearest_real
 from monai_plan.networks import LatentDecoder
-from monai_plan.release import may_leave, synthesize_images
+from monai_plan.release import synthesize_images
 from monai_plan.utils import DataError
 
-__all__ = ["PathFigure", "choose_path", "draw_path", "path_sections"]
+__all__ = ["PathFigure", "choose_path", "draw_path", "path_section"]
 
 LINEAR_COLOUR = "#b4540a"
 PRIVATE_COLOUR = "#1a5fb4"
@@ -37,7 +37,6 @@ class PathFigure:
         linear_images: [T, C, *spatial] in [-1, 1]; may be near copies of patients, so never released.
         private_images: [T, C, *spatial] in [-1, 1].
         nearest_real_images: [T, C, *spatial], the real training image nearest to every private image.
-        kept: [T] bool, the points of the private path that may leave; at least one.
         held_out_distance: mean distance of held-out real images to the training images, the scale.
         label: name of the class of both anchors.
     """
@@ -47,19 +46,16 @@ class PathFigure:
     linear_images: Tensor
     private_images: Tensor
     nearest_real_images: Tensor
-    kept: Tensor
     held_out_distance: float
     label: str
 
     def __post_init__(self) -> None:
         num_points = len(self.private_distances)
-        for name in ("linear_distances", "linear_images", "private_images", "nearest_real_images", "kept"):
+        for name in ("linear_distances", "linear_images", "private_images", "nearest_real_images"):
             if len(getattr(self, name)) != num_points:
                 raise DataError(f"{name} has {len(getattr(self, name))} points, private_distances {num_points}.")
         if num_points < 2:
             raise DataError(f"a path has two points or more, got {num_points}.")
-        if not self.kept.any():
-            raise DataError("kept is False for every point of the path: show one of which something is released.")
 
 
 def choose_path(
@@ -71,17 +67,13 @@ def choose_path(
     held_out_distance: float,
     device: torch.device | str,
 ) -> PathFigure:
-    """Of the pairs of which a point is kept the one whose straight path comes nearest to a real image.
-
-    There a walk has most to do.
-    """
-    reals, allowed = embed(embedding, training.images, device=device), may_leave(paths)
+    """The pair whose straight path comes nearest to a real image: there a walk has most to do."""
+    reals = embed(embedding, training.images, device=device)
 
     def distances(images: Tensor) -> Tensor:
         return nearest_real(embed(embedding, images, device=device), reals).distances
 
-    least = torch.stack([distances(synthesize_images(generator, path)).min() for path in straight])
-    pair = int(least.where(allowed.any(1), torch.inf).argmin())
+    pair = int(torch.stack([distances(synthesize_images(generator, path)).min() for path in straight]).argmin())
     linear_images = synthesize_images(generator, straight[pair])
     private_images = synthesize_images(generator, paths["paths"][pair])
     nearest = nearest_real(embed(embedding, private_images, device=device), reals)
@@ -91,45 +83,31 @@ def choose_path(
         linear_images=linear_images,
         private_images=private_images,
         nearest_real_images=training.images[nearest.indices],
-        kept=allowed[pair],
         held_out_distance=held_out_distance,
         label=training.label_names[int(paths["labels"][pair])],
     )
 
 
-def path_sections(data: PathFigure, title: str, *, slice_axis: int = -1) -> list[Section]:
-    """The figure for the report: with images of kept points alone for the page, whole for the private folder.
+def path_section(data: PathFigure, title: str, *, slice_axis: int = -1) -> Section:
+    """The figure for the private folder: its order, its ends and its real images are not for anybody else.
 
     Args:
         data: the pair of anchors.
         title: the name of the perceptual distance.
         slice_axis: spatial axis across which a volume's middle slice is shown.
     """
-    text = (
-        f"Between two k-same anchors (class: {data.label}): the distance of every image to its nearest real training "
-        "image, on the straight path and on the private one, whose images are below (at the marked points). Images of "
-        "the straight path, of the anchors and of points that the final check dropped are not shown, since they can be "
-        "near copies of a patient."
-    )
-    pictures = {released: png_of(draw_path(data, title, slice_axis, released=released)) for released in (True, False)}
-    return [Section("path", "Along one path", text, picture, released) for released, picture in pictures.items()]
+    return Section("path", "", "", png_of(draw_path(data, title, slice_axis)), released=False)
 
 
-def draw_path(data: PathFigure, title: str, slice_axis: int, *, released: bool) -> Figure:
-    """The distance to the nearest real image along both paths, with images under it as in the paper's figure.
-
-    If ``released``, images of the private path alone, and of its kept points only.
-    """
+def draw_path(data: PathFigure, title: str, slice_axis: int) -> Figure:
+    """The distance to the nearest real image along both paths, with images under it as in the paper's figure."""
     num_points = len(data.private_distances)
-    able = data.kept.nonzero().flatten() if released else torch.arange(num_points)
-    points = able[torch.linspace(0, len(able) - 1, min(POINTS_SHOWN, len(able))).round().long()].tolist()
-    strips = {"private path": (data.private_images, PRIVATE_COLOUR)}
-    if not released:
-        strips = {
-            "linear path": (data.linear_images, LINEAR_COLOUR),
-            **strips,
-            "nearest real to the private path": (data.nearest_real_images, REAL_COLOUR),
-        }
+    points = torch.linspace(0, num_points - 1, min(POINTS_SHOWN, num_points)).round().long().tolist()
+    strips = {
+        "linear path": (data.linear_images, LINEAR_COLOUR),
+        "private path": (data.private_images, PRIVATE_COLOUR),
+        "nearest real to the private path": (data.nearest_real_images, REAL_COLOUR),
+    }
     height, width = image_panel(data.private_images[0], slice_axis).shape[:2]
     strip_height = WIDTH / len(points) * height / width + 0.25
     curve_height = 3.2
@@ -147,7 +125,9 @@ def draw_path(data: PathFigure, title: str, slice_axis: int, *, released: bool) 
     axes.margins(x=0.02)
     axes.set_xlabel("point of the path")
     axes.set_ylabel(f"nearest real image\n({title})")
-    axes.set_title(f"Distance to the nearest real training image, class: {data.label}", fontsize=11, pad=26)
+    axes.set_title(
+        f"Distance to the nearest real training image, class: {data.label}", fontsize=11, pad=26, parse_math=False
+    )
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     for index, (name, (images, colour)) in enumerate(strips.items(), start=1):

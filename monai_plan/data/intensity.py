@@ -19,6 +19,8 @@ from torch import Tensor
 from monai_plan.data.facts import DatalistFacts, inspect_datalist
 from monai_plan.utils import ConfigError
 
+INTENSITIES = ("auto", "range", "window", "percentiles")
+
 CT_WINDOW = (-1000.0, 400.0)  # Hounsfield units: air to dense tissue
 WITHOUT_SCALE = ("MR", "PT", "NM")  # modalities whose values mean nothing from one patient to the next
 RARE = 0.05  # share of files; so few of their kind do not decide for all
@@ -77,8 +79,8 @@ def choose_scaling(
     percentiles = _pair(intensity_percentiles, "intensity_percentiles")
     if percentiles[0] < 0 or percentiles[1] > 100:
         raise ConfigError(f"intensity_percentiles is {list(percentiles)}, but percentiles lie between 0 and 100.")
-    if intensity not in ("auto", "range", "window", "percentiles"):
-        raise ConfigError(f"intensity is {intensity!r}, but must be 'auto', 'range', 'window' or 'percentiles'.")
+    if intensity not in INTENSITIES:
+        raise ConfigError(f"intensity is {intensity!r}, but must be one of {', '.join(INTENSITIES)}.")
     if intensity == "percentiles":
         if ends is not None:
             raise ConfigError("intensity is 'percentiles', so each image has its own range: leave intensity_range out.")

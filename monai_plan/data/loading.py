@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from monai.data import get_track_meta, set_track_meta
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import Compose
 from torch import Tensor
@@ -55,6 +57,18 @@ class BadImageError(Exception):
         self.mend = mend
 
 
+@contextmanager
+def _metadata_tracked() -> Iterator[None]:
+    """Where ``monai.data.set_track_meta(False)`` was called, MONAI's transforms would lose spacing and orientation."""
+    before = get_track_meta()
+    set_track_meta(True)
+    try:
+        yield
+    finally:
+        set_track_meta(before)
+
+
+@_metadata_tracked()
 def load_images(
     items: Sequence[dict[str, Any]],
     transform: Callable[[dict[str, Any]], Any],

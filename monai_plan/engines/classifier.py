@@ -113,6 +113,7 @@ def fit_classifier(
         device=device,
         max_epochs=settings.epochs,
         train_data_loader=batches,
+        epoch_length=len(batches),
         network=network,
         optimizer=optimizer,
         loss_function=nn.CrossEntropyLoss(),
@@ -151,10 +152,12 @@ def _validate(
 ) -> tuple[BestWeights, EarlyStopping]:
     """After each epoch: keep the best weights, stop when the accuracy has not risen for too long."""
     pairs = zip(images.split(settings.batch_size), labels.long().split(settings.batch_size), strict=True)
+    batches = [{CommonKeys.IMAGE: x, CommonKeys.LABEL: y} for x, y in pairs]
     best = BestWeights(network=network)
     evaluator = SupervisedEvaluator(
         device=trainer.state.device,
-        val_data_loader=[{CommonKeys.IMAGE: x, CommonKeys.LABEL: y} for x, y in pairs],
+        val_data_loader=batches,
+        epoch_length=len(batches),
         network=network,
         key_val_metric={"accuracy": Accuracy(lambda output: (output[CommonKeys.PRED], output[CommonKeys.LABEL]))},
         decollate=False,

@@ -32,9 +32,9 @@ class DifferentiableAugment(nn.Module):
 
     Flips and whole-element shifts alone are exact. All other geometric changes are composed with them to one affine map
     and one multilinear interpolation, which blurs a little; what enters from outside is the lowest value, -1. An image
-    for which nothing is chosen stays as it is, bit for bit. All draws and decisions stay on the device. First and
-    second derivatives exist; under ``torch.use_deterministic_algorithms`` a GPU refuses the gradient of an
-    interpolation. Lengths and angles are measured in elements. Move the module to the device of the images.
+    for which nothing is chosen stays as it is, bit for bit. All draws and decisions stay on the device. Under
+    ``torch.use_deterministic_algorithms`` a GPU refuses the gradient of an interpolation, and only a recent PyTorch has
+    its second derivative. Lengths and angles are measured in elements. Move the module to the device of the images.
 
     Args:
         p: probability of each change, in [0, 1]; the start value of a buffer that ``AdaptiveStrength`` changes.

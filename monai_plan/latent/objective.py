@@ -18,7 +18,8 @@ class WalkObjective:
         L = L_dist / c + 1/n · Σ_term λ_term · Σ_{t=2}^{T−1} term(w̄_t, x̄_t, y),    x̄_t = clamp(G(w̄_t), −1, 1)
 
     Paths are given by their straight lines [P, T, *latent], of which the ends count, and by their inner points
-    [P, T − 2, *latent].
+    [P, T − 2, *latent]. With ``min_end_distance`` these, n and the sums of terms are of the points that move, and
+    L_dist is that of ``whole``.
 
     Args:
         generator: G.
@@ -60,13 +61,13 @@ class WalkObjective:
         """L, [steps, P], of losses [steps, K, P] of paths with these straight lines."""
         total = losses[:, 0] / self.reference(lines)
         for weight, loss in zip(self._weights, losses.unbind(1)[1:], strict=True):
-            total = total + weight * loss / self._divisor(lines)
+            total = total + weight * loss / self._divisor
         return total
 
     def losses_and_gradient(self, lines: Tensor, inner: Tensor, labels: Sequence[int]) -> tuple[Tensor, Tensor]:
         """All losses of each path, unweighted sums, [K, P], and ∂L/∂w̄ at the inner points, in their shape."""
         inner = inner.detach().requires_grad_()
-        distance = distance_loss(_with_ends(lines, inner))
+        distance = distance_loss(self.whole(lines, inner))
         (gradient,) = torch.autograd.grad(distance.sum(), inner)
         points, targets = _points(inner.detach(), labels)
 
@@ -80,7 +81,7 @@ class WalkObjective:
 
         losses, pulls = zip(*self._in_batches(one_batch, len(points)), strict=True)
         gradient = gradient / per_row(self.reference(lines), gradient)
-        gradient = gradient + torch.cat(pulls).view_as(inner) / self._divisor(lines)
+        gradient = gradient + torch.cat(pulls).view_as(inner) / self._divisor
         return _of_paths(distance.detach(), losses), gradient
 
     @torch.no_grad()
@@ -88,22 +89,31 @@ class WalkObjective:
         """All losses of each path, unweighted sums, [K, P]."""
         points, targets = _points(inner, labels)
         losses = self._in_batches(lambda part: torch.stack(self._of_points(points[part], targets[part])), len(points))
-        return _of_paths(distance_loss(_with_ends(lines, inner)), losses)
+        return _of_paths(distance_loss(self.whole(lines, inner)), losses)
 
-    def _divisor(self, lines: Tensor) -> int:
+    def moving(self, paths: Tensor) -> Tensor:
+        """The points of whole paths [P, T, *latent] that move."""
+        return paths[:, 1 + self.settings.num_idle : paths.shape[1] - 1 - self.settings.num_idle]
+
+    def whole(self, lines: Tensor, inner: Tensor) -> Tensor:
+        """The whole paths [P, T, *latent]: the idle points lie evenly between the ends and what moves."""
+        start, end = lines[:, :1], lines[:, -1:]
+        if num_idle := self.settings.num_idle:
+            place = per_row(torch.linspace(0, 1, num_idle + 2, device=lines.device)[:-1], lines[0])
+            start = torch.lerp(start, inner[:, :1], place)
+            end = torch.lerp(end, inner[:, -1:], place).flip(1)
+        return torch.cat([start, inner, end], dim=1)
+
+    @property
+    def _divisor(self) -> int:
         """n."""
-        return lines.shape[1] - 2 if self.settings.normalize else 1
+        return self.settings.num_moving if self.settings.normalize else 1
 
     def _of_points(self, w: Tensor, labels: Tensor) -> list[Tensor]:
         """What the points w [N, *latent] add to each term, [N] each."""
         with torch.autocast(w.device.type, torch.bfloat16, enabled=self.settings.amp):
             images = self.generator.synthesis(w).clamp(-1, 1)
         return [term(w, images.float(), labels) for term in self.terms.values()]
-
-
-def _with_ends(lines: Tensor, inner: Tensor) -> Tensor:
-    """The whole paths [P, T, *latent]."""
-    return torch.cat([lines[:, :1], inner, lines[:, -1:]], dim=1)
 
 
 def _points(inner: Tensor, labels: Sequence[int]) -> tuple[Tensor, Tensor]:

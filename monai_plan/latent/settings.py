@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -76,11 +77,14 @@ class WalkSettings(_Settings):
         lambda_class: λ_class, at least 0.
         lambda_terms: λ of each further term by its name, at least 0; at 0 a term is measured and does not pull.
         normalize: an objective relative to the straight line, see ``LatentWalk``; False is as published.
+        min_end_distance: share of the path at either end, at least 0 and below 0.5, of which nothing is wanted: its
+            points are not synthesised, have no part in L_id, L_class and the terms, and lie evenly on the straight line
+            to the nearest point that moves. 0, as published: all inner points move.
         amp: bfloat16 autocast of the three networks, the losses in float32; faster where ``bf16_is_fast``, and
             accurate to about three digits. False computes all in float32.
 
     Raises:
-        ConfigError: if a value lies outside its range.
+        ConfigError: if a value lies outside its range, or ``min_end_distance`` leaves no point to move.
 
     Example:
         >>> print(WalkSettings.fast(lambda_id=0.05))
@@ -99,6 +103,7 @@ class WalkSettings(_Settings):
     lambda_class: float = checked(0.25, _AT_LEAST_0)
     lambda_terms: Mapping[str, float] = field(default_factory=dict, metadata={"rule": _WEIGHTS})
     normalize: bool = checked(False, switch)
+    min_end_distance: float = checked(0.0, number(lambda value: 0 <= value < 0.5, "at least 0 and below 0.5"))
     amp: bool = checked(False, switch)
 
     OF = "the walk"
@@ -110,6 +115,13 @@ class WalkSettings(_Settings):
                 f"coarse_points of the walk is {self.coarse_points}, but must be at least 3 and less than num_points = "
                 f"{self.num_points}, or 0 to walk with all points from the start."
             )
+        if self.num_moving < 1:
+            raise ConfigError(
+                f"min_end_distance of the walk is {self.min_end_distance}: none of {self.num_points} points is left "
+                "to move; take less, or more points."
+            )
+        if self.coarse_points:
+            self.coarse()  # which has its own points to leave
         taken = sorted(self.lambda_terms.keys() & {"distance", "identity", "class"})
         if taken:
             raise ConfigError(f"lambda_terms has the name {taken[0]!r}, which a loss of the walk bears: take another.")
@@ -136,19 +148,28 @@ class WalkSettings(_Settings):
         """λ of every term by its name, L_id and L_class first."""
         return {"identity": self.lambda_id, "class": self.lambda_class, **self.lambda_terms}
 
+    @property
+    def num_idle(self) -> int:
+        """Points between an end and the first one that moves."""
+        return max(math.ceil(round(self.min_end_distance * (self.num_points - 1), 6)) - 1, 0)
+
+    @property
+    def num_moving(self) -> int:
+        """Points that are synthesised and move."""
+        return self.num_points - 2 * (1 + self.num_idle)
+
     def coarse(self) -> WalkSettings:
         """The walk of ``coarse_points`` that is least on the same curve.
 
         Two neighbours' pull on a point goes as the square of the step, 1/(T − 1)², so λ does; the relative
-        objective has the factor (T − 1)/(T − 2) of its means besides.
+        objective has the factor (T − 1)/(T − 2) of its means besides, T − 2 the points that move.
         """
+        coarse = replace(self, num_points=self.coarse_points, coarse_points=0)
         finer = (self.num_points - 1) / (self.coarse_points - 1)
-        scale = finer * (self.coarse_points - 2) / (self.num_points - 2) if self.normalize else finer**2
+        scale = finer * coarse.num_moving / self.num_moving if self.normalize else finer**2
         return replace(
-            self,
-            num_points=self.coarse_points,
+            coarse,
             steps=self.coarse_steps,
-            coarse_points=0,
             schedule="decay",
             lambda_id=self.lambda_id * scale,
             lambda_class=self.lambda_class * scale,
@@ -163,7 +184,8 @@ class WalkSettings(_Settings):
         weights = [f"λ_id {self.lambda_id}", f"λ_class {self.lambda_class}"]
         weights += [f"λ_{name} {weight}" for name, weight in self.lambda_terms.items() if weight]
         weights += ["relative to the straight line"] if self.normalize else []
-        return f"{steps}; {rate}; {', '.join(weights)}"
+        ends = f"; {self.min_end_distance:.3g} of the path at either end left out" if self.min_end_distance else ""
+        return f"{steps}; {rate}; {', '.join(weights)}{ends}"
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,10 @@ class WalkResult:
 class LatentWalk:
     """Bend the straight line between two latents of a class away from the identities of the training set.
 
-    Minimises L (see the module) over the inner points with Adam, started from ``linear_path``. During a call the
-    networks are frozen and in eval mode, and after it as they were before. No call depends on an earlier one, and no
-    pair on those it is walked with. With ``terms``, L gains Σ_term λ_term · Σ_t term(w̄_t, x̄_t, y).
+    Minimises L (see the module) over the inner points with Adam, started from ``linear_path``. With
+    ``min_end_distance`` only the points of the middle move, and t in L_id and L_class counts these alone. During a call
+    the networks are frozen and in eval mode, and after it as they were before. No call depends on an earlier one, and
+    no pair on those it is walked with. With ``terms``, L gains Σ_term λ_term · Σ_t term(w̄_t, x̄_t, y).
 
     With ``normalize`` every part is relative, and one λ serves any w_dim, T and distance of the anchors:
 
@@ -78,7 +79,7 @@ class LatentWalk:
             int64 on the CPU) → [N] float32, differentiable; the value of a point must not depend on the others. They
             are moved and frozen like the networks, computed in float32, and weighted by ``settings.lambda_terms``.
         points_per_batch: how many points are synthesised at once, which does not change the result; default: 1024 on a
-            GPU, halved whenever the memory does not suffice, and the points of one pair on a CPU.
+            GPU, halved whenever the memory does not suffice, and the points of one pair, or 16, on a CPU.
         device: where to compute; the networks are moved there. Default: where the generator is.
 
     Raises:
@@ -106,7 +107,7 @@ class LatentWalk:
         self.device = prepare_networks(generator, *self._networks, device=device)
         self.generator, self.identity_net, self.class_net = generator, identity_net, class_net
         if points_per_batch is None:
-            points_per_batch = self._num_inner if self.device.type == "cpu" else max(1024, self._num_inner)
+            points_per_batch = max(16 if self.device.type == "cpu" else 1024, self.settings.num_moving)
         self._in_batches = BatchSplitter(points_per_batch)
         amp = self.settings.amp
         published = {"identity": IdentityTerm(identity_net, amp=amp), "class": ClassTerm(class_net, amp=amp)}
@@ -117,18 +118,13 @@ class LatentWalk:
             self._coarse = LatentWalk(generator, identity_net, class_net, settings=self.settings.coarse(), **options)
 
     @property
-    def _num_inner(self) -> int:
-        """The points that move."""
-        return self.settings.num_points - 2
-
-    @property
     def _coarse_steps(self) -> int:
         return 0 if self._coarse is None else self._coarse.settings.steps
 
     @property
     def pairs_per_batch(self) -> int:
         """How many pairs fill one batch of points; walking as many at once keeps a GPU busy."""
-        return max(self._in_batches.size // self._num_inner, 1)
+        return max(self._in_batches.size // self.settings.num_moving, 1)
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
@@ -189,7 +185,7 @@ class LatentWalk:
         start = lines if self._coarse is None else self._coarse_paths(self._coarse, w_a, w_b, labels, progress)
         history = torch.zeros(settings.steps + 1, len(objective.names), len(labels), device=self.device)
         unit = per_row(objective.unit(lines), lines)
-        variables = (start[:, 1:-1] / unit).requires_grad_()
+        variables = (objective.moving(start) / unit).requires_grad_()
         adam = torch.optim.Adam([variables], settings.lr, (0.9, settings.beta2))
         with torch.enable_grad(), frozen(*self.networks):
             for step in range(settings.steps):
@@ -205,8 +201,8 @@ class LatentWalk:
             history[-1] = objective.losses(lines, inner, labels)
             self._check_finite(history)
             if self._coarse is not None:
-                history = torch.cat([objective.losses(lines, lines[:, 1:-1], labels)[None], history])
-        paths = torch.cat([lines[:, :1], inner, lines[:, -1:]], dim=1).cpu()
+                history = torch.cat([objective.losses(lines, objective.moving(lines), labels)[None], history])
+        paths = objective.whole(lines, inner).cpu()
         total = objective.total(history, lines).cpu()
         return [
             WalkResult(path=path, losses=dict(zip(objective.names, losses.unbind(1), strict=True)), total=of_pair)

@@ -69,8 +69,7 @@ def nearest_real(
         tile: rows a side of one product at most; None: as many as ``memory`` allows.
         memory: bytes that the search may take beside ``queries`` and ``reals``.
         product_dtype: float32 or bfloat16, of the matrix product's operands. bfloat16 is faster on a GPU, and leaves
-            more pairs to measure. float32 becomes TF32 where PyTorch is told so
-            (``torch.backends.cuda.matmul.fp32_precision``); the bound follows. Autocast changes nothing.
+            more pairs to measure. float32 is TF32 where PyTorch is told so; the bound follows. Autocast has no effect.
         distributed: share the queries over the ranks of ``torch.distributed``. Every rank calls with the same
             arguments and gets the whole result.
         groups: of every query [N] and of every real [M], int: reals of a query's own group are passed over.
@@ -414,7 +413,7 @@ def _scores(a: Tensor, a_squares: Tensor, b: Tensor, b_squares: Tensor) -> tuple
 
     scores = torch.zeros(len(a), len(b), device=a.device)
     for x, y in zip(a.split(SLAB, 1), b.split(SLAB, 1), strict=True):
-        if x.is_cuda and x.dtype == torch.bfloat16:
+        if x.is_cuda and x.dtype == torch.bfloat16 and hasattr(torch.ops.aten.mm, "dtype"):  # PyTorch 2.8 or later
             scores += torch.mm(x, y.T, out_dtype=torch.float32)
         else:
             scores += x.float() @ y.float().T
@@ -432,8 +431,10 @@ def _operand_rounding(operand: Tensor) -> float:
     if operand.dtype == torch.bfloat16:
         return 2**-8
     backend = torch.backends.cuda if operand.is_cuda else torch.backends.mkldnn
+    matmul = getattr(backend, "matmul", None)  # before PyTorch 2.9 all backends had one precision, by other names
+    precision = getattr(matmul, "fp32_precision", None) or torch.get_float32_matmul_precision()
     # TF32 keeps 10 bits and may truncate; what is not known is taken for the coarsest.
-    return {"none": 0.0, "ieee": 0.0, "tf32": 2**-10}.get(backend.matmul.fp32_precision, 2**-8)
+    return {"none": 0.0, "ieee": 0.0, "highest": 0.0, "tf32": 2**-10, "high": 2**-10}.get(precision, 2**-8)
 
 
 def _squared_distances(a: Tensor, rows: Tensor, b: Tensor, columns: Tensor) -> Tensor:

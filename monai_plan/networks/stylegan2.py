@@ -405,8 +405,9 @@ def one_hot_labels(labels: Tensor | None, num_classes: int, batch_size: int) -> 
         shape = None if labels is None else tuple(labels.shape)
         raise ValueError(f"labels have shape {shape}, but a network of {num_classes} classes needs [{batch_size}].")
     try:
-        return F.one_hot(labels, num_classes).float()
-    except RuntimeError as error:
+        # not F.one_hot, which torch.compile of PyTorch 2.6 cannot take
+        return F.embedding(labels, torch.eye(num_classes, device=labels.device))
+    except (IndexError, RuntimeError) as error:
         raise ValueError(f"labels must be integers from 0 to {num_classes - 1}: {error}") from error
 
 

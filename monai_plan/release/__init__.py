@@ -9,8 +9,10 @@ from monai_plan.release.distance import DistanceCheck, check_quantile
 from monai_plan.release.images import synthesize_images
 from monai_plan.release.mix import mix
 from monai_plan.release.reader import Release, read_release
-from monai_plan.release.select import ReleasePoints, load_paths, may_leave, select
-from monai_plan.release.writer import shared_affine, write_synthetic
+from monai_plan.release.secret import release_secret
+from monai_plan.release.select import ReleasePoints, far_from_ends, load_paths, may_leave, select
+from monai_plan.release.words import as_markdown, check_words
+from monai_plan.release.writer import shared_affine, stamp, write_synthetic
 
 __all__ = [
     "DistanceCheck",
@@ -19,14 +21,19 @@ __all__ = [
     "SyntheticBank",
     "SyntheticDataset",
     "SyntheticSource",
+    "as_markdown",
     "check_quantile",
+    "check_words",
     "dataset_card",
+    "far_from_ends",
     "load_paths",
     "may_leave",
     "mix",
     "read_release",
+    "release_secret",
     "select",
     "shared_affine",
+    "stamp",
     "synthesize_images",
     "write_synthetic",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from monai_plan.release.words import as_markdown
+
 __all__ = ["dataset_card"]
 
 
@@ -29,9 +31,11 @@ def dataset_card(
         check: the final check of the distance.
     """
     channels, *spatial = shape
-    rows = "".join(f"| {label} | {text} | {number} |\n" for label, (text, number) in sorted(classes.items()))
+    rows = "".join(
+        f"| {label} | {as_markdown(text)} | {number} |\n" for label, (text, number) in sorted(classes.items())
+    )  # fmt: skip
     return _CARD.format(
-        name=name,
+        name=as_markdown(name),
         num_images=sum(number for _, number in classes.values()),
         rows=rows,
         spatial=" × ".join(map(str, spatial)),
@@ -53,7 +57,7 @@ PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984).
 {rows}
 - Read it with `monai.data.load_decathlon_datalist("datalist.json", is_segmentation=False)`.
 - `subject` is the walk that an image comes from. Images of one walk resemble each other: keep them on one side of a
-  split.
+  split. Walks are numbered and images shuffled at random.
 - Made from {made_from}, by a generative network trained on them. The images are points on {anchors}.
 - Walk: {walk}. Final check of the distance: {check}.
 

@@ -33,9 +33,12 @@ def check_quantile(quantile: float, identities: Tensor) -> None:
 
 
 class DistanceCheck:
-    """Says of images whether they are far enough from every real one: at least d_q.
+    """Says of images whether they are far enough from every real one.
 
-    d_q is the q-quantile over the real images of the perceptual distance to the nearest image of another patient.
+    With d_q the q-quantile over the real images of the perceptual distance to the nearest image of another patient, an
+    image at the distance d may leave with a chance that rises from 0 at d_q to 1 at d_2q: a sharp bound would show
+    itself, and tell by its distance who is behind the check. For the same reason the real images are all that there
+    are, of training and test section alike.
 
     Args:
         images: [N, C, *spatial], the real images, in [−1, 1].
@@ -59,14 +62,16 @@ class DistanceCheck:
     ) -> None:
         check_quantile(quantile, identities)
         self.images, self.embedding, self.device = images, embedding, device
-        self.least = nearest_other_images(images, identities, embedding, device=device).quantile(quantile)
+        bounds = torch.tensor([quantile, min(2 * quantile, 1)])
+        distances = nearest_other_images(images, identities, embedding, device=device)
+        self.least, self.surely = distances.quantile(bounds.to(distances)).unbind()
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """[M] bool: whether each of the images [M, C, *spatial] in [−1, 1] may leave.
+    def __call__(self, images: Tensor, chances: Tensor) -> Tensor:
+        """[M] bool: whether each of the images [M, C, *spatial] in [−1, 1] may leave, by its draw of [0, 1).
 
-        Under ``torch.distributed`` every rank calls with the same images and gets the whole result.
+        Under ``torch.distributed`` every rank calls with the same arguments and gets the whole result.
         """
         found = nearest_real_images(
             images, self.images, self.embedding, device=self.device, distributed=idist.get_world_size() > 1
         )
-        return found.distances >= self.least
+        return found.distances >= torch.lerp(self.least, self.surely, chances.to(self.least))

@@ -136,7 +136,7 @@ def read_release(datalist_file: str | os.PathLike[str]) -> Release:
 
 def _read_datalist(path: Path) -> Datalist:
     """The data list of a release, with at least one sample, all files there."""
-    file = path / DATALIST_NAME if path.is_dir() else path
+    file = path if path.suffix == ".json" else path / DATALIST_NAME
     if not file.is_file():
         raise DataError(
             f"{file.parent} holds no {file.name}: give the folder of a release, made by the stage synthesize."

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_plan.release.secret import draw, in_secret_order
 from monai_plan.utils import ArtifactError, load_artifact
 
-__all__ = ["ReleasePoints", "load_paths", "may_leave", "select"]
+__all__ = ["ReleasePoints", "far_from_ends", "load_paths", "may_leave", "select"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,30 +39,49 @@ def load_paths(paths_file: str | os.PathLike[str]) -> dict[str, Any]:
     """Load what the stage ``walk`` wrote.
 
     Returns:
-        ``paths`` [P, T, *latent], ``labels`` [P], ``pairs`` [P, 2], ``losses``, ``kept`` [P, T] bool and
-        ``num_images`` (class → number), with the file's header.
+        ``paths`` [P, T, *latent], ``labels`` [P], ``pairs`` [P, 2], ``losses``, ``kept`` [P, T] bool,
+        ``num_images`` (class → number), ``min_end_distance`` (see ``far_from_ends``) and ``secret`` (see
+        ``release_secret``), with the file's header.
 
     Raises:
         ArtifactError: if the file is missing or damaged, or does not say of every point whether it may leave.
     """
     data = load_artifact(paths_file, kind="paths")
     kept = data.get("kept")
-    if not isinstance(kept, Tensor) or kept.dtype != torch.bool or kept.shape != data["paths"].shape[:2]:
+    rules = {"min_end_distance", "secret"} <= data.keys()
+    if not rules or not isinstance(kept, Tensor) or kept.dtype != torch.bool or kept.shape != data["paths"].shape[:2]:
         raise ArtifactError(
             f"{paths_file} does not say which of its points may leave: run the stage walk again, which checks them."
         )
     return data
 
 
+def far_from_ends(paths: Tensor, min_end_distance: float) -> Tensor:
+    """[P, T] bool: the points at least so far from both ends along their path; never an end itself.
+
+    With the arc length s_t = Σ_{u<t} ‖w̄_{u+1} − w̄_u‖: min(s_t, s_T − s_t) ≥ ``min_end_distance`` · s_T. An end is the
+    average of k patients, and a point near it gives the last of them to whoever knows the others.
+
+    Args:
+        paths: [P, T, *latent].
+        min_end_distance: a share of the path's length, in [0, 0.5).
+    """
+    steps = paths.double().diff(dim=1).flatten(2).norm(dim=2)
+    before = torch.cat([steps.new_zeros(len(steps), 1), steps.cumsum(1)], dim=1)
+    behind = before[:, -1:] - before
+    far = before.minimum(behind) >= (min_end_distance - 1e-9) * before[:, -1:]
+    far[:, [0, -1]] = False
+    return far
+
+
 def may_leave(paths: Mapping[str, Any]) -> Tensor:
-    """[P, T] bool: the points that may leave, those that passed the final check; never an end, which is an anchor.
+    """[P, T] bool: the points that may leave, those far from the ends that passed the final check.
 
     Args:
         paths: see ``load_paths``.
     """
-    allowed: Tensor = paths["kept"].clone()
-    allowed[:, [0, -1]] = False
-    return allowed
+    kept: Tensor = paths["kept"]
+    return kept & far_from_ends(paths["paths"], paths["min_end_distance"])
 
 
 def select(paths: Mapping[str, Any], *, num_images: Mapping[int, int] | None = None) -> ReleasePoints:
@@ -70,24 +90,28 @@ def select(paths: Mapping[str, Any], *, num_images: Mapping[int, int] | None = N
     Args:
         paths: see ``load_paths``.
         num_images: class → number of images, at most as many as there are points that may leave; they are spread
-            evenly over all paths of a class. None: every point that may leave, path after path.
+            evenly over all paths of a class, and shuffled by the secret in ``paths``: nothing of the order or the
+            number of the paths is left. None, for private use: every point that may leave, path after path.
     """
     allowed = may_leave(paths)
     if num_images is None:
         places = allowed.nonzero()
     else:
-        places = torch.cat([_spread(allowed, paths["labels"] == label, n) for label, n in num_images.items()])
+        secret = paths["secret"]
+        places = torch.cat([_spread(allowed, paths["labels"] == label, n, secret) for label, n in num_images.items()])
+        places = places[in_secret_order(len(places), secret, "images")]
     path, point = places.unbind(1)
     return ReleasePoints(paths["paths"][path, point], paths["labels"][path], places)
 
 
-def _spread(allowed: Tensor, of_class: Tensor, number: int) -> Tensor:
+def _spread(allowed: Tensor, of_class: Tensor, number: int, secret: str) -> Tensor:
     """[number, 2]: path and point of so many points, as evenly as may be over all paths of a class."""
     paths = torch.where(of_class)[0].tolist()
     there = {path: allowed[path].nonzero().flatten() for path in paths}
     shares, left = {}, number
     # Those with the fewest points first: what they cannot give is spread over the others, which then still can.
-    for position, path in enumerate(sorted(paths, key=lambda path: (len(there[path]), -path))):
+    # Who gives one more than another is drawn: it must not tell the paths apart.
+    for position, path in enumerate(sorted(paths, key=lambda path: (len(there[path]), draw(secret, "spread", path)))):
         shares[path] = min(left // (len(paths) - position), len(there[path]))
         left -= shares[path]
     chosen = []

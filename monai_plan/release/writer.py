@@ -11,9 +11,12 @@ from torch import Tensor
 
 from monai_plan.data.datalist import DATALIST_NAME, write_datalist
 from monai_plan.data.writers import IMAGES_FOLDER, image_suffix, replaced_dataset, write_image
+from monai_plan.release.words import check_words
 from monai_plan.utils import ConfigError, DataError
 
-__all__ = ["shared_affine", "write_synthetic"]
+__all__ = ["shared_affine", "stamp", "write_synthetic"]
+
+_TIME = 315532800  # 1 January 1980, the first day that every archive format knows
 
 
 def write_synthetic(
@@ -31,7 +34,8 @@ def write_synthetic(
 
     Everything is built beside ``output_dir`` and moved in at the end: images of an earlier release do not survive,
     and a killed run leaves no half release. Files are numbered and groups renumbered in order of appearance, so that
-    no name from the private side can pass.
+    no name from the private side can pass: whoever calls this decides what that order tells (``select`` shuffles). All
+    files bear one fixed time.
 
     Args:
         output_dir: the folder of the release; ``images/`` and ``datalist.json`` in it are replaced.
@@ -48,7 +52,8 @@ def write_synthetic(
         The path of the data list, all images in its section ``training``.
 
     Raises:
-        ConfigError: if the arguments differ in length, a label has no name, or the shape cannot be written.
+        ConfigError: if the arguments differ in length, a label has no name or one that ``check_words`` refuses, or the
+            shape cannot be written.
         DataError: if an image is not finite, or ``output_dir`` holds a data set that was not written here.
     """
     labels = [int(label) for label in labels]
@@ -66,6 +71,7 @@ def write_synthetic(
             f"Synthetic image {bad[0]} has pixels that are NaN or infinite ({len(bad)} of {len(images)} images do): "
             "the generator that made them is damaged, train it again."
         )
+    check_words(release_name=name, label_names=label_names)
     suffix = image_suffix(images.ndim - 2)
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     items = []
@@ -81,7 +87,18 @@ def write_synthetic(
             name=name,
             description=description,
         )
+    stamp(Path(output_dir) / IMAGES_FOLDER, Path(output_dir) / DATALIST_NAME)
     return Path(output_dir) / DATALIST_NAME
+
+
+def stamp(*paths: str | os.PathLike[str]) -> None:
+    """Set the times of files, of folders with all that is in them, and of the folders above: all alike.
+
+    Times of writing would tell of order, of pauses and of the machine's clock.
+    """
+    for path in map(Path, paths):
+        for place in (*path.rglob("*"), path, path.parent):
+            os.utime(place, (_TIME, _TIME))
 
 
 def shared_affine(affine: Sequence[Sequence[float]] | None) -> list[list[float]] | None:

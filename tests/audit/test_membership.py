@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 from sklearn.tree import DecisionTreeClassifier
 
 from monai_plan.audit import membership
-from monai_plan.audit.membership import _features, _wilson, membership_attack
+from monai_plan.audit.membership import _features, _folds, _wilson, membership_attack
 from monai_plan.utils import DataError
 
 
@@ -89,6 +89,17 @@ def test_the_attack_is_tested_on_other_patients(monkeypatch):
     assert result.low <= 0.5 <= result.high
     assert (result.num_member_subjects, result.num_nonmember_subjects) == (40, 40)
     assert attack(p, q, member_labels=y, nonmember_labels=y).accuracy > 0.9  # were each image a patient of its own
+
+
+def test_folds_part_patients_and_hold_as_many_of_either_side():
+    side = np.repeat([1, 0], [90, 25])
+    subjects = np.array([f"m{i % 11}" for i in range(90)] + [f"n{i % 8}" for i in range(25)])
+    first, second = (_folds(subjects, side, 5, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    assert not np.array_equal(first, second)
+    pairs = {*zip(subjects.tolist(), first.tolist(), strict=True)}
+    assert len(pairs) == 11 + 8
+    for kind, counts in (("m", [2, 2, 2, 2, 3]), ("n", [1, 1, 2, 2, 2])):
+        assert sorted(sum(name[0] == kind and of == fold for name, of in pairs) for fold in range(5)) == counts
 
 
 def test_the_interval_counts_patients():

@@ -343,9 +343,10 @@ def _parsed(finished: Path, patients: Path, what: str, **overrides: Any) -> Any:
 
 @pytest.mark.parametrize("points", [50, 32])
 def test_the_bundle_walks_and_inverts_by_the_fast_settings(points: int, finished: Path, patients: Path) -> None:
-    default = {"walk_steps": None, "inversion_steps": None, "inversion_starts": None}  # which TINY overrides
+    default = {"walk_steps": None, "walk_coarse_points": None}  # which TINY overrides
+    default |= {"inversion_steps": None, "inversion_starts": None}
     walk = _parsed(finished, patients, "walk", num_points=points, **default)
-    assert walk.settings == WalkSettings.fast(points, lambda_terms={"margin": 0.0})
+    assert walk.settings == WalkSettings.fast(points, lambda_terms={"margin": 0.0}, min_end_distance=0.375)
     for init in ("encoder", "mean"):
         inverter = _parsed(finished, patients, "inverter", inversion_init=init, **default)
         assert inverter.settings == InversionSettings.fast(encoder=init == "encoder")
@@ -362,7 +363,7 @@ def test_the_walk_is_the_published_one_if_asked(
     monkeypatch.setattr("monai_plan.latent.MarginTerm", refuse)
     walk = _parsed(
         finished, patients, "walk", walk_steps=500, num_points=50, walk_schedule="constant", walk_beta2=0.999,
-        walk_coarse_points=0,
+        walk_coarse_points=0, min_end_distance=0.0,
     )  # fmt: skip
     assert replace(walk.settings, lambda_terms={}) == WalkSettings.published()
 
@@ -370,14 +371,14 @@ def test_the_walk_is_the_published_one_if_asked(
 def test_every_option_of_the_walk_and_the_inversion_reaches_it(finished: Path, patients: Path) -> None:
     expected = WalkSettings(
         num_points=9, steps=3, lr=0.2, schedule="constant", beta2=0.9, coarse_points=4, coarse_steps=5,
-        lambda_id=0.5, lambda_class=0.6, lambda_terms={"margin": 0.3}, normalize=True, amp=True,
+        lambda_id=0.5, lambda_class=0.6, lambda_terms={"margin": 0.3}, normalize=True, min_end_distance=0.2, amp=True,
     )  # fmt: skip
-    plain = {"num_points", "lambda_id", "lambda_class"}
+    plain = {"num_points", "lambda_id", "lambda_class", "min_end_distance"}
     ids = {name if name in plain else f"walk_{name}": value for name, value in expected.as_dict().items()}
     ids |= {"lambda_margin": ids.pop("walk_lambda_terms")["margin"]}
     walk = _parsed(finished, patients, "walk", **ids, points_per_batch=11)
     assert walk.settings == expected
-    assert walk.pairs_per_batch == 11 // 7
+    assert walk.pairs_per_batch == 11 // walk.settings.num_moving
     assert walk.terms["margin"].margin > 0
     other = _parsed(finished, patients, "walk", lambda_margin=0.3, walk_margin=0.7)
     assert other.terms["margin"].margin.item() == pytest.approx(0.7)

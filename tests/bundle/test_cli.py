@@ -139,7 +139,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path, capsys: p
     assert main(["datalist", "folders", str(tmp_path / "set"), "--output", str(output)]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("monai_plan:")]
     assert str(tmp_path / "file") in line
-    assert "Check the path" in line
+    assert "a file stands where a folder is needed: use another place" in line
 
 
 @pytest.mark.parametrize("flag", ["--merge-look-alikes", "--keep_look_alikes"])

@@ -33,7 +33,7 @@ def test_torchrun_trains_and_only_the_first_rank_writes(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     private = tmp_path / "out" / "private"
-    assert sorted(path.name for path in private.iterdir()) == ["model.pt", "train"]
+    assert sorted(path.name for path in private.iterdir()) == ["cache", "model.pt", "train"]
     assert sorted(path.name for path in (private / "train").iterdir()) == [
         "checkpoint.pt",
         "model_best.pt",

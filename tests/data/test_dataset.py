@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader
+from monai.data import DataLoader, get_track_meta, set_track_meta
 from monai.data import Dataset as MonaiDataset
 from monai.transforms import Compose, LoadImaged, RandFlipd, RandRotated, Resized, ScaleIntensityRanged
 from PIL import Image
@@ -348,3 +348,25 @@ def test_resized_and_constant_images_are_fine(tmp_path, good):
     steps = [*transform().transforms[:1], Resized("image", (SIZE, SIZE)), *transform().transforms[1:]]
     data = checked(path, transform=Compose(steps), progress=True)
     assert torch.allclose(data.images[4], torch.tensor(7 / 127.5 - 1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "loader", [LoadShownImaged("image", spacing=(3, 3, 3)), LoadImaged("image", ensure_channel_first=True)]
+)
+def test_monais_switch_to_plain_tensors_changes_nothing(tmp_path, loader):
+    for label in (0, 1):
+        write_nifti(tmp_path / f"{label}.nii", pixels(label, 10, 12, 14))
+    path = write_list(tmp_path, [{"image": f"{label}.nii", "label": label} for label in (0, 1)])
+    steps = Compose([loader, Resized("image", (SIZE,) * 3), ScaleIntensityRanged("image", 0, 255, -1, 1, clip=True)])
+    first = checked(path, transform=steps, img_size=(SIZE,) * 3)
+    set_track_meta(False)
+    try:
+        second = checked(path, transform=steps, img_size=(SIZE,) * 3)
+        assert not get_track_meta()
+    finally:
+        set_track_meta(True)
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.affines, second.affines)
+    assert first.affine == second.affine
+    assert first.digests == second.digests
+    assert not np.allclose(first.affine, np.eye(4))

@@ -172,7 +172,7 @@ def test_what_is_given_goes_before(tmp_path: Path) -> None:
     assert choose(intensity="window").startswith("window -1000 to 400")
     assert choose(intensity="percentiles", intensity_percentiles=[1, 99]) == "percentiles 1 to 99, as given"
     for options, message in (
-        ({"intensity": "linear"}, "intensity is 'linear', but must be 'auto', 'range'"),
+        ({"intensity": "linear"}, "intensity is 'linear', but must be one of auto, range"),
         ({"intensity_range": [5, 5]}, "first must be less than the second"),
         ({"intensity_range": 255}, "must be two numbers"),
         ({"intensity": "percentiles", "intensity_percentiles": [0, 120]}, "between 0 and 100"),

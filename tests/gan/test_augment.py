@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import gradcheck
 
 from monai_plan.gan import DifferentiableAugment
 from monai_plan.utils import ConfigError
@@ -349,7 +349,7 @@ def test_probability_is_the_share_of_changed_images(change, p):
 
 @pytest.mark.parametrize("change", list(CHANGES))
 @pytest.mark.parametrize("shape", [(1, 4, 3), (1, 3, 4, 2)])
-def test_first_and_second_derivative(change, shape):
+def test_derivative(change, shape):
     augment = only(0.8, **{change: CHANGES[change]})
     images = (batch(shape, count=2) * 0.95).double().requires_grad_()  # gamma bends at -1 and 1
 
@@ -359,11 +359,10 @@ def test_first_and_second_derivative(change, shape):
 
     assert not torch.equal(function(images), images.square())
     assert gradcheck(function, (images,))
-    assert gradgradcheck(function, (images,))
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 3), (1, 3, 2, 3)])
-def test_first_and_second_derivative_of_all_changes(shape):
+def test_derivative_of_all_changes(shape):
     augment = DifferentiableAugment(p=0.8, **CHANGES)
     images = (batch(shape, count=1) * 0.95).double().requires_grad_()
 
@@ -372,7 +371,6 @@ def test_first_and_second_derivative_of_all_changes(shape):
         return augment(x).square()
 
     assert gradcheck(function, (images,))
-    assert gradgradcheck(function, (images,))
 
 
 def test_gradient_passes_only_where_the_image_is_kept():

@@ -339,7 +339,7 @@ def test_interrupted_and_continued_equals_uninterrupted(tmp_path, spatial_dims, 
 
     def make(folder, seed, handlers=()):
         augment = DifferentiableAugment(p=0.3)
-        adaptive = AdaptiveStrength(augment, images_to_full=200, interval=4)
+        adaptive = AdaptiveStrength(augment, images_to_full=200, interval=16)  # three moves: p cannot return
         return make_trainer(
             spatial_dims, folder=folder, seed=seed, max_epochs=4, epoch_length=3, images=images, resident=True,
             objective=objective, augment=augment, adaptive=adaptive, r1_interval=2, r2_weight=0.5,

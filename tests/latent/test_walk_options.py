@@ -242,6 +242,44 @@ def test_pairs_of_one_space_are_walked_together():
         make_walk(*networks(2)).walk_pairs(*[[torch.zeros(6), torch.zeros(2, 6)]] * 2, [0, 0])
 
 
+# ends of which nothing is wanted -----------------------------------------------------------------------------------
+
+
+@DIMS
+@pytest.mark.parametrize("coarse", [{}, {"coarse_points": 9, "coarse_steps": 200}])
+def test_idle_ends_lie_on_straight_lines_and_are_not_synthesised(spatial_dims, coarse):
+    """L = L_dist + λ Σ_t w_t[0] over the middle alone is least on a parabola there, with tangents to the ends."""
+    w_a, w_b = end_points()
+    nets, points = networks(spatial_dims), []
+    synthesis = nets[0].synthesis
+    nets[0].synthesis = lambda w: points.append(len(w)) or synthesis(w)
+    walk = make_walk(
+        *nets, num_points=17, steps=400, min_end_distance=0.25, terms={"first": (0.05, FirstNumber())}, lr=0.05,
+        **coarse, **ONLY_DISTANCE,
+    )  # fmt: skip
+    assert (walk.settings.num_idle, walk.settings.num_moving) == (3, 9)
+    path = walk(w_a, w_b, 0).path
+    moving = torch.arange(4, 13)
+    laplace = 4 * torch.eye(15) - 2 * torch.eye(15).roll(1, 0).tril() - 2 * torch.eye(15).roll(-1, 0).triu()
+    pull = torch.zeros(15)
+    pull[moving - 1] = 0.05
+    expected = linear_path(w_a, w_b, 17)
+    expected[1:-1, 0] -= torch.linalg.solve(laplace, pull)
+    torch.testing.assert_close(path, expected, rtol=0, atol=2e-2 if coarse else 2e-3)
+    assert set(points) <= {9, 5}  # of 17 and of 9 points
+    for a, b, c in ((0, 2, 4), (16, 14, 12)):
+        torch.testing.assert_close(path[b], (path[a] + path[c]) / 2, rtol=0, atol=1e-5)
+    assert WalkSettings(min_end_distance=0.0).num_moving == 48
+
+
+def test_an_end_distance_that_leaves_nothing_is_refused():
+    for options in ({"num_points": 6, "min_end_distance": 0.45}, {"coarse_points": 4, "min_end_distance": 0.49}):
+        with pytest.raises(ConfigError, match=r"min_end_distance of the walk is 0\.4\d: none of \d+ points is left"):
+            WalkSettings(**options)
+    with pytest.raises(ConfigError, match=r"min_end_distance of the walk is 0\.5, but must be at least 0 and below"):
+        WalkSettings(min_end_distance=0.5)
+
+
 # coarse to fine --------------------------------------------------------------------------------------------------
 
 

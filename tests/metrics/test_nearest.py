@@ -114,13 +114,12 @@ def test_autocast_does_not_reach_a_search():
 def test_the_bound_follows_pytorchs_precision_of_products():
     rows, squares = module._centred(noise(5, 30), torch.zeros(30), torch.float32, "rows")
     _, errors = module._scores(rows.bfloat16(), squares, rows.bfloat16(), squares)
-    setting = torch.backends.mkldnn.matmul
-    before, setting.fp32_precision = setting.fp32_precision, "bf16"
+    torch.set_float32_matmul_precision("medium")  # bfloat16
     try:
         assert torch.equal(module._scores(rows, squares, rows, squares)[1], errors)
         check(*HARD["near duplicates at 1e-7"])
     finally:
-        setting.fp32_precision = before
+        torch.set_float32_matmul_precision("highest")
     assert (module._scores(rows, squares, rows, squares)[1] < errors / 100).all()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 
@@ -83,10 +84,9 @@ def test_an_unconditional_generator_fits_any_classes_and_a_broken_one_none(tmp_p
     generator = make_generator(num_classes=0)
     save_generator(generator, tmp_path / "model.pt")
     load_generator(tmp_path / "model.pt", fit=fit)
-    name, parameter = next(iter(generator.named_parameters()))
-    parameter.data.view(-1)[0] = float("nan")
+    next(generator.parameters()).data.view(-1)[0] = float("nan")
     save_generator(generator, tmp_path / "model.pt")
-    with pytest.raises(ConfigError, match=f"weights that are NaN or infinite, in {name} and 0 others"):
+    with pytest.raises(ArtifactError, match=r"model\.pt has values in state_dict that are not finite"):
         load_generator(tmp_path / "model.pt", fit=fit)
 
 
@@ -249,10 +249,10 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
     def broken(value, opened):
         opened.write(b"half")
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(torch, "save", broken)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match=r"no space left: .*model\.pt"):
         save_generator(make_generator(3, (8, 8, 8)), file)
     assert file.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]

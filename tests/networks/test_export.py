@@ -43,11 +43,10 @@ def test_monai_exports_the_moving_average_of_a_training(tmp_path, command):
         "--key_in_ckpt": "ema",
         "--input_shape": "[2,8]",
         "--net_id": "network_def",
+        "--use_trace": "True",
     }
     options |= {"--filepath": tmp_path / "exported.ts", "--bundle_root": BUNDLE, "--device": "cpu"}
     options |= {f"--{name}": json.dumps(value) for name, value in small.items()}
-    if command == "ckpt_export":
-        options["--use_trace"] = "True"
     arguments = [str(part) for option in options.items() for part in option]
     monai = [sys.executable, "-m", "monai.bundle", command, "--config_file", json.dumps(configs)]
     done = subprocess.run([*monai, *arguments], cwd=tmp_path, capture_output=True, text=True)

@@ -11,11 +11,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.data import load_decathlon_datalist
+from monai.data import load_decathlon_datalist, set_track_meta
 from monai.transforms import LoadImage
 from PIL import Image
 
-from monai_plan.release import SyntheticBank, SyntheticDataset, write_synthetic
+from monai_plan.release import SyntheticBank, SyntheticDataset, read_release, write_synthetic
 from monai_plan.utils import DataError
 
 AFFINE = [[-2.0, 0.0, 0.0, 5.0], [0.0, 3.0, 0.0, 6.0], [0.0, 0.0, 4.0, 7.0], [0.0, 0.0, 0.0, 1.0]]
@@ -39,6 +39,23 @@ def make_release(tmp_path):
         return tmp_path / "release"
 
     return make
+
+
+@SHAPES
+def test_monais_switch_to_plain_tensors_changes_nothing(make_release, shape):
+    release = make_release(shape)
+    before = read_release(release)
+    set_track_meta(False)
+    try:
+        after, banks = read_release(release), [SyntheticBank(release, cache=cache) for cache in (False, True)]
+        assert torch.equal(before.images, after.images)
+        assert np.array_equal(before.affine, after.affine)
+        for bank in banks:
+            assert torch.equal(torch.stack([bank.image(n) for n in range(5)]), before.stored_images())
+            assert np.array_equal(bank.affine, before.affine)
+    finally:
+        set_track_meta(True)
+    assert np.array_equal(before.affine, AFFINE if len(shape) == 4 else np.eye(4))
 
 
 @SHAPES

@@ -17,6 +17,7 @@ import pytest
 import torch
 from monai.data import CacheDataset, MetaTensor, PersistentDataset
 from PIL import Image
+from release_fakes import read_back
 
 from monai_plan.data import make_phantoms
 from monai_plan.release import write_synthetic
@@ -150,6 +151,7 @@ def test_the_walk_over_a_cache_finds_real_data_where_it_is(folders, monkeypatch)
     assert set(traces(list(dataset._cache), real)) == {"PATIENT", "SUBJECT", "SECRET", "pixels"}
 
 
+@read_back
 def test_nothing_real_is_in_the_files_of_a_cache(folders, tmp_path, monkeypatch):
     """The pipeline of the script over a PersistentDataset: the names and the bytes of every file."""
     kept, _ = run_and_keep(SYNTHETIC, folders, monkeypatch, "--release_dir", folders / "release")

@@ -17,7 +17,7 @@ from monai_plan.bundle.stages.walk import class_counts
 from monai_plan.data import CheckedDataset, describe_data
 from monai_plan.latent import LatentInverter, LatentWalk
 from monai_plan.networks import frozen, is_imported, load_generator
-from monai_plan.release import check_quantile
+from monai_plan.release import check_quantile, check_words
 from monai_plan.utils import ConfigError, DataError, write_json
 
 __all__ = ["CheckStage"]
@@ -38,6 +38,7 @@ class CheckStage:
         k: of k-same.
         num_images, balance: see ``class_counts``.
         min_distance_quantile: see ``Walk``.
+        release_name: of the data set that is released.
         discriminator: of the GAN's training.
         options: the values of the ids, for the estimate of the memory, see ``stage_needs``.
         report_file: private JSON, see ``describe_data``.
@@ -52,6 +53,7 @@ class CheckStage:
     num_images: int | None
     balance: str
     min_distance_quantile: float | None
+    release_name: str
     discriminator: nn.Module
     options: Mapping[str, Any]
     report_file: str | os.PathLike[str]
@@ -64,6 +66,7 @@ class CheckStage:
                 ``batch_size``.
             ConfigError: if an option cannot work, or a stage needs more memory than there is.
         """
+        check_words(release_name=self.release_name, label_names=self.training.label_names)
         if len(self.training) < self.batch_size:
             raise DataError(
                 f"the training section has {len(self.training)} images, fewer than batch_size = {self.batch_size}: "

@@ -11,22 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from monai_plan.audit import AuditInputs, ImageSet, evaluate, write_report
-from monai_plan.bundle.path_figure import choose_path, path_sections
+from monai_plan.bundle.path_figure import choose_path, path_section
 from monai_plan.data import CheckedDataset
 from monai_plan.engines import ClassifierSettings, predict_probabilities
 from monai_plan.latent import WalkSettings, linear_path
 from monai_plan.metrics import PerceptualEmbedding
 from monai_plan.networks import LatentDecoder
-from monai_plan.release import Release, load_paths, select, synthesize_images
+from monai_plan.release import Release, load_paths, select, stamp, synthesize_images
 from monai_plan.utils import load_artifact, write_text
 
 __all__ = ["EvaluateStage"]
 
 SAMPLES_SHOWN = 16
-_CHECKED = (
-    "no image nearer to a training image than the {quantile} quantile of the distances between patients; so the least "
-    "distance of PLAN is no independent finding"
-)
+_CHECKED = "images near to a real one were dropped; so the distance of PLAN is no independent finding"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -51,6 +48,7 @@ class EvaluateStage:
         augment: a MONAI dictionary transform over ``"image"``, for its training.
         seeds: classifiers per row.
         report_file, results_file, table_file: the report, and the table as JSON and as Markdown; may leave.
+        private_results_file: JSON with all figures and all their digits.
         figures_dir: folder of the report's pictures; may leave.
         private_figures_dir: folder of pictures with real images.
         work_dir: private folder of finished parts.
@@ -74,6 +72,7 @@ class EvaluateStage:
     report_file: str | os.PathLike[str]
     results_file: str | os.PathLike[str]
     table_file: str | os.PathLike[str]
+    private_results_file: str | os.PathLike[str]
     figures_dir: str | os.PathLike[str]
     private_figures_dir: str | os.PathLike[str]
     work_dir: str | os.PathLike[str]
@@ -113,11 +112,13 @@ class EvaluateStage:
             samples=_samples(released.images, released.labels, names),
             real_samples=_samples(training.images, training.labels, names),
             parameters=self._parameters(paths, anchors, released),
-            sections=path_sections(figure, evaluation.embedding_title),
+            sections=[path_section(figure, evaluation.embedding_title)],
             made="Images made by PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984)",
         )
-        write_text(self.results_file, evaluation.to_json() + "\n")
+        write_text(self.private_results_file, evaluation.to_json() + "\n")
+        write_text(self.results_file, evaluation.released().to_json() + "\n")
         write_text(self.table_file, evaluation.to_markdown())
+        stamp(self.report_file, self.results_file, self.table_file, self.figures_dir)
 
     def _to_compare(self, paths: Mapping[str, Any], straight: Tensor, anchors: Mapping[str, Any]) -> list[ImageSet]:
         """The rows between "real" and "PLAN"."""
@@ -134,7 +135,6 @@ class EvaluateStage:
     ) -> dict[str, object]:
         """What made the images, and what is known of them besides the table."""
         made_by = paths["header"]["made_by"]
-        quantile = made_by["min_distance_quantile"]
         probabilities = predict_probabilities(
             self.class_net, released.images, batch_size=self.settings.batch_size, device=self.device
         )
@@ -145,9 +145,9 @@ class EvaluateStage:
             "anchors": len(anchors["labels"]),
             "paths": len(paths["labels"]),
             "walk": str(WalkSettings.from_dict(made_by["settings"])),
-            "final check": "none" if quantile is None else _CHECKED.format(quantile=quantile),
-            "L_id per path, straight line": round(straight, 2),
-            "L_id per path, after the walk": round(walked, 2),
+            "final check": "none" if made_by["min_distance_quantile"] is None else _CHECKED,
+            "L_id per path, straight line": straight,
+            "L_id per path, after the walk": walked,
             "released images that φ_class assigns to their class": f"{100 * kept:.1f} %",
             "classifiers per row": self.seeds,
         }

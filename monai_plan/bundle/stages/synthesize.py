@@ -9,7 +9,15 @@ from pathlib import Path
 from monai_plan.data import CheckedDataset
 from monai_plan.latent import WalkSettings
 from monai_plan.networks import LatentDecoder
-from monai_plan.release import dataset_card, load_paths, select, shared_affine, synthesize_images, write_synthetic
+from monai_plan.release import (
+    dataset_card,
+    load_paths,
+    select,
+    shared_affine,
+    stamp,
+    synthesize_images,
+    write_synthetic,
+)
 from monai_plan.utils import load_artifact, write_text
 
 __all__ = ["SynthesizeStage"]
@@ -73,8 +81,7 @@ class SynthesizeStage:
                 f"at least {anchors['k']} {patients} in the latent space"
             ),
             walk=str(WalkSettings.from_dict(made_by["settings"])),
-            check="none"
-            if made_by["min_distance_quantile"] is None
-            else f"quantile {made_by['min_distance_quantile']}",
+            check="none" if made_by["min_distance_quantile"] is None else "passed by all images",
         )
         write_text(self.card_file, card)
+        stamp(self.card_file)

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from monai_plan.data import CheckedDataset
 from monai_plan.latent import LatentWalk, choose_pairs
 from monai_plan.metrics import PerceptualEmbedding
-from monai_plan.release import DistanceCheck, synthesize_images
+from monai_plan.release import DistanceCheck, far_from_ends, release_secret, synthesize_images
+from monai_plan.release.secret import draw
 from monai_plan.utils import ConfigError, TrainingError, digest, load_artifact, load_part, save_artifact, save_part
 
 __all__ = ["WalkStage", "class_counts"]
@@ -61,12 +62,15 @@ def class_counts(labels: Tensor, *, num_images: int | None = None, balance: str 
 class WalkStage:
     """Walk between anchors of one class, for as many pairs as the images asked for need; every anchor is used.
 
-    With ``min_distance_quantile`` every inner point goes through the final check (``DistanceCheck``) as it would be
-    released. For what is dropped further pairs are walked, while there are any.
+    Points nearer to an end than the walk's ``min_end_distance`` do not leave (``far_from_ends``). With
+    ``min_distance_quantile`` every other one goes through the final check (``DistanceCheck``) as it would be released,
+    with chances drawn by the secret. For what is dropped further pairs are walked, while there are any.
 
     Writes a file of kind "paths": ``paths`` [P, T, w_dim] or [P, T, num_ws, w_dim], ``labels`` [P], ``pairs`` [P, 2],
     ``losses`` (name → [P, steps + 1]), ``kept`` [P, T] bool, which points may be released, ``num_images`` (class →
-    number).
+    number), ``min_end_distance``, ``secret`` (see ``release_secret``). The secret lies in ``parts_dir``: a stage that
+    was stopped, or whose output was lost, ends with the same bytes. Without both there will be another secret, and
+    another release.
 
     Under ``torch.distributed`` every rank runs with the same arguments and ``parts_dir`` is shared; the ranks take
     turns with the pairs, and the first one saves. The result is the same on any number of ranks.
@@ -74,9 +78,10 @@ class WalkStage:
     Args:
         walk: the walk of one pair.
         anchors_file: of the stage ``aggregate``.
-        dataset: the real images, for their number and balance of classes, and for the check.
+        dataset: the real training images, for their number and balance of classes, and for the check.
+        test: those of the test section: the check keeps away from them alike, lest it tell who was trained on.
         output_file: where to save.
-        parts_dir: folder of the finished walks.
+        parts_dir: folder of the finished walks and of the secret.
         num_images, balance: see ``class_counts``. What the distinct pairs of a class cannot give is left out, with
             a warning.
         embedding: of the perceptual distance, for the check.
@@ -87,6 +92,7 @@ class WalkStage:
     walk: LatentWalk
     anchors_file: str | os.PathLike[str]
     dataset: CheckedDataset
+    test: CheckedDataset
     output_file: str | os.PathLike[str]
     parts_dir: str | os.PathLike[str]
     embedding: PerceptualEmbedding
@@ -105,25 +111,18 @@ class WalkStage:
         """
         anchors = load_artifact(self.anchors_file, kind="anchors")
         wanted, most_pairs = self._wanted(anchors["labels"])
-        check = None
-        if self.min_distance_quantile is not None:
-            check = DistanceCheck(
-                self.dataset.images, self.dataset.identities, self.embedding,
-                quantile=self.min_distance_quantile, device=self.walk.device,
-            )  # fmt: skip
-        inner = self.walk.settings.num_points - 2
-        num_pairs = {label: -(-number // inner) for label, number in wanted.items()}
+        secret, check = self._secret(), self._distance_check()
+        num_pairs = {label: -(-number // self._most_of_a_path) for label, number in wanted.items()}
         kept: dict[tuple[int, int], Tensor] = {}
         while True:
             pairs = choose_pairs(anchors["labels"], num_pairs=num_pairs, seed=self.seed)
             parts = self._walk_pairs(anchors, pairs)
-            self._check_paths(check, pairs, parts, kept)
+            self._check_paths(check, secret, pairs, parts, kept)
             labels = anchors["labels"][pairs[:, 0]]
             all_kept = torch.stack([kept[a, b] for a, b in pairs.tolist()])
             found = {label: int(all_kept[labels == label].sum()) for label in wanted}
             more = _more_pairs(wanted, found, labels, most_pairs)
-            if check is not None:
-                logger.info("%d of %d points are far enough from every real image", all_kept.sum(), len(pairs) * inner)
+            logger.info("%d points of %d paths may leave", all_kept.sum(), len(pairs))
             if not more:
                 break
             logger.info("%d more pairs are walked for what is dropped", sum(more.values()))
@@ -139,6 +138,8 @@ class WalkStage:
                 "losses": losses,
                 "kept": all_kept,
                 "num_images": num_images,
+                "min_end_distance": self.walk.settings.min_end_distance,
+                "secret": secret,
             }
             made_by = {
                 "settings": self.walk.settings.as_dict(),
@@ -147,9 +148,36 @@ class WalkStage:
             }
             save_artifact(self.output_file, kind="paths", data=data, made_by=made_by)
 
+    def _secret(self) -> str:
+        """The secret of the release, the same on all ranks."""
+        file = Path(self.parts_dir) / "secret.json"
+        if idist.get_rank() == 0:
+            release_secret(file)
+        idist.barrier()
+        return release_secret(file)
+
+    def _distance_check(self) -> DistanceCheck | None:
+        """The final check, against the images of both sections."""
+        if self.min_distance_quantile is None:
+            return None
+        dataset, test = self.dataset, self.test
+        return DistanceCheck(
+            torch.cat([dataset.images, test.images]),
+            torch.cat([dataset.identities, test.identities + dataset.num_subjects]),
+            self.embedding,
+            quantile=self.min_distance_quantile,
+            device=self.walk.device,
+        )
+
+    @property
+    def _most_of_a_path(self) -> int:
+        """How many images a straight path would give."""
+        line = torch.linspace(0, 1, self.walk.settings.num_points)[None, :, None]
+        return int(far_from_ends(line, self.walk.settings.min_end_distance).sum())
+
     def _wanted(self, anchor_labels: Tensor) -> tuple[dict[int, int], dict[int, int]]:
         """How many images of each class to make, and how many pairs of anchors each class has."""
-        inner = self.walk.settings.num_points - 2
+        inner = self._most_of_a_path
         wanted = class_counts(self.dataset.labels, num_images=self.num_images, balance=self.balance)
         sizes = {label: int((anchor_labels == label).sum()) for label in wanted}
         most_pairs = {label: size * (size - 1) // 2 for label, size in sizes.items()}
@@ -195,20 +223,22 @@ class WalkStage:
     def _check_paths(
         self,
         check: DistanceCheck | None,
+        secret: str,
         pairs: Tensor,
         parts: Sequence[Mapping[str, Any]],
         kept: dict[tuple[int, int], Tensor],
     ) -> None:
-        """Add to ``kept``, for the pairs that are not in it, which points of their paths may leave: inner ones."""
+        """Add to ``kept``, for the pairs that are not in it, which points of their paths may leave."""
         new = [number for number, (a, b) in enumerate(pairs.tolist()) if (a, b) not in kept]
         if not new:
             return
-        inner = torch.ones(len(new), self.walk.settings.num_points, dtype=torch.bool)
-        inner[:, [0, -1]] = False
-        if check is not None:
-            latents = torch.stack([parts[number]["path"] for number in new])[inner]
-            inner[inner.clone()] = check(synthesize_images(self.walk.generator, latents))
-        for number, row in zip(new, inner, strict=True):
+        paths = torch.stack([parts[number]["path"] for number in new])
+        allowed = far_from_ends(paths, self.walk.settings.min_end_distance)
+        if check is not None and allowed.any():
+            places = [(*pairs[new[path]].tolist(), point) for path, point in allowed.nonzero().tolist()]
+            chances = torch.tensor([draw(secret, "check", *place) for place in places])
+            allowed[allowed.clone()] = check(synthesize_images(self.walk.generator, paths[allowed]), chances)
+        for number, row in zip(new, allowed, strict=True):
             kept[int(pairs[number, 0]), int(pairs[number, 1])] = row
 
     def _found_of_wanted(self, wanted: Mapping[int, int], found: Mapping[int, int]) -> dict[int, int]:

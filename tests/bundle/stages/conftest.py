@@ -13,6 +13,7 @@ from stage_fakes import (
     make_generator,
     make_inverter,
     make_walk,
+    released_to,
     synthesize,
     walk_anchors,
 )
@@ -41,6 +42,6 @@ def case(request, tmp_path_factory):
     )  # fmt: skip
     synthesize(
         generator=generator, paths_file=files.paths, anchors_file=files.anchors, dataset=dataset,
-        release_dir=files.release, name="tiny {synthetic}",
+        name="tiny {synthetic}", **released_to(files.release),
     )  # fmt: skip
     return SimpleNamespace(dims=dims, dataset=dataset, generator=generator, files=files)

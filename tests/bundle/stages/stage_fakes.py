@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from monai.transforms import Compose, LoadImaged, ScaleIntensityRanged
@@ -95,12 +97,13 @@ def aggregate(**options):
 
 
 def walk_anchors(**options):
-    WalkStage(**{"embedding": nn.Flatten(), **options}).run()
+    dataset = options["dataset"]
+    nobody = SimpleNamespace(images=dataset.images[:0], identities=dataset.identities[:0])
+    WalkStage(**{"embedding": nn.Flatten(), "test": nobody, **options}).run()
 
 
-def synthesize(*, release_dir, **options):
-    files = {"datalist_file": release_dir / "datalist.json", "card_file": release_dir / "dataset_card.md"}
-    SynthesizeStage(**files, **options).run()
+def synthesize(**options):
+    SynthesizeStage(**options).run()
 
 
 def out_files(folder):
@@ -108,6 +111,10 @@ def out_files(folder):
         "output_file": folder / "latents.pt", "report_file": folder / "inversion.json", "parts_dir": folder / "parts",
         "images_per_part": 8,
     }  # fmt: skip
+
+
+def released_to(folder):
+    return {"datalist_file": folder / "datalist.json", "card_file": folder / "dataset_card.md"}
 
 
 def many_anchors(tmp_path, count=4):

@@ -30,7 +30,7 @@ OPTIONS = {"batch_size": 16, "num_images": None, "points_per_batch": None, "num_
 def check(folder, *, training, test=None, **options):
     generator = make_generator(training.images.ndim - 2)
     defaults = {"inverter": make_inverter(generator), "walk": make_walk(generator), "batch_size": 16, "k": K}
-    defaults |= {"num_images": None, "min_distance_quantile": 0.1}
+    defaults |= {"num_images": None, "min_distance_quantile": 0.1, "release_name": "tiny"}
     classes, size = generator.num_classes, generator.img_size
     discriminator = StyleGAN2Discriminator(len(size), size, 1, classes, channel_base=64, channel_max=4)
     defaults |= {"discriminator": discriminator, "options": OPTIONS}
@@ -59,6 +59,11 @@ def test_check_data_writes_counts(case, tmp_path):
         ({"num_images": 1}, ConfigError, "num_images is 1, but there are 2 classes"),
         ({"balance": "even"}, ConfigError, "balance is 'even'"),
         ({"min_distance_quantile": 1.5}, ConfigError, r"min_distance_quantile is 1.5, but must lie in \[0, 1\]"),
+        (
+            {"release_name": "tiny\n## Approved"},
+            ConfigError,
+            r"release_name is 'tiny\\n## Approved' and has .* U\+000A",
+        ),
     ],
 )
 def test_check_data_finds_what_cannot_work(case, tmp_path, options, error, message):

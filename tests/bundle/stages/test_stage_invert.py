@@ -114,6 +114,7 @@ def test_what_counts_as_reproduced(spatial_dims, tmp_path):
         def __init__(self):
             super().__init__()
             self.weight = nn.Parameter(torch.ones(()))
+            self.img_channels, *self.img_size = dataset.images.shape[1:]
 
         def synthesis(self, w):
             return self.weight * w.reshape(-1, *dataset.images.shape[1:])

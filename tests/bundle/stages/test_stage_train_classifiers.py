@@ -27,11 +27,11 @@ class Painter(nn.Module):
 
     def __init__(self, spatial_dims):
         super().__init__()
-        self.size = (1, *[2] * spatial_dims)
+        self.img_channels, self.img_size = 1, [2] * spatial_dims
         self.weight = nn.Parameter(torch.ones(()))
 
     def synthesis(self, w):
-        return (self.weight * w).view(-1, *self.size)
+        return (self.weight * w).view(-1, self.img_channels, *self.img_size)
 
 
 @pytest.fixture(params=[2, 3])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stage_fakes import (
     Spy,
     T,
+    make_dataset,
     make_walk,
     many_anchors,
     walk_anchors,
@@ -19,10 +20,11 @@ from torch import nn
 
 import monai_plan.bundle.stages.walk as walk_module
 import monai_plan.release.distance as distance_module
-from monai_plan.bundle.stages import class_counts
+from monai_plan.bundle.stages import WalkStage, class_counts
 from monai_plan.bundle.stages.walk import _more_pairs
 from monai_plan.latent import MarginTerm, WalkSettings
-from monai_plan.release import select, synthesize_images
+from monai_plan.metrics import nearest_real_images
+from monai_plan.release import far_from_ends, select, synthesize_images
 from monai_plan.utils import ConfigError, DataError, TrainingError, load_artifact
 
 
@@ -166,6 +168,26 @@ def test_walk_warns_when_there_are_too_few_pairs(case, tmp_path, caplog):
     assert len({tuple(point) for point in points.tolist()}) == 8
 
 
+def test_only_the_middle_leaves(case, tmp_path):
+    """With ``min_end_distance`` as many more pairs are walked as that takes."""
+    options = {"anchors_file": many_anchors(tmp_path), "dataset": case.dataset, "num_images": 8}
+    pairs = []
+    for name, share in (("all", 0.0), ("middle", 0.3)):
+        walk = make_walk(case.generator, min_end_distance=share)
+        walk_anchors(walk=walk, output_file=tmp_path / f"{name}.pt", parts_dir=tmp_path / name, **options)
+        paths = load_artifact(tmp_path / f"{name}.pt", kind="paths")
+        assert paths["min_end_distance"] == share
+        assert torch.equal(paths["kept"], far_from_ends(paths["paths"], share))
+        assert paths["kept"].sum(1).max() == (4 if name == "all" else 2)  # of six points
+        assert paths["num_images"] == {0: 4, 1: 4}
+        pairs.append(len(paths["pairs"]))
+    assert pairs == [4, 4]  # as many as use every anchor, two of each class
+    walk_anchors(
+        walk=walk, output_file=tmp_path / "more.pt", parts_dir=tmp_path / "middle", **{**options, "num_images": 16}
+    )
+    assert len(load_artifact(tmp_path / "more.pt", kind="paths")["pairs"]) == 8
+
+
 def distances_to_reals(case, paths):
     """[P, T − 2], one by one: of what would be released to the nearest real image."""
     rows = [
@@ -183,7 +205,7 @@ def test_points_near_a_real_image_are_dropped_and_further_pairs_walked(case, tmp
     walk_anchors(walk=walk, output_file=tmp_path / "all.pt", num_images=48, **options)
     everything = load_artifact(tmp_path / "all.pt", kind="paths")
     least = distances_to_reals(case, everything["paths"]).quantile(0.3)
-    between = torch.linspace(0, 2, 21) * least  # its median is the distance that parts the points
+    between = torch.full((21,), least)  # all quantiles alike: no chance is left
     monkeypatch.setattr(distance_module, "nearest_other_images", lambda *_, **__: between)
     options |= {"walk": walk, "embedding": nn.Flatten(), "output_file": tmp_path / "paths.pt"}
     with caplog.at_level(logging.WARNING, logger=walk_module.__name__):
@@ -209,6 +231,30 @@ def test_points_near_a_real_image_are_dropped_and_further_pairs_walked(case, tmp
     result = load_artifact(tmp_path / "paths.pt", kind="paths")
     assert len(result["paths"]) == 12  # all pairs there are
     assert sum(result["num_images"].values()) == result["kept"].sum()
+
+
+def test_the_check_keeps_away_from_held_out_patients_alike(case, tmp_path):
+    """An image of a patient of either section is refused, and nothing but a draw tells how near is near."""
+    test = make_dataset(tmp_path / "test", case.dims, subjects=2, section="test", seed=5)
+    stage = WalkStage(
+        walk=make_walk(case.generator), anchors_file="", dataset=case.dataset, test=test, output_file="", parts_dir="",
+        embedding=nn.Flatten(), min_distance_quantile=0.2,
+    )  # fmt: skip
+    check = stage._distance_check()
+    far = torch.full((1, 1, *case.generator.img_size), 3.0)
+    for images in (case.dataset.images, test.images):
+        assert not check(images, torch.zeros(len(images))).any()
+    assert check(far, torch.ones(1)).all()
+    assert 0 < check.least < check.surely
+    # at a distance between the bounds the chance decides, the farther the surer
+    image, unit = case.dataset.images[:1], torch.zeros(1, *case.generator.img_size)
+    unit.flatten()[0] = 1.0
+    away = [image + unit * (check.least + share * (check.surely - check.least)).sqrt() for share in (0.2, 0.8)]
+    moved = [nearest_real_images(x, case.dataset.images, nn.Flatten()).distances for x in away]
+    assert all(check.least < distance < check.surely for distance in moved)
+    draws = torch.linspace(0, 0.999, 200)
+    rates = [float(check(x.expand(200, *x.shape[1:]), draws).double().mean()) for x in away]
+    assert rates == pytest.approx([0.2, 0.8], abs=0.02)
 
 
 @pytest.mark.parametrize(
