@@ -23,8 +23,10 @@ def synthesize_images(generator: LatentDecoder, latents: Tensor, *, batch_size: 
         [N, C, *spatial], on the CPU, in [−1, 1].
     """
     device = next(generator.parameters()).device
-    images = torch.empty(len(latents), generator.img_channels, *generator.img_size)
-    for rows, w in zip(images.split(batch_size), latents.split(batch_size), strict=True):
-        rows.copy_(generator.synthesis(w.to(device)).clamp(-1, 1))
-        rows.add_(1).mul_(127.5).round_().div_(127.5).sub_(1)
+    images = torch.empty(0)
+    for start in range(0, len(latents), batch_size):
+        made = generator.synthesis(latents[start : start + batch_size].to(device)).clamp(-1, 1).cpu()
+        if not start:
+            images = made.new_empty(len(latents), *made.shape[1:])
+        images[start : start + batch_size] = ((made + 1) * 127.5).round() / 127.5 - 1
     return images

@@ -17,7 +17,6 @@ def test_images_have_eight_bits(spatial_dims):
 
         def __init__(self):
             super().__init__()
-            self.img_channels, self.img_size = 1, (4,) * spatial_dims
             self.ramp = nn.Parameter(torch.linspace(-2, 2, 4**spatial_dims).view(1, 1, *(4,) * spatial_dims))
 
         def synthesis(self, w):
