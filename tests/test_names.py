@@ -14,6 +14,7 @@ from types import ModuleType
 
 import monai.bundle
 import pytest
+from packaging.version import Version
 
 import monai_plan
 
@@ -158,3 +159,14 @@ def test_the_wheel_has_every_package() -> None:
         path.parent.relative_to(PACKAGE.parent).as_posix().replace("/", ".") for path in PACKAGE.rglob("__init__.py")
     }
     assert listed == there | {"monai_plan.bundles"}
+
+
+def test_the_oldest_environment_is_that_of_the_lower_bounds() -> None:
+    parser = configparser.ConfigParser()
+    parser.read(PACKAGE.parent / "setup.cfg")
+    needs = parser["options"]["install_requires"].split() + parser["options.extras_require"]["test"].split()
+    bounds = {name: Version(version) for name, version in (need.split(">=") for need in needs)}
+    lines = (PACKAGE.parent / "scripts" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    pins = (line.split("==") for line in lines if not line.startswith("#"))
+    del bounds["ruff"], bounds["mypy"]  # not run there
+    assert {name: Version(version) for name, version in pins} == bounds

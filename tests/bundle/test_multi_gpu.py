@@ -30,7 +30,7 @@ def test_torchrun_trains_and_only_the_first_rank_writes(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
     command = [*torchrun, "-m", "monai.bundle", "run", "--config_file", json.dumps(configs), *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     private = tmp_path / "out" / "private"
     assert sorted(path.name for path in private.iterdir()) == ["cache", "model.pt", "train"]
@@ -72,7 +72,7 @@ def test_torchrun_does_as_one_process_does(stage: str, finished: Path, patients:
         arguments = [str(part) for key, value in options.items() for part in (f"--{key}", value)]
         paths = json.dumps([str(BUNDLE / "configs" / config) for config in configs])
         command = [sys.executable, *torchrun, "-m", "monai.bundle", "run", "--config_file", paths, *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr[-3000:]
     assert "share of 1 of 2 ranks" in done.stderr
     written = [sorted(path.name for path in (output / "private" / stage).iterdir()) for output in (alone, shared)]

@@ -79,6 +79,7 @@ def on_rank(rank, spatial_dims, objective, folder):
     # goes on from the checkpoint
     found["second"] = summary(train(spatial_dims, objective, folder, seed=9 + rank, max_epochs=3))
     torch.save(found, folder / f"rank{rank}.pt")
+    idist.barrier()
     idist.finalize()
 
 

@@ -252,6 +252,7 @@ def on_rank(rank, folder):
     torch.set_num_threads(1)
     idist.initialize("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.save(both_searches(distributed=True), folder / f"rank{rank}.pt")
+    idist.barrier()
     idist.finalize()
 
 

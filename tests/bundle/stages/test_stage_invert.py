@@ -180,6 +180,7 @@ def invert_on_rank(rank, folder):
     spy = Spy(make_inverter(make_generator(2)))
     invert(inverter=spy, dataset=dataset, **out_files(folder))
     torch.save([keys for _, _, keys in spy.calls], folder / f"rank{rank}.pt")
+    idist.barrier()
     idist.finalize()
 
 
