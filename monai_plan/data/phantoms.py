@@ -196,7 +196,7 @@ def phantom_image(
         subject: number of the subject; with ``seed`` it fixes the anatomy, the place of the lesion included.
         image: number of the image of this subject; with the above it fixes pose, exposure and noise.
         label: 0 without, 1 with the lesion.
-        img_size: pixels, one number for all axes or one an axis. The field of view always fills the image.
+        img_size: pixels, one number for all axes or one per axis. The field of view always fills the image.
         spatial_dims: 2 or 3.
         seed: seed of the whole population.
 
@@ -229,7 +229,7 @@ def _checked_size(img_size: int | Sequence[int], spatial_dims: int) -> tuple[int
         raise ConfigError(f"img_size {tuple(img_size)} has {len(img_size)} axes, but spatial_dims is {spatial_dims}.")
     size = tuple(int(n) for n in ensure_tuple_rep(img_size, spatial_dims))
     if min(size) < 8:
-        raise ConfigError(f"img_size is {size}, but a phantom needs at least 8 pixels an axis.")
+        raise ConfigError(f"img_size is {size}, but a phantom needs at least 8 pixels per axis.")
     return size
 
 
@@ -258,7 +258,7 @@ def make_phantoms(
     Args:
         output_dir: the folder to write to.
         spatial_dims: 2 or 3.
-        img_size: pixels, one number for all axes or one an axis.
+        img_size: pixels, one number for all axes or one per axis.
         num_subjects: subjects of the section ``training``.
         num_test_subjects: further subjects, of the section ``test``.
         images_per_subject: least and greatest number of images of a subject.

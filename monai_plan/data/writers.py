@@ -33,7 +33,7 @@ def image_suffix(spatial_dims: int) -> str:
 def write_image(
     path: str | os.PathLike[str], image: Tensor, *, affine: Sequence[Sequence[float]] | None = None
 ) -> None:
-    """Write one image with 8 bits a value: as PNG in 2D, as NIfTI in 3D.
+    """Write one image with 8 bits per value: as PNG in 2D, as NIfTI in 3D.
 
     A PNG is not compressed, nor is ``*.nii``: such files are about twice as large, and read in half the time or less
     (``benchmarks/transform.py``), at every epoch of everybody who trains on them.

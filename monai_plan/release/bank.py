@@ -59,7 +59,7 @@ class SyntheticBank:
 
     Args:
         release_dir: a folder written by ``write_synthetic``; its section ``training`` is used.
-        cache: decode all images now, to 8 bits a value, and keep them in memory. DataLoader workers share the memory,
+        cache: decode all images now, to 8 bits per value, and keep them in memory. DataLoader workers share the memory,
             forked or spawned.
         cache_dir: keep the decoded images in a file here, named by the digest, and map it into memory: processes that
             know nothing of each other (ranks, later runs) share it too, and only its path is pickled. Implies

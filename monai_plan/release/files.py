@@ -70,7 +70,7 @@ def _png_header(start: bytes, size: int) -> StoredHeader:
         raise ValueError("it is no PNG")
     width, height, bits, colour = struct.unpack_from(">IIBB", start, len(_PNG))
     if bits != 8 or colour not in (0, 2):
-        raise ValueError(f"it has {bits} bits a value and colour type {colour}, not 8 bits, grey (0) or RGB (2)")
+        raise ValueError(f"it has {bits} bits per value and colour type {colour}, not 8 bits, grey (0) or RGB (2)")
     return StoredHeader((1 if colour == 0 else 3, width, height), np.eye(4))
 
 
@@ -80,7 +80,7 @@ def _nifti_header(start: bytes, size: int) -> StoredHeader:
     header = nibabel.Nifti1Header(start, check=False)
     shape, offset, affine = header.get_data_shape(), int(header["vox_offset"]), header.get_best_affine()
     if len(shape) != 3 or header.get_data_dtype() != np.uint8 or header.get_slope_inter() not in ((None, None), (1, 0)):
-        raise ValueError("it is no volume of three axes with 8 bits a value, unscaled")
+        raise ValueError("it is no volume of three axes with 8 bits per value, unscaled")
     if offset < 352 or offset + math.prod(shape) != size or not np.isfinite(affine).all():
         raise ValueError(f"its header promises {' x '.join(map(str, shape))} values, its size is {size} bytes")
     return StoredHeader((1, *map(int, shape)), np.asarray(affine, dtype=float), offset)

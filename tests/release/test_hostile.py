@@ -89,7 +89,7 @@ def test_links_that_stay_inside_are_followed(release: Path, tmp_path: Path) -> N
 FILES = {
     "gif": ("000001.png", lambda file: Image.new("L", (8, 10)).save(file, format="GIF"), "it is no PNG"),
     "eps": ("000001.eps", lambda file: Image.new("L", (8, 10)).save(file), "name ends with neither .png nor .nii"),
-    "16 bits": ("000001.png", lambda file: Image.new("I;16", (8, 10)).save(file), "16 bits a value"),
+    "16 bits": ("000001.png", lambda file: Image.new("I;16", (8, 10)).save(file), "16 bits per value"),
     "palette": ("000001.png", lambda file: Image.new("P", (8, 10)).save(file), "colour type 3"),
     "empty": ("000001.png", lambda file: file.write_bytes(b""), "it is no PNG"),
     "huge": ("000001.png", lambda file: file.write_bytes(png(2**31 - 1, 2**31 - 1, b"")), "promise 1 x 2147483647 x"),
