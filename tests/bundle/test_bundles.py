@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import monai.bundle
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow, ReferenceResolver
+from PIL import Image
 from tiny_bundle import TINY
 
 import monai_plan
@@ -29,6 +31,7 @@ from monai_plan.bundle.quickstart import bundle_path
 from monai_plan.bundle.runner.configs import make_plans
 from monai_plan.bundle.runner.stages_file import load_stages
 from monai_plan.latent import InversionSettings, WalkSettings
+from monai_plan.networks import latent_items, load_generator
 from monai_plan.utils import ConfigError
 
 pytestmark = pytest.mark.usefixtures("clean_logging")
@@ -242,7 +245,9 @@ def test_every_file_that_a_stage_reaches_is_declared(bundle: Path, tmp_path: Pat
 @EACH_BUNDLE
 def test_every_config_is_a_stage_s_and_laid_over_common(bundle: Path) -> None:
     used = {name for stage in _stages(bundle) for name in stage["config"]}
-    assert used | {"export.json", "multi_gpu.json", "multi_gpu_train.json"} == {path.name for path in _configs(bundle)}
+    assert used | {"export.json", "inference.json", "multi_gpu.json", "multi_gpu_train.json"} == {
+        path.name for path in _configs(bundle)
+    }
     assert all(stage["config"][0] == "common.json" for stage in _stages(bundle) if stage["name"] != "train")
 
 
@@ -339,6 +344,26 @@ def _parsed(finished: Path, patients: Path, what: str, **overrides: Any) -> Any:
     parser.read_config([str(bundle / "configs" / name) for name in ("common.json", config)])
     parser.update({**TINY, "dataset_dir": str(patients), "output_dir": str(finished), **overrides})
     return parser.get_parsed_content(what)
+
+
+def test_inference_stands_alone(finished: Path, patients: Path, tmp_path: Path) -> None:
+    """Images of G for a look on the private side: they have not passed the door."""
+    bundle = ROOT / "chest_xray_plan"
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / "inference.json"), workflow_type="inference", bundle_root=str(bundle),
+        dataset_dir=str(patients), output_dir=str(finished), preview_dir=str(tmp_path), num_images=5, device="cpu",
+    )  # fmt: skip
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    workflow.run()
+    pictures = [np.asarray(Image.open(file)) for file in sorted(tmp_path.iterdir())]
+    assert [picture.shape for picture in pictures] == [(16, 16)] * 5
+    assert len({picture.tobytes() for picture in pictures}) == 5
+    generator = load_generator(finished / "private" / "model.pt")
+    item = latent_items(generator.z_dim, 2, num_images=1)[0]["image"][None]
+    with torch.no_grad():
+        image = generator.synthesis(generator.mapping(item[:, :-2], torch.tensor([0])))
+    assert np.abs(pictures[0] - ((image[0, 0].clamp(-1, 1) + 1) * 127.5).T.numpy()).max() <= 1
 
 
 @pytest.mark.parametrize("points", [50, 32])

@@ -107,7 +107,7 @@ def test_margin_is_that_of_the_slow_loop(queries, count, seed):
         ({"margin": 0.0}, ConfigError, "margin is 0.0"),
         ({"margin": 1.0, "batch_size": 0}, ConfigError, "batch_size must be at least 1"),
         ({"identities": torch.tensor([0, 0])}, DataError, "another identity is inf, which is no margin"),
-        ({"identities": torch.tensor([0])}, DataError, "identities must be"),
+        ({"identities": torch.tensor([0])}, DataError, "groups must be"),
         ({"identities": torch.tensor([0, 1])}, DataError, "another identity is 0, which is no margin"),
     ],
 )
