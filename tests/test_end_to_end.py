@@ -697,8 +697,8 @@ BAD_SETS: dict[str, tuple[Callable[[_Bad], None], list[str], list[str]]] = {
     ),
     "coarse path as fine as the fine": (
         _nothing,
-        ["--walk_coarse_points", "50"],
-        ["coarse_points of the walk is 50", "less than num_points = "],
+        ["--walk_coarse_points", "96"],
+        ["coarse_points of the walk is 96", "less than num_points = "],
     ),
     "rate of no kind": (
         _nothing,
