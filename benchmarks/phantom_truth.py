@@ -110,7 +110,7 @@ class _Run:
         self.parser = ConfigParser()
         self.parser.read_config([str(configs / name) for name in ("common.json", "walk.json")])
         self.parser.update({id: value for id, value in settings.items() if id in self.parser})
-        self.size: list[int] = self.parser["img_size"]
+        self.size: list[int] = list(self.parser.get_parsed_content("img_size"))
 
     def dataset(self, datalist: Path, section: str) -> CheckedDataset:
         """Images through the preprocessing of the config."""
@@ -119,8 +119,8 @@ class _Run:
             section=section,
             transform=self.parser.get_parsed_content("preprocessing"),
             img_size=self.size,
-            img_channels=self.parser["img_channels"],
-            num_classes=self.parser["num_classes"],
+            img_channels=self.parser.get_parsed_content("img_channels"),
+            num_classes=self.parser.get_parsed_content("num_classes"),
         )
 
     def class_net(self) -> nn.Module:
