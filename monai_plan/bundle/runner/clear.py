@@ -22,10 +22,13 @@ Echo = Callable[[str], object]
 def make_way(stage: Stage, record: StageRecord, now: Fingerprint, output: Path, echo: Echo) -> None:
     """Clear the place of a stage that begins anew.
 
-    The work folder stays if it was filled with the same fingerprint (a finished stage whose output was lost).
+    The work folder stays if it was filled with the same fingerprint (a finished stage whose output was lost), but not
+    where an output is no longer what the stage wrote: then somebody, on other data perhaps, has worked there since.
     """
     nobodys = [stage.work] if record.made_with is None and contents(output, stage.work) else []
-    if record.made_with is not None and differences(record.made_with, now):
+    written = [item for write in stage.writes for item in (contents(output, write) or {}).items()]
+    foreign = not all(record.vouches_for(*item) for item in written)
+    if record.made_with is not None and (foreign or differences(record.made_with, now)):
         _remove(output / stage.work)
     _clear(stage, stage.writes, record, output, echo, aside=nobodys)
 

@@ -277,3 +277,13 @@ def test_a_stage_before_which_nothing_is_released_withdraws_nothing(toy: Toy) ->
     toy.run()
     _stop(toy, "walk", **{"walk#steps": 300})
     assert _release(toy) == WHOLE[:4]
+
+
+def test_a_work_folder_that_somebody_used_since_is_not_gone_on_from(toy: Toy) -> None:
+    """A stage run alone, on other data perhaps, changes its output and its work folder; the record knows neither."""
+    toy.run()
+    checkpoint = toy.out / "private" / "train" / "checkpoint.pt"
+    write_text(checkpoint, f"trained with {PATIENT}")
+    write_text(toy.out / "private" / "model.pt", "of another training")
+    toy.run()
+    assert not checkpoint.exists() or PATIENT not in checkpoint.read_text()
