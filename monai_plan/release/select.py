@@ -71,7 +71,7 @@ def far_from_ends(paths: Tensor, min_end_distance: float) -> Tensor:
     behind = before[:, -1:] - before
     far = before.minimum(behind) >= (min_end_distance - 1e-9) * before[:, -1:]
     far[:, [0, -1]] = False
-    return far
+    return far & (before[:, -1:] > 0)  # on a path between equal ends every point is an end
 
 
 def may_leave(paths: Mapping[str, Any]) -> Tensor:
