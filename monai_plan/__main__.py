@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 2 after an error of the user's, the data's or the system's (told in one sentence on stderr),
-        130 after Ctrl-C. Any other exception passes.
+        3 where an audit finds what it was told to fail on, 130 after Ctrl-C. Any other exception passes.
     """
     # As MONAI's command line has it, "-" and "_" are the same in the name of an option.
     arguments = [
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from monai_plan.utils import PLANError
 
         try:
-            command(**options)
+            return command(**options) or 0
         except PLANError as error:
             print(f"monai_plan: {error}", file=sys.stderr)
             return 2
@@ -56,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         remedy = "Finished stages are kept; the same command goes on from here." if resumes else "Nothing is kept."
         print(f"monai_plan: stopped. {remedy}", file=sys.stderr)
         return 130
-    return 0
 
 
 _REMEDIES = {
@@ -169,6 +168,8 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_datalist(commands)
 
+    _add_audit(commands)
+
     stylegan2 = _add(
         commands,
         "import-stylegan2",
@@ -178,6 +179,42 @@ def _parser() -> argparse.ArgumentParser:
     stylegan2.add_argument("file", type=_path, metavar="FILE", help="the network, *.pkl, of StyleGAN2-ADA (PyTorch)")
     stylegan2.add_argument("--output", type=_path, required=True, help="the generator to write, such as DIR/model.pt")
     return parser
+
+
+def _add_audit(commands: Any) -> None:
+    audit = _add(
+        commands,
+        "audit",
+        _audit,
+        "attack a synthetic data set that any tool made, and say what it gives away: writes audit.html and audit.json",
+    )
+    audit.add_argument(
+        "--release", type=_path, required=True, metavar="DIR", help="folder of images, with a data list or without"
+    )
+    audit.add_argument(
+        "--real",
+        type=_path,
+        required=True,
+        metavar="DATALIST",
+        help='data list of the real images: "training" took part, "test" did not',
+    )
+    audit.add_argument(
+        "--private",
+        type=_path,
+        metavar="DIR",
+        help="private folder for the gallery of exposed patients and for finished parts (never share it)",
+    )
+    audit.add_argument("--output", type=_path, metavar="DIR", help="folder of the page (default: that of the release)")
+    audit.add_argument(
+        "--weights", type=_path, metavar="FILE", help="weights of EfficientNet-lite0 (default: installed)"
+    )
+    audit.add_argument("--seed", type=int, help="seed of all that is drawn (default: 0)")
+    audit.add_argument(
+        "--fail_on",
+        action="append",
+        metavar="CONDITION",
+        help='exit with 3 if it holds, such as "copies.p<0.05"; may be given several times',
+    )
 
 
 def _add_datalist(commands: Any) -> None:
@@ -306,6 +343,20 @@ def _phantoms(output_dir: str, img_size: list[int] | None = None, **options: Any
     if img_size is not None:
         options["img_size"] = img_size[0] if len(img_size) == 1 else img_size
     print(f"wrote {make_phantoms(output_dir, **options)}")
+
+
+def _audit(release: str, real: str, fail_on: Sequence[str] = (), **options: Any) -> int:
+    from monai_plan.audit.command import audit_release, check_conditions, failures
+
+    check_conditions(fail_on)
+    result = audit_release(release, real, **options)
+    print(f"{result.verdict}. {result.summary}")
+    for row in result.rows:
+        print(f"  {row.title}: {row.sentence}")
+    held = failures(result, fail_on)
+    for text in held:
+        print(f"monai_plan: --fail-on: {text}", file=sys.stderr)
+    return 3 if held else 0
 
 
 def _datalist(kind: str, **options: Any) -> None:
