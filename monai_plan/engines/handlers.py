@@ -36,8 +36,8 @@ class ResumeHandler:
         path: the checkpoint file; if it exists when the engine starts, everything is restored from it.
         save_dict: what to save, by name: anything with ``state_dict`` and ``load_state_dict``; None for a part that
             this training does without. The engine itself is added as ``"trainer"``.
-        inputs: what the training depends on, by name: its data and options, anything that ``digest`` takes. Of the
-            networks in ``save_dict`` the shapes of the parameters and the initial buffers count without being named.
+        inputs: what the training depends on, by name: its data and options, anything that ``digest`` takes. The shapes
+            of all weights in ``save_dict`` count too, as "networks".
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ResumeHandler:
         self.path = path
         self.save_dict = {name: item for name, item in save_dict.items() if item is not None}
         networks = {
-            name: [dict(item.named_buffers()), {name: p.shape for name, p in item.named_parameters()}]
+            name: {name: tensor.shape for name, tensor in (*item.named_parameters(), *item.named_buffers())}
             for name, item in self.save_dict.items()
             if isinstance(item, nn.Module)
         }
