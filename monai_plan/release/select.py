@@ -7,6 +7,7 @@ source. Nothing else reads which points the final check refused.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,15 +45,37 @@ def load_paths(paths_file: str | os.PathLike[str]) -> dict[str, Any]:
         ``release_secret``), with the file's header.
 
     Raises:
-        ArtifactError: if the file is missing or damaged, or does not say of every point whether it may leave.
+        ArtifactError: if the file is missing or damaged, or what decides of its points is not as above.
     """
     data = load_artifact(paths_file, kind="paths")
-    kept = data.get("kept")
-    rules = {"min_end_distance", "secret"} <= data.keys()
-    if not rules or not isinstance(kept, Tensor) or kept.dtype != torch.bool or kept.shape != data["paths"].shape[:2]:
-        raise ArtifactError(
-            f"{paths_file} does not say which of its points may leave: run the stage walk again, which checks them."
-        )
+    shape = tuple(data["paths"].shape)
+
+    def holds(name: str, dtype: torch.dtype, *expected: int) -> bool:
+        value = data.get(name)
+        return isinstance(value, Tensor) and value.dtype == dtype and tuple(value.shape) == expected
+
+    distance, secret, numbers = (data.get(name) for name in ("min_end_distance", "secret", "num_images"))
+    rules = {
+        "paths": ("numbers [P, T, *latent]", data["paths"].is_floating_point() and len(shape) in (3, 4) and all(shape)),
+        "labels": ("a class per path", holds("labels", torch.int64, *shape[:1])),
+        "pairs": ("two anchors per path", "pairs" not in data or holds("pairs", torch.int64, *shape[:1], 2)),
+        "kept": ("whether each point may leave", holds("kept", torch.bool, *shape[:2])),
+        "min_end_distance": (
+            "a number from 0 to below 0.5",
+            isinstance(distance, (int, float)) and 0 <= distance < 0.5,
+        ),
+        "secret": ("64 hexadecimal digits", isinstance(secret, str) and re.fullmatch("[0-9a-f]{64}", secret)),
+        "num_images": (
+            "a whole number per class",
+            numbers is None or all(type(n) is int and n >= 0 for pair in numbers.items() for n in pair),
+        ),
+    }
+    for name, (expected, found) in rules.items():
+        if not found:
+            raise ArtifactError(
+                f"{paths_file} does not say which of its points may leave: its {name} must be {expected}. Run the "
+                "stage walk again, which checks them."
+            )
     return data
 
 

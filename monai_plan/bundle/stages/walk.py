@@ -209,7 +209,10 @@ class WalkStage:
         walk, rank, ranks = self.walk, idist.get_rank(), idist.get_world_size()
         networks, latents = digest(*walk.networks), anchors["latents"]
         files = [Path(self.parts_dir) / f"path_{a:05d}_{b:05d}.pt" for a, b in pairs.tolist()]
-        made_by = [{"networks": networks, "ends": latents[pair], "settings": walk.settings} for pair in pairs]
+        made_by = [
+            {"networks": networks, "ends": latents[pair], "labels": anchors["labels"][pair], "settings": walk.settings}
+            for pair in pairs
+        ]
         mine = range(rank, len(files), ranks)
         missing = [number for number in mine if load_part(files[number], kind="path", made_by=made_by[number]) is None]
         desc = "walk" if ranks == 1 else f"walk, share of 1 of {ranks} ranks"
