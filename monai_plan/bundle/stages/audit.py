@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from monai_plan.audit import ReadImages, audit, write_audit, write_gallery
+from monai_plan.bundle.stages.synthesize import how_made
 from monai_plan.data import CheckedDataset
-from monai_plan.release import Release, stamp
+from monai_plan.release import Release, load_paths, stamp
 from monai_plan.utils import load_artifact
 
 __all__ = ["AuditStage"]
@@ -24,7 +25,8 @@ class AuditStage:
         training: real training images: those who took part.
         test: real images of other patients.
         released: the synthetic data set as it was written.
-        anchors_file: of the stage ``aggregate``.
+        anchors_file: of the stage ``anchors``.
+        paths_file: of the stage ``walk``.
         page_file, results_file: the page, and the same as JSON; may leave.
         gallery_dir: private folder of the most exposed patients.
         work_dir: private folder of finished parts.
@@ -36,6 +38,7 @@ class AuditStage:
     test: CheckedDataset
     released: Release
     anchors_file: str | os.PathLike[str]
+    paths_file: str | os.PathLike[str]
     page_file: str | os.PathLike[str]
     results_file: str | os.PathLike[str]
     gallery_dir: str | os.PathLike[str]
@@ -55,12 +58,14 @@ class AuditStage:
             label_names=self.released.label_names,
             name="the synthetic data set",
         )
+        anchors = load_artifact(self.anchors_file, kind="anchors")
+        made = how_made(load_paths(self.paths_file), anchors, has_subjects=self.training.has_subjects)
         result, found = audit(
             released,
             members,
             held_out,
             cache_dir=self.work_dir,
-            parameters={"k": str(load_artifact(self.anchors_file, kind="anchors")["k"])},
+            parameters={"Made of": made["images"], "Walk": made["walk"]},
             seed=self.seed,
             device=self.device,
         )
