@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from monai_plan.bundle.stages import AggregateStage
+from monai_plan.bundle.anchor_maker import AnchorMaker
 from monai_plan.networks import StyleGAN2Generator, classifier_outputs, load_generator, save_classifier, save_generator
 from monai_plan.tensor_file import load_tensors
 from monai_plan.utils import ArtifactError, load_artifact, save_artifact
@@ -122,8 +122,10 @@ def test_what_an_artefact_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"a\.pt has no state_dict: run the stage that writes the generator again"):
         load_generator(tmp_path / "a.pt")
     save_artifact(tmp_path / "a.pt", kind="latents", data={"latents": torch.zeros(1)})
+    nothing = dict.fromkeys(("generator", "identity_net", "class_net", "selection", "training", "test", "embedding"))
+    maker = AnchorMaker(latents_file=tmp_path / "a.pt", k=2, **nothing)
     with pytest.raises(ArtifactError, match=r"a\.pt has no best: run the stage that writes the latents again"):
-        AggregateStage(latents_file=tmp_path / "a.pt", output_file=tmp_path / "b.pt", k=2).run()
+        maker.k_same()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from torch import Tensor
 from monai_plan.release.secret import draw, in_secret_order
 from monai_plan.utils import ArtifactError, load_artifact
 
-__all__ = ["ReleasePoints", "far_from_ends", "load_paths", "may_leave", "select"]
+__all__ = ["ReleasePoints", "load_paths", "may_leave", "points_to_leave", "select"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ def load_paths(paths_file: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         ``paths`` [P, T, *latent], ``labels`` [P], ``pairs`` [P, 2], ``losses``, ``kept`` [P, T] bool,
-        ``num_images`` (class → number), ``min_end_distance`` (see ``far_from_ends``) and ``secret`` (see
+        ``num_images`` (class → number), ``min_end_distance`` (see ``points_to_leave``) and ``secret`` (see
         ``release_secret``), with the file's header.
 
     Raises:
@@ -79,16 +79,19 @@ def load_paths(paths_file: str | os.PathLike[str]) -> dict[str, Any]:
     return data
 
 
-def far_from_ends(paths: Tensor, min_end_distance: float) -> Tensor:
+def points_to_leave(paths: Tensor, min_end_distance: float | None) -> Tensor:
     """[P, T] bool: the points at least so far from both ends along their path; never an end itself.
 
-    With the arc length s_t = Σ_{u<t} ‖w̄_{u+1} − w̄_u‖: min(s_t, s_T − s_t) ≥ ``min_end_distance`` · s_T. An end is the
-    average of k patients, and a point near it gives the last of them to whoever knows the others.
+    With the arc length s_t = Σ_{u<t} ‖w̄_{u+1} − w̄_u‖: min(s_t, s_T − s_t) ≥ ``min_end_distance`` · s_T. Where an end
+    is the average of k patients, a point near it gives the last of them to whoever knows the others.
 
     Args:
         paths: [P, T, *latent].
-        min_end_distance: a share of the path's length, in [0, 0.5).
+        min_end_distance: a share of the path's length, in [0, 0.5); None where the ends are points of G's own
+            distribution, behind which nobody is: then all points may leave, the ends among them.
     """
+    if min_end_distance is None:
+        return torch.ones(paths.shape[:2], dtype=torch.bool)
     steps = paths.double().diff(dim=1).flatten(2).norm(dim=2)
     before = torch.cat([steps.new_zeros(len(steps), 1), steps.cumsum(1)], dim=1)
     behind = before[:, -1:] - before
@@ -98,13 +101,13 @@ def far_from_ends(paths: Tensor, min_end_distance: float) -> Tensor:
 
 
 def may_leave(paths: Mapping[str, Any]) -> Tensor:
-    """[P, T] bool: the points that may leave, those far from the ends that passed the final check.
+    """[P, T] bool: the points that may leave, those far from averages of patients that passed the final check.
 
     Args:
         paths: see ``load_paths``.
     """
     kept: Tensor = paths["kept"]
-    return kept & far_from_ends(paths["paths"], paths["min_end_distance"])
+    return kept & points_to_leave(paths["paths"], paths["min_end_distance"])
 
 
 def select(paths: Mapping[str, Any], *, num_images: Mapping[int, int] | None = None) -> ReleasePoints:

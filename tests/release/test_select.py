@@ -15,7 +15,7 @@ import monai_plan
 from monai_plan.bundle.stages import SynthesizeStage
 from monai_plan.latent import WalkSettings
 from monai_plan.networks import StyleGAN2Generator, save_generator
-from monai_plan.release import far_from_ends, load_paths, may_leave, read_release, select, synthesize_images
+from monai_plan.release import load_paths, may_leave, points_to_leave, read_release, select, synthesize_images
 from monai_plan.transforms import OnlineSource
 from monai_plan.utils import ArtifactError, save_artifact
 
@@ -235,5 +235,5 @@ def test_paths_that_do_not_say_what_may_leave_are_refused(tmp_path, name, value)
 
 def test_of_a_path_between_equal_ends_nothing_leaves():
     paths = torch.stack([torch.ones(9, 6), torch.linspace(0, 1, 9)[:, None].expand(9, 6)])
-    far = far_from_ends(paths, 0.25)
+    far = points_to_leave(paths, 0.25)
     assert far.any(1).tolist() == [False, True]
