@@ -54,15 +54,16 @@ def load_paths(paths_file: str | os.PathLike[str]) -> dict[str, Any]:
         value = data.get(name)
         return isinstance(value, Tensor) and value.dtype == dtype and tuple(value.shape) == expected
 
-    distance, secret, numbers = (data.get(name) for name in ("min_end_distance", "secret", "num_images"))
+    secret, numbers = data.get("secret"), data.get("num_images")
+    distance = data.get("min_end_distance", "none")  # where it is missing, None must not stand for it
     rules = {
         "paths": ("numbers [P, T, *latent]", data["paths"].is_floating_point() and len(shape) in (3, 4) and all(shape)),
         "labels": ("a class per path", holds("labels", torch.int64, *shape[:1])),
         "pairs": ("two anchors per path", "pairs" not in data or holds("pairs", torch.int64, *shape[:1], 2)),
         "kept": ("whether each point may leave", holds("kept", torch.bool, *shape[:2])),
         "min_end_distance": (
-            "a number from 0 to below 0.5",
-            isinstance(distance, (int, float)) and 0 <= distance < 0.5,
+            "a number from 0 to below 0.5, or None",
+            0 <= distance < 0.5 if isinstance(distance, (int, float)) else distance is None,
         ),
         "secret": ("64 hexadecimal digits", isinstance(secret, str) and re.fullmatch("[0-9a-f]{64}", secret)),
         "num_images": (

@@ -211,26 +211,35 @@ WRONG = {
     "labels": [_whole(2), _whole(3, 1), torch.zeros(3)],
     "pairs": [_whole(2, 2), _whole(3, 3), torch.zeros(3, 2)],
     "kept": [None, torch.ones(2, 4, dtype=torch.bool), torch.ones(3, 4), torch.ones(3, 5, dtype=torch.bool)],
-    "min_end_distance": [None, -1, -1.0, 0.5, True, "0.3", torch.tensor(0.3)],
+    "min_end_distance": [-1, -1.0, 0.5, True, "0.3", torch.tensor(0.3)],
     "secret": [None, "", 7, "5e", "x" * 64],
     "num_images": [{0: -1}, {0: 2.5}, {"0": 2}],
 }
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
-def test_paths_that_do_not_say_what_may_leave_are_refused(tmp_path, name, value):
+def _paths():
     data = {"paths": torch.zeros(3, 4, 6), "labels": _whole(3), "pairs": _whole(3, 2), "num_images": {0: 2}}
     data |= {"min_end_distance": 0.0, "secret": SECRETS[0], "kept": torch.ones(3, 4, dtype=torch.bool)}
-    save_artifact(tmp_path / "paths.pt", kind="paths", data=data)
-    load_paths(tmp_path / "paths.pt")
-    save_artifact(tmp_path / "paths.pt", kind="paths", data={**data, name: value})
+    return data
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_paths_that_do_not_say_what_may_leave_are_refused(tmp_path, name, value):
+    save_artifact(tmp_path / "paths.pt", kind="paths", data={**_paths(), name: value})
     with pytest.raises(ArtifactError, match=rf"paths\.pt (does not say .*: its {name} must be|has a \w+ as {name}: )"):
         load_paths(tmp_path / "paths.pt")
-    if value is None:
-        del data[name]
-        save_artifact(tmp_path / "paths.pt", kind="paths", data=data)
-        with pytest.raises(ArtifactError, match=rf"paths\.pt does not say .*: its {name} must be"):
-            load_paths(tmp_path / "paths.pt")
+
+
+@pytest.mark.parametrize("name", ["labels", "kept", "min_end_distance", "secret"])
+def test_paths_without_what_decides_are_refused(tmp_path, name):
+    data = _paths()
+    for distance in (0.0, 0, 0.4, None):
+        save_artifact(tmp_path / "paths.pt", kind="paths", data={**data, "min_end_distance": distance})
+        load_paths(tmp_path / "paths.pt")
+    del data[name]
+    save_artifact(tmp_path / "paths.pt", kind="paths", data=data)
+    with pytest.raises(ArtifactError, match=rf"paths\.pt does not say .*: its {name} must be"):
+        load_paths(tmp_path / "paths.pt")
 
 
 def test_of_a_path_between_equal_ends_nothing_leaves():
