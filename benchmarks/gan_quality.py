@@ -122,7 +122,10 @@ def train(
             clock,
             SampleSheetHandler(path=folder / "samples.png", columns=12),
             best,
-            ResumeHandler(path=folder / "checkpoint.pt", save_dict={**saved, **states}),
+            ResumeHandler(
+                path=folder / "checkpoint.pt", save_dict={**saved, **states},
+                inputs={"images": data.images, "labels": data.labels, "p": options.p, "aid_weight": options.aid_weight},
+            ),
             GANProgressBar(desc=way),
         ],
     )  # fmt: skip

@@ -104,7 +104,7 @@ def contents(output: Path, path: str) -> dict[str, str]:
 def fingerprint(plan: Plan, data: Mapping[Path, dict[str, Any]], output: Path) -> Fingerprint:
     """All that the result of a stage depends on, in the form in which it is recorded."""
     reads = {read: _digest(output / read) for read in plan.stage.reads}
-    for text, path in plan.used.elsewhere.items():
+    for text, path in plan.elsewhere.items():
         # a word may be the name of a folder by chance, and a folder above the output changes with it
         folder = "/" in text and os.path.isdir(path) and path != Path(str(plan.overrides["dataset_dir"]))
         if path != plan.datalist and (os.path.isfile(path) or (folder and not output.is_relative_to(path))):

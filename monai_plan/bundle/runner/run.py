@@ -170,10 +170,11 @@ def _check_text(name: str, value: object) -> None:
 
 def _check_writes(plans: Sequence[Plan]) -> None:
     """Refuse a stage all of whose files were led elsewhere by an override, before hours of computing for nothing."""
-    for stage, used in ((plan.stage, plan.used) for plan in plans):
-        if stage.writes and not any(covers(write, path) for write in stage.writes for path in used.below):
+    for plan in plans:
+        writes = plan.stage.writes
+        if writes and not any(covers(write, path) for write in writes for path in plan.below):
             raise ConfigError(
-                f"stage {stage.name}: nothing in its config leads to {stage.writes[0]} in output_dir, which "
+                f"stage {plan.stage.name}: nothing in its config leads to {writes[0]} in output_dir, which "
                 "stages.json promises: leave the ids of its files as they are, or correct stages.json."
             )
 
