@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def _datalist(stage: Stage, overrides: dict[str, object]) -> Path:
     parser = _merged(stage)
     parser.update(deepcopy(overrides))
     try:
-        return Path(parser.get_parsed_content("datalist_file"))
+        return Path(os.path.abspath(parser.get_parsed_content("datalist_file")))
     except Exception as error:  # an expression may raise anything
         raise ConfigError(f"stage {stage.name}: its config id datalist_file is no path: {error}") from error
 

@@ -94,12 +94,10 @@ def _clock() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def contents(output: Path, path: str) -> dict[str, str] | None:
-    """The SHA-256 of a file or of all files of a folder, by their paths below ``output``; None if there is nothing."""
+def contents(output: Path, path: str) -> dict[str, str]:
+    """The SHA-256 of a file or of all files of a folder, by their paths below ``output``; of nothing there is none."""
     place = output / path
-    if not place.exists():
-        return None
-    files = files_below(place) if place.is_dir() else [place]
+    files = files_below(place) if place.is_dir() else [place] if place.exists() else []
     return {file.relative_to(output).as_posix(): file_digest(file) for file in files}
 
 
@@ -186,7 +184,7 @@ def written_differences(finished: Mapping[str, Any], stage: Stage, output: Path)
     found = []
     for write in stage.writes:
         now = contents(output, write)
-        if now is None:
+        if not now:
             found.append(f"{write} is missing")
         elif now != {file: sha256 for file, sha256 in finished["writes"].items() if covers(write, file)}:
             found.append(f"{write} changed")

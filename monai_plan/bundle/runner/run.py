@@ -243,7 +243,7 @@ class _Run:
         written: dict[str, str] = {}
         for write in stage.writes:
             found = contents(self.output, write)
-            if found is None:
+            if not found:
                 raise ArtifactError(
                     f"stage {stage.name} ended without writing {write}, which stages.json promises: correct the config."
                 )
