@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +21,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from monai_plan import __version__
+from monai_plan.data.datalist import read_datalist
 from monai_plan.data.facts import has_colour, num_cores
 from monai_plan.data.header import ImageRefusedError
-from monai_plan.utils import write_tensors
+from monai_plan.data.held import GrowingImages, HeldImages
+from monai_plan.data.intensity import ScaleShownd
+from monai_plan.utils import PLANError, write_tensors
 
 RANGE_TOLERANCE = 1e-3
 BAR_DELAY = 2.0  # seconds before a progress bar is worth its line
@@ -34,7 +37,7 @@ class LoadedImages:
     """What became of the images of a section.
 
     Attributes:
-        images: [N, C, *spatial], float32, of those that are good.
+        images: N of [C, *spatial], those that are good.
         kept: N positions in the section.
         digests: N digests of the pixels as read.
         affines: [N, 2, 4, 4], float64, as read and after the transform; the identity where the transform keeps none.
@@ -42,7 +45,7 @@ class LoadedImages:
             if the image itself may be right; else empty.
     """
 
-    images: Tensor
+    images: HeldImages
     kept: list[int]
     digests: list[str]
     affines: Tensor
@@ -88,12 +91,13 @@ def load_images(
         cache_file: where the result is kept, if it is; what is there is used if nothing has changed.
         desc: what the progress bar says; none is shown without it.
     """
-    key = _cache_key(items, transform, shape, num_classes) if cache_file is not None else None
-    if cache_file is not None and key is not None:
-        cached = _read_cache(cache_file, key)
+    key = _cache_key(transform, shape, num_classes) if cache_file is not None else None
+    belongs = image_marks(items) if cache_file is not None else {}
+    if cache_file is not None:
+        cached = _read_cache(cache_file, key, belongs)
         if cached is not None:
             return cached
-    images = torch.empty(len(items), *shape)
+    images = GrowingImages((len(items), *shape), span=_span(transform))
     affines = torch.empty(len(items), 2, 4, 4, dtype=torch.float64)
 
     def load(index: int) -> str | BadImageError:
@@ -102,51 +106,109 @@ def load_images(
         except BadImageError as error:
             return error
         affines[index] = torch.stack([affine, _affine(image)])
-        images[index] = image.as_tensor() if isinstance(image, MetaTensor) else image
+        images.put(index, image.as_tensor() if isinstance(image, MetaTensor) else image)
         return digest
 
     with ThreadPoolExecutor(num_cores()) as pool:
         loads = pool.map(load, range(len(items)))
         results = list(tqdm(loads, desc=desc, total=len(items), disable=desc is None, delay=BAR_DELAY, leave=False))
     kept = [index for index, result in enumerate(results) if isinstance(result, str)]
+    held = images.held
     if len(kept) < len(items):
-        images, affines = images[kept], affines[kept]
+        held, affines = held.subset(kept), affines[kept]
     bad = [(index, str(r), r.mend) for index, r in enumerate(results) if isinstance(r, BadImageError)]
-    loaded = LoadedImages(images, kept, [r for r in results if isinstance(r, str)], affines, bad)
+    loaded = LoadedImages(held, kept, [r for r in results if isinstance(r, str)], affines, bad)
     if cache_file is not None and key is not None:
-        _write_cache(cache_file, key, loaded)
+        _write_cache(cache_file, key, belongs, loaded)
     return loaded
 
 
-def _cache_key(
-    items: Sequence[dict[str, Any]], transform: Callable[..., Any], shape: tuple[int, ...], num_classes: int
-) -> str | None:
-    steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+def _steps(transform: Callable[..., Any]) -> Sequence[Any]:
+    return transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+
+
+def _span(transform: Callable[..., Any]) -> float:
+    """Stored values from black to white, as a guess: a wrong one costs memory alone."""
+    for step in _steps(transform):
+        if isinstance(step, ScaleShownd):
+            ends = step.scaling.value_range
+            return 0.0 if ends is None else ends[1] - ends[0]
+    return 255.0
+
+
+# ---- what is kept for the next process -------------------------------------------------------------------------------
+
+
+def _cache_key(transform: Callable[..., Any], shape: tuple[int, ...], num_classes: int) -> str | None:
+    """All that the result depends on besides the images."""
     try:
-        digest = hashlib.sha256(b"".join(pickle.dumps(step) for step in steps))
+        digest = hashlib.sha256(b"".join(pickle.dumps(step) for step in _steps(transform)))
     except Exception:  # a lambda, or whatever a user's transform holds
         return None
     digest.update(repr((__version__, torch.__version__, shape, num_classes)).encode())
+    return digest.hexdigest()
+
+
+def image_marks(items: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Of every image, by its key, what changes when the file or its label does."""
+    marks = {}
     for item in items:
         path = Path(item["image"])
         files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
         stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        digest.update(repr((item["key"], item["label"], stats)).encode())
-    return digest.hexdigest()
+        marks[item["key"]] = repr((item["label"], stats))
+    return marks
 
 
-def _write_cache(file: Path, key: str, loaded: LoadedImages) -> None:
-    if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
-        return  # one rank is enough, and they share the folder
-    write_tensors(file, {"key": key, **vars(loaded)})
+def clear_cache(cache_dir: str | os.PathLike[str], datalist_files: Iterable[str | os.PathLike[str]]) -> None:
+    """Delete what is kept of images that the data lists do not name any more, or whose files changed.
+
+    A patient who was removed is then gone from there as well, whatever is read next. What cannot be judged is deleted.
+    """
+    files = sorted(Path(cache_dir).glob("*.pt")) if Path(cache_dir).is_dir() else []
+    if not files or not _is_first_rank():
+        return
+    belongs: set[tuple[str, str]] = set()
+    for datalist in datalist_files:
+        try:
+            sections = read_datalist(datalist).sections
+        except PLANError:  # whoever reads it next says what is wrong
+            continue
+        belongs.update(pair for items in sections.values() for pair in image_marks(items).items())
+    for file in files:
+        content = _content(file)
+        if content is None or not belongs.issuperset(content["belongs"].items()):
+            file.unlink(missing_ok=True)
 
 
-def _read_cache(file: Path, key: str) -> LoadedImages | None:
+def _write_cache(file: Path, key: str, belongs: dict[str, str], loaded: LoadedImages) -> None:
+    if _is_first_rank():  # one is enough, and they share the folder
+        write_tensors(file, {"key": key, "belongs": belongs, **vars(loaded), "images": vars(loaded.images)})
+
+
+def _is_first_rank() -> bool:
+    return not (dist.is_available() and dist.is_initialized() and dist.get_rank() > 0)
+
+
+def _read_cache(file: Path, key: str | None, belongs: dict[str, str]) -> LoadedImages | None:
+    content = _content(file)
+    if content is None or content.pop("key") != key or list(content.pop("belongs").items()) != list(belongs.items()):
+        if _is_first_rank():
+            file.unlink(missing_ok=True)  # before the images are read, for it may hold somebody who was removed
+        return None
+    return LoadedImages(**content | {"images": HeldImages(**content["images"])})
+
+
+def _content(file: Path) -> dict[str, Any] | None:
+    """None if the file is missing or damaged."""
     try:
         content = torch.load(file, weights_only=True, mmap=True)
-    except Exception:  # missing, or damaged: it is written anew
+        return content if {"key", "belongs", "images"} <= content.keys() else None
+    except Exception:  # torch raises what it likes
         return None
-    return LoadedImages(**content) if content.pop("key", None) == key else None
+
+
+# ---- one image -------------------------------------------------------------------------------------------------------
 
 
 def _load(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from monai_plan.data import CheckedDataset
+from monai_plan.data import CheckedDataset, HeldImages
 from monai_plan.latent import LatentWalk, choose_pairs
 from monai_plan.metrics import PerceptualEmbedding
 from monai_plan.release import DistanceCheck, far_from_ends, release_secret, synthesize_images
@@ -162,7 +162,7 @@ class WalkStage:
             return None
         dataset, test = self.dataset, self.test
         return DistanceCheck(
-            torch.cat([dataset.images, test.images]),
+            HeldImages.joined(dataset.images, test.images),
             torch.cat([dataset.identities, test.identities + dataset.num_subjects]),
             self.embedding,
             quantile=self.min_distance_quantile,

@@ -98,7 +98,7 @@ def aggregate(**options):
 
 def walk_anchors(**options):
     dataset = options["dataset"]
-    nobody = SimpleNamespace(images=dataset.images[:0], identities=dataset.identities[:0])
+    nobody = SimpleNamespace(images=dataset.images.subset([]), identities=dataset.identities[:0])
     WalkStage(**{"embedding": nn.Flatten(), "test": nobody, **options}).run()
 
 
