@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from monai.data import get_track_meta, set_track_meta
@@ -26,6 +28,7 @@ from monai_plan.data.facts import has_colour, num_cores
 from monai_plan.data.header import ImageRefusedError
 from monai_plan.data.held import GrowingImages, HeldImages
 from monai_plan.data.intensity import ScaleShownd
+from monai_plan.data.reader import LoadShownImaged, image_kind
 from monai_plan.utils import PLANError, write_tensors
 
 RANGE_TOLERANCE = 1e-3
@@ -61,17 +64,19 @@ class BadImageError(Exception):
 
 
 @contextmanager
-def _metadata_tracked() -> Iterator[None]:
-    """Where ``monai.data.set_track_meta(False)`` was called, MONAI's transforms would lose spacing and orientation."""
+def _metadata_tracked(wanted: bool) -> Iterator[None]:
+    """Whether MONAI's transforms keep spacing and orientation, whatever ``monai.data.set_track_meta`` was told.
+
+    Pictures have neither, and to carry none along would take half of the time of resizing and scaling.
+    """
     before = get_track_meta()
-    set_track_meta(True)
+    set_track_meta(wanted)
     try:
         yield
     finally:
         set_track_meta(before)
 
 
-@_metadata_tracked()
 def load_images(
     items: Sequence[dict[str, Any]],
     transform: Callable[[dict[str, Any]], Any],
@@ -102,16 +107,22 @@ def load_images(
 
     def load(index: int) -> str | BadImageError:
         try:
-            image, digest, affine = _load(items[index], transform, shape=shape, num_classes=num_classes)
+            image, digest, affines[index] = _load(items[index], transform, shape=shape, num_classes=num_classes)
         except BadImageError as error:
             return error
-        affines[index] = torch.stack([affine, _affine(image)])
-        images.put(index, image.as_tensor() if isinstance(image, MetaTensor) else image)
+        images.put(index, image)
         return digest
 
-    with ThreadPoolExecutor(num_cores()) as pool:
-        loads = pool.map(load, range(len(items)))
-        results = list(tqdm(loads, desc=desc, total=len(items), disable=desc is None, delay=BAR_DELAY, leave=False))
+    threads = torch.get_num_threads()
+    try:  # one core per image: where PyTorch shares the work on one image as well, the threads wait for each other
+        with (
+            _metadata_tracked(not _are_pictures(items, transform)),
+            ThreadPoolExecutor(num_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
+            loads = pool.map(load, range(len(items)))
+            results = list(tqdm(loads, desc=desc, total=len(items), disable=desc is None, delay=BAR_DELAY, leave=False))
+    finally:
+        torch.set_num_threads(threads)
     kept = [index for index, result in enumerate(results) if isinstance(result, str)]
     held = images.held
     if len(kept) < len(items):
@@ -125,6 +136,12 @@ def load_images(
 
 def _steps(transform: Callable[..., Any]) -> Sequence[Any]:
     return transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+
+
+def _are_pictures(items: Sequence[dict[str, Any]], transform: Callable[..., Any]) -> bool:
+    """Whether our reader reads nothing but files of a format that knows no place in the body."""
+    reads = isinstance(_steps(transform)[0], LoadShownImaged)
+    return reads and all(image_kind(item["image"]) == "raster" for item in items)
 
 
 def _span(transform: Callable[..., Any]) -> float:
@@ -214,7 +231,7 @@ def _content(file: Path) -> dict[str, Any] | None:
 def _load(
     item: dict[str, Any], transform: Callable[[dict[str, Any]], Any], *, shape: tuple[int, ...], num_classes: int
 ) -> tuple[Tensor, str, Tensor]:
-    """The image after the transform, and the digest of its pixels and the affine as read."""
+    """The image after the transform, the digest of its pixels as read, and its affines as read and afterwards."""
     if not 0 <= item["label"] < num_classes:
         raise BadImageError(f"has the label {item['label']}, but labels run from 0 to {num_classes - 1}", "num_classes")
     if not os.path.exists(item["image"]):
@@ -225,10 +242,11 @@ def _load(
         if isinstance(transform, Compose) and len(transform.transforms) > 1:
             result = transform({"image": item["image"]}, end=1)
             loaded = result["image"]
-            _check_finite(loaded)
+            digest, affine = _digest(loaded), _affine(loaded)
             if isinstance(loaded, Tensor) and loaded.ndim < len(shape):  # Resized would repeat it along a new axis
                 _check_axes(loaded, len(shape) - 1)
-            digest, affine = _digest(loaded), _affine(loaded)
+            if isinstance(loaded, MetaTensor) and not get_track_meta():
+                result = result | {"image": loaded.as_tensor()}
             image = transform(result, start=1)["image"]
         else:
             image = loaded = transform({"image": item["image"]})["image"]
@@ -240,8 +258,8 @@ def _load(
         raise BadImageError(_reason(error)) from error
     if not isinstance(image, Tensor):
         raise BadImageError(f"is a {type(image).__name__} after the transform, but a tensor is needed", "preprocessing")
-    _check_finite(image)
-    return _of_shape(image, loaded, shape), digest, affine
+    plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+    return _of_shape(plain, loaded, shape), digest, torch.stack([affine, _affine(image)])
 
 
 def _affine(image: Any) -> Tensor:
@@ -268,7 +286,7 @@ def _of_shape(image: Tensor, loaded: Any, shape: tuple[int, ...]) -> Tensor:
             f"has the shape {tuple(image.shape)} after the transform, but img_channels and img_size make {shape}",
             "the transform, img_size or img_channels",
         )
-    low, high = float(image.min()), float(image.max())
+    low, high = _ends(image)
     if low < -1.0 - RANGE_TOLERANCE or high > 1.0 + RANGE_TOLERANCE:
         raise BadImageError(
             f"has values from {low:.4g} to {high:.4g} after the transform, but they must lie in [-1, 1] "
@@ -289,22 +307,27 @@ def _check_axes(loaded: Any, dims: int) -> None:
     )
 
 
-def _check_finite(image: Any) -> None:
-    if isinstance(image, Tensor) and image.is_floating_point() and not image.sum().isfinite():
+def _ends(image: Tensor) -> tuple[float, float]:
+    """The least and the greatest value, if all are finite."""
+    low, high = image.min().item(), image.max().item()
+    if not (math.isfinite(low) and math.isfinite(high)):
         bad = image.numel() - int(image.isfinite().sum())
-        if bad:  # or their sum is too large
-            raise BadImageError(f"has {bad} of {image.numel()} pixels that are NaN or infinite")
+        raise BadImageError(f"has {bad} of {image.numel()} pixels that are NaN or infinite")
+    return low, high
 
 
 def _digest(image: Any) -> str:
-    """Of the pixels as read; equal for a grey picture and the same stored as RGB."""
-    values = (image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)).float()
-    if len(values) == 3 and not has_colour(values, 0.0):
-        values = values[:1]
-    if values.min() >= 0 and values.max() <= 255 and torch.equal(values, values.byte()):
-        values = values.byte()  # a quarter to hash
-    digest = hashlib.blake2b(repr(tuple(values.shape)).encode(), digest_size=16)
-    digest.update(values.contiguous().numpy().data)
+    """Of the pixels as read, which must be finite; equal for a grey picture and the same stored as RGB."""
+    tensor = (image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)).float()
+    if len(tensor) == 3 and not has_colour(tensor, 0.0):
+        tensor = tensor[:1]
+    values = np.ascontiguousarray(tensor.numpy())  # NumPy takes less time for small arrays
+    low, high = _ends(tensor)
+    if low >= 0 and high <= 255:
+        eight = values.astype(np.uint8)
+        values = eight if (eight == values).all() else values  # a quarter to hash
+    digest = hashlib.sha256(repr(values.shape).encode())
+    digest.update(values.data)
     return digest.hexdigest()
 
 
