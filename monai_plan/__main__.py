@@ -8,7 +8,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from monai_plan import __version__
@@ -106,20 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"monai_plan {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    quickstart = _add(
-        commands,
-        "quickstart",
-        _quickstart,
-        "make a small phantom data set and run all stages on it: minutes, no GPU, no data",
-    )
-    quickstart.add_argument(
-        "--output_dir", type=_path, default="quickstart", help="folder to write to (default: ./quickstart)"
-    )
-    quickstart.add_argument("--seed", type=int, help="seed of all that is drawn (default: 0)")
-    quickstart.set_defaults(resumes=True)
-
-    run = _add(commands, "run", _run, "run all stages of a bundle on a data set; finished stages are skipped")
+    for name, (help, command, arguments) in _COMMANDS.items():
+        _add(commands, name, help, arguments).set_defaults(command=command, resumes=command in (_quickstart, _run))
+    run = commands.choices["run"]
     run.usage = (
         "monai_plan run BUNDLE --dataset_dir DIR --output_dir DIR [--skip-bad-images] [--only STAGE ...] "
         "[--id value ...]"
@@ -130,146 +119,33 @@ def _parser() -> argparse.ArgumentParser:
         "False and None as such, $ begins an expression, @ a reference. A changed value redoes its stage and those "
         "after it."
     )
-    run.add_argument(
-        "bundle_root", type=_path, metavar="BUNDLE", help="folder of the bundle; put it before the options"
-    )
-    run.add_argument(
-        "--dataset_dir",
-        type=_path,
-        required=True,
-        metavar="DIR",
-        help="folder of the data set, with datalist.json in it",
-    )
-    run.add_argument(
-        "--output_dir",
-        type=_path,
-        required=True,
-        metavar="DIR",
-        help="folder to write to: private/ (never share it) and release/; give the same one to go on",
-    )
-    run.add_argument(
-        "--skip_bad_images",
-        action="store_true",
-        help="leave out images that cannot be used and list them, instead of ending with an error",
-    )
-    run.add_argument("--only", nargs="+", metavar="STAGE", help="run these stages only; what they read must be there")
-    run.set_defaults(resumes=True)
-
-    phantoms = _add(commands, "phantoms", _phantoms, "make a data set of artificial chest images, to try things on")
-    phantoms.add_argument(
-        "--output_dir", type=_path, required=True, help="folder to write images/ and datalist.json to"
-    )
-    phantoms.add_argument("--spatial_dims", type=int, choices=(2, 3), help="2 for images, 3 for volumes (default: 2)")
-    phantoms.add_argument(
-        "--img_size", type=int, nargs="+", help="pixels: one number for all axes, or one per axis (default: 64)"
-    )
-    phantoms.add_argument("--num_subjects", type=int, help="subjects of the training section (default: 120)")
-    phantoms.add_argument("--num_test_subjects", type=int, help="further subjects, of the test section (default: 40)")
-    phantoms.add_argument("--seed", type=int, help="seed of the population (default: 0)")
-
-    _add_datalist(commands)
-
-    stylegan2 = _add(
-        commands,
-        "import-stylegan2",
-        _import_stylegan2,
-        "make a generator's model.pt of an NVlabs StyleGAN2(-ADA) pickle, executing nothing in it",
-    )
-    stylegan2.add_argument("file", type=_path, metavar="FILE", help="the network, *.pkl, of StyleGAN2-ADA (PyTorch)")
-    stylegan2.add_argument("--output", type=_path, required=True, help="the generator to write, such as DIR/model.pt")
-    return parser
-
-
-def _add_datalist(commands: Any) -> None:
-    text = "write the data list (datalist.json) of your images: their classes, patients and split"
-    datalist = commands.add_parser("datalist", help=text, description=f"{text[0].upper()}{text[1:]}.", **_SETTINGS)
-    kinds = datalist.add_subparsers(required=True, metavar="KIND")
-
-    folders = _add(kinds, "folders", _datalist, "from folders of images, one folder per class")
-    folders.add_argument(
-        "root",
-        type=_path,
-        metavar="ROOT",
-        help="holds one folder per class; the folder's name is the class's, numbers go by the alphabet",
-    )
-    folders.add_argument(
-        "--subject_pattern",
-        help="regular expression that finds the patient in a file's name: its first group, or the whole match "
-        "('^[^_]+' is all before the first underscore); without it every image counts as a patient, but for DICOM, "
-        "which names its patients",
-    )
-
-    csv = _add(kinds, "csv", _datalist, "from a CSV, one row per image")
-    csv.add_argument(
-        "csv_file",
-        type=_path,
-        metavar="CSV",
-        help="with a header line; commas, semicolons, tabs or bars between cells; UTF-8, UTF-16 or cp1252",
-    )
-    csv.add_argument(
-        "--image_root", type=_path, required=True, help="the folder that the paths in the CSV are relative to"
-    )
-    csv.add_argument("--image_column", help="column of image paths (default: image)")
-    csv.add_argument("--label_column", help="column of classes, numbers or text (default: label)")
-    csv.add_argument("--subject_column", help="column of patients; without it every image counts as a patient")
-
-    shenzhen = _add(kinds, "shenzhen", _datalist, "from the Shenzhen Hospital chest radiographs")
-    shenzhen.add_argument(
-        "root",
-        type=_path,
-        metavar="ROOT",
-        help="holds, at any depth, CHNCXR_####_0.png (normal) and _1.png (tuberculosis)",
-    )
-
-    aptos = _add(kinds, "aptos", _datalist, "from APTOS 2019, fundus photographs of five grades")
-    aptos.add_argument("root", type=_path, metavar="ROOT", help="holds train.csv and train_images/")
-    aptos.add_argument(
-        "--max_per_class",
-        type=int,
-        help="at most so many images of a grade, drawn by --seed (190 makes the paper's 950; default: all)",
-    )
-
-    for kind in (folders, csv, shenzhen, aptos):
-        kind.add_argument(
-            "--output", type=_path, required=True, help="the data list to write, such as DIR/datalist.json"
-        )
-        kind.add_argument(
-            "--test_fraction",
-            type=float,
-            help="share of each class that goes to test, by whole patients (default: 0.2)",
-        )
-        kind.add_argument("--seed", type=int, help="seed of the split (default: 0)")
-
-    for kind in (folders, csv):
-        alike = kind.add_mutually_exclusive_group()
-        for remedy, text in (("merge", "count as one"), ("keep", "keep apart")):
-            alike.add_argument(
-                f"--{remedy}_look_alikes",
-                dest="look_alikes",
-                action="store_const",
-                const=remedy,
-                help=f"{text} patients or classes that differ only in case, spaces, .0 or leading zeros",
-            )
-
-    medmnist = _add(kinds, "medmnist", _datalist, "from a MedMNIST file, whose split is kept")
-    medmnist.add_argument("npz_file", type=_path, metavar="NPZ", help="the .npz file")
-    medmnist.add_argument(
-        "--output_dir", type=_path, required=True, help="folder to write images/ and datalist.json to"
-    )
-
-    for name, kind in kinds.choices.items():
+    kinds = commands.choices["datalist"].add_subparsers(required=True, metavar="KIND")
+    for name, (help, arguments) in _DATALISTS.items():
+        kind = _add(kinds, name, help, arguments)
         kind.set_defaults(kind=name)
+        if name in ("folders", "csv"):
+            alike = kind.add_mutually_exclusive_group()
+            for remedy, text in (("merge", "count as one"), ("keep", "keep apart")):
+                alike.add_argument(
+                    f"--{remedy}_look_alikes",
+                    dest="look_alikes",
+                    action="store_const",
+                    const=remedy,
+                    help=f"{text} patients or classes that differ only in case, spaces, .0 or leading zeros",
+                )
+    return parser
 
 
 # Absent options stay absent; names in full, for every other --name is a config id.
 _SETTINGS: dict[str, Any] = {"argument_default": argparse.SUPPRESS, "allow_abbrev": False}
 
 
-def _add(commands: Any, name: str, command: Any, help: str) -> argparse.ArgumentParser:
+def _add(commands: Any, name: str, help: str, arguments: Mapping[str, _Argument]) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=help, description=f"{help[0].upper()}{help[1:]}.", **_SETTINGS
     )
-    parser.set_defaults(command=command)
+    for argument, (text, settings) in arguments.items():
+        parser.add_argument(argument, help=text, **settings)
     return parser
 
 
@@ -330,6 +206,121 @@ def _import_stylegan2(file: str, output: str) -> None:
     generator = load_stylegan2_pickle(file)
     save_generator(generator, output, made_by={"imported": os.path.basename(file), "sha256": file_digest(file)})
     print(f"wrote {output}")
+
+
+_Argument = tuple[str, dict[str, Any]]  # what help says, and what ``add_argument`` takes
+_INT: dict[str, Any] = {"type": int}
+_PATH: dict[str, Any] = {"type": _path}
+_NEEDED: dict[str, Any] = {"type": _path, "required": True}
+_FOLDER: _Argument = ("folder to write images/ and datalist.json to", _NEEDED)
+
+_COMMANDS: dict[str, tuple[str, Callable[..., None], dict[str, _Argument]]] = {
+    "quickstart": (
+        "make a small phantom data set and run all stages on it: minutes, no GPU, no data",
+        _quickstart,
+        {
+            "--output_dir": ("folder to write to (default: ./quickstart)", _PATH | {"default": "quickstart"}),
+            "--seed": ("seed of all that is drawn (default: 0)", _INT),
+        },
+    ),
+    "run": (
+        "run all stages of a bundle on a data set; finished stages are skipped",
+        _run,
+        {
+            "bundle_root": ("folder of the bundle; put it before the options", _PATH | {"metavar": "BUNDLE"}),
+            "--dataset_dir": ("folder of the data set, with datalist.json in it", _NEEDED | {"metavar": "DIR"}),
+            "--output_dir": (
+                "folder to write to: private/ (never share it) and release/; give the same one to go on",
+                _NEEDED | {"metavar": "DIR"},
+            ),
+            "--skip_bad_images": (
+                "leave out images that cannot be used and list them, instead of ending with an error",
+                {"action": "store_true"},
+            ),
+            "--only": ("run these stages only; what they read must be there", {"nargs": "+", "metavar": "STAGE"}),
+        },
+    ),
+    "phantoms": (
+        "make a data set of artificial chest images, to try things on",
+        _phantoms,
+        {
+            "--output_dir": _FOLDER,
+            "--spatial_dims": ("2 for images, 3 for volumes (default: 2)", _INT | {"choices": (2, 3)}),
+            "--img_size": ("pixels: one number for all axes, or one per axis (default: 64)", _INT | {"nargs": "+"}),
+            "--num_subjects": ("subjects of the training section (default: 120)", _INT),
+            "--num_test_subjects": ("further subjects, of the test section (default: 40)", _INT),
+            "--seed": ("seed of the population (default: 0)", _INT),
+        },
+    ),
+    "datalist": (
+        "write the data list (datalist.json) of your images: their classes, patients and split",
+        _datalist,
+        {},
+    ),
+    "import-stylegan2": (
+        "make a generator's model.pt of an NVlabs StyleGAN2(-ADA) pickle, executing nothing in it",
+        _import_stylegan2,
+        {
+            "file": ("the network, *.pkl, of StyleGAN2-ADA (PyTorch)", _PATH | {"metavar": "FILE"}),
+            "--output": ("the generator to write, such as DIR/model.pt", _NEEDED),
+        },
+    ),
+}
+
+_ROOT: dict[str, Any] = {"type": _path, "metavar": "ROOT"}
+_SPLIT: dict[str, _Argument] = {
+    "--output": ("the data list to write, such as DIR/datalist.json", _NEEDED),
+    "--test_fraction": ("share of each class that goes to test, by whole patients (default: 0.2)", {"type": float}),
+    "--seed": ("seed of the split (default: 0)", _INT),
+}
+_DATALISTS: dict[str, tuple[str, dict[str, _Argument]]] = {
+    "folders": (
+        "from folders of images, one folder per class",
+        {
+            "root": ("holds one folder per class; the folder's name is the class's, numbers go by the alphabet", _ROOT),
+            "--subject_pattern": (
+                "regular expression that finds the patient in a file's name: its first group, or the whole match "
+                "('^[^_]+' is all before the first underscore); without it every image counts as a patient, but for "
+                "DICOM, which names its patients",
+                {},
+            ),
+            **_SPLIT,
+        },
+    ),
+    "csv": (
+        "from a CSV, one row per image",
+        {
+            "csv_file": (
+                "with a header line; commas, semicolons, tabs or bars between cells; UTF-8, UTF-16 or cp1252",
+                _PATH | {"metavar": "CSV"},
+            ),
+            "--image_root": ("the folder that the paths in the CSV are relative to", _NEEDED),
+            "--image_column": ("column of image paths (default: image)", {}),
+            "--label_column": ("column of classes, numbers or text (default: label)", {}),
+            "--subject_column": ("column of patients; without it every image counts as a patient", {}),
+            **_SPLIT,
+        },
+    ),
+    "shenzhen": (
+        "from the Shenzhen Hospital chest radiographs",
+        {"root": ("holds, at any depth, CHNCXR_####_0.png (normal) and _1.png (tuberculosis)", _ROOT), **_SPLIT},
+    ),
+    "aptos": (
+        "from APTOS 2019, fundus photographs of five grades",
+        {
+            "root": ("holds train.csv and train_images/", _ROOT),
+            "--max_per_class": (
+                "at most so many images of a grade, drawn by --seed (190 makes the paper's 950; default: all)",
+                _INT,
+            ),
+            **_SPLIT,
+        },
+    ),
+    "medmnist": (
+        "from a MedMNIST file, whose split is kept",
+        {"npz_file": ("the .npz file", _PATH | {"metavar": "NPZ"}), "--output_dir": _FOLDER},
+    ),
+}
 
 
 if __name__ == "__main__":

@@ -52,13 +52,13 @@ __all__ = [
 
 FORMAT_VERSION = 1
 MOST_JSON = 2**28  # bytes: a data list of a million images
-_TYPES: dict[str, type] = {  # of what artefacts hold, whatever their kind
+_TYPES: dict[str, type | tuple[type, ...]] = {  # of what artefacts hold, whatever their kind
     **dict.fromkeys(("latents", "distances", "best", "labels", "paths", "path", "pairs", "kept"), Tensor),
     **dict.fromkeys(("architecture", "state_dict", "losses", "num_images"), dict),
     **dict.fromkeys(("subjects", "keys", "members"), list),
     "network": str,
     "num_outputs": int,
-    "k": int,
+    "k": (int, type(None)),  # None: no patient is behind an anchor
 }
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\..+)?")
 

@@ -122,7 +122,8 @@ def test_the_images_are_points_of_the_private_paths(finished: Path) -> None:
 
 def test_the_evaluation_has_the_rows_of_the_paper(finished: Path) -> None:
     evaluation = Evaluation.from_json((finished / "private" / "evaluation.json").read_text())
-    assert [row.name for row in evaluation.rows] == ["real", "linear", "k-same", "PLAN"]
+    rows = ["real", "linear", "selection", "k-same", "PLAN"]
+    assert [row.name for row in evaluation.rows] == rows
     for row in evaluation.rows:
         assert list(row.results) == ["utility", "membership", "fidelity", "distance", "identity"]
         for measure, score in (("utility", "accuracy"), ("utility", "auc"), ("membership", "accuracy")):
@@ -133,7 +134,13 @@ def test_the_evaluation_has_the_rows_of_the_paper(finished: Path) -> None:
         assert 0 < row.results["distance"]["least"] <= row.results["distance"]["mean"]
     assert (evaluation.num_train_images, evaluation.num_train_patients) == (33, 12)
     table = (finished / "release" / "evaluation.md").read_text()
-    assert [line.split("|")[1].strip() for line in table.splitlines()[2:6]] == ["real", "linear", "k-same", "PLAN"]
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:7]] == [
+        "real",
+        "linear",
+        "selection",
+        "k-same",
+        "PLAN",
+    ]
 
 
 class _References(HTMLParser):
@@ -447,26 +454,105 @@ def _alone(stage: dict[str, Any], finished: Path, output: Path) -> list[str]:
         (output / path).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (finished / path).is_dir() else shutil.copy2
         copy(finished / path, output / path)
+    return _configs(stage)
+
+
+def _configs(stage: dict[str, Any]) -> list[str]:
     return [str(BUNDLE / "configs" / name) for name in stage["config"]]
+
+
+def _run_alone(stage: dict[str, Any], dataset: Path, output: Path, **overrides: Any) -> None:
+    monai.bundle.run(
+        config_file=_configs(stage), bundle_root=str(BUNDLE), dataset_dir=str(dataset), output_dir=str(output),
+        **{**TINY, **overrides},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_stage_alone(name: str, finished: Path, patients: Path, tmp_path: Path) -> None:
     """From the files that it says it reads to those that it says it writes."""
     stage = STAGES[NAMES.index(name)]
-    monai.bundle.run(
-        config_file=_alone(stage, finished, tmp_path),
-        bundle_root=str(BUNDLE),
-        dataset_dir=str(patients),
-        output_dir=str(tmp_path),
-        **TINY,
-    )
+    _alone(stage, finished, tmp_path)
+    _run_alone(stage, patients, tmp_path)
     for path in stage["writes"]:
         assert (tmp_path / path).exists(), path
         if path.endswith(".pt"):
             made, expected = (torch.load(folder / path, weights_only=True) for folder in (tmp_path, finished))
             assert made["header"] == expected["header"]
             assert [t.shape for t in _tensors(made)] == [t.shape for t in _tensors(expected)]
+
+
+def _without_a_patient(content: dict[str, Any], folder: Path) -> None:
+    removed = content["training"][0]["subject"]
+    content["training"] = [item for item in content["training"] if item["subject"] != removed]
+
+
+def _with_another_image(content: dict[str, Any], folder: Path) -> None:
+    Image.fromarray(255 - np.asarray(Image.open(folder / content["training"][0]["image"]))).save(
+        folder / content["training"][0]["image"]
+    )
+
+
+def _with_another_class(content: dict[str, Any], folder: Path) -> None:
+    content["training"][0]["label"] = 1 - content["training"][0]["label"]
+
+
+@pytest.mark.parametrize("change", [_without_a_patient, _with_another_image, _with_another_class])
+@pytest.mark.parametrize("name", ["train", "invert", "train_identity", "train_class", "walk", "evaluate"])
+def test_a_stage_alone_uses_nothing_that_it_made_of_other_data(
+    name: str,
+    change: Callable[[dict[str, Any], Path], None],
+    copied: Path,
+    finished: Path,
+    patients: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the work folder of another data set it ends as without one."""
+    monkeypatch.setattr("secrets.token_hex", known_secret)
+    changed = Path(shutil.copytree(patients, tmp_path / "changed"))
+    content = _datalist(changed)
+    change(content, changed)
+    (changed / "datalist.json").write_text(json.dumps(content))
+    stage, fresh = STAGES[NAMES.index(name)], tmp_path / "fresh"
+    _alone(stage, finished, fresh)
+    if name == "train_identity":  # its latents are to be of the same images
+        invert = STAGES[NAMES.index("invert")]
+        _alone(invert, finished, fresh)
+        _run_alone(invert, changed, fresh)
+        shutil.copy2(fresh / "private" / "latents.pt", copied / "private")
+    for output in (fresh, copied):
+        _run_alone(stage, changed, output)
+    for path in stage["writes"]:
+        for file in _files(fresh / path) if (fresh / path).is_dir() else [fresh / path]:
+            assert file.read_bytes() == (copied / file.relative_to(fresh)).read_bytes(), file
+
+
+def test_the_encoder_alone_goes_on_from_no_other_generator_s(copied: Path, patients: Path, tmp_path: Path) -> None:
+    stage, fresh = STAGES[NAMES.index("train_encoder")], tmp_path / "fresh"
+    _run_alone(STAGES[NAMES.index("train")], patients, tmp_path / "other", seed=5)
+    for output in (fresh, copied):
+        _alone(stage, tmp_path / "other", output)
+        _run_alone(stage, patients, output)
+    assert (fresh / "private" / "encoder.pt").read_bytes() == (copied / "private" / "encoder.pt").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["train", "train_encoder", "train_identity", "train_class"])
+@pytest.mark.parametrize("damage", [b"", b"truncated"])
+def test_a_damaged_checkpoint_is_no_stop(
+    name: str, damage: bytes, copied: Path, finished: Path, patients: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The stage begins anew, ends as before and says in one line why."""
+    (write,) = STAGES[NAMES.index(name)]["writes"]
+    checkpoint = copied / "private" / name / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100] if damage else damage)
+    (copied / write).unlink()
+    _run(patients, copied, only=[name])
+    assert (copied / write).read_bytes() == (finished / write).read_bytes()
+    told = capsys.readouterr()
+    lines = [line for line in (told.out + told.err).splitlines() if "the training begins anew" in line]
+    assert len(lines) == 1
+    assert f"{checkpoint} is damaged or no checkpoint" in lines[0]
 
 
 @pytest.mark.parametrize("name", ["check", "train_class"])

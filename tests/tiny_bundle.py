@@ -27,6 +27,7 @@ TINY: dict[str, Any] = {
     "inversion_starts": 2,
     "identity_epochs": 2,
     "class_epochs": 2,
+    "anchor_kind": "k_same",
     "k": 2,
     "num_points": 96,
     "walk_coarse_points": 0,

@@ -11,7 +11,7 @@ from monai_plan.data.intensity import INTENSITIES
 from monai_plan.engines import ClassifierSettings
 from monai_plan.gan.losses import OBJECTIVES
 from monai_plan.gan.projected import BACKBONES
-from monai_plan.latent import InversionSettings, WalkSettings
+from monai_plan.latent import ANCHORS, WALKS, InversionSettings, SelectionSettings, WalkSettings
 from monai_plan.metrics.perceptual import EMBEDDING_NAMES
 from monai_plan.rules import Rule, check_rule, list_of, number, one_of, or_none, switch, text, whole
 from monai_plan.utils import ConfigError
@@ -27,6 +27,7 @@ def _is_there(device: Any) -> bool:
 
 
 _CLASSIFIER, _WALK, _INVERSION = ClassifierSettings.rules(), WalkSettings.rules(), InversionSettings.rules()
+_SELECTION = SelectionSettings.rules()
 _ABOVE_0 = number(lambda value: value > 0, "above 0 and finite")
 _AT_LEAST_0 = number(lambda value: value >= 0, "at least 0 and finite")
 _LEVELS = list_of(whole(1), 4)
@@ -103,6 +104,12 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "identity_epsilon": ("strength of its adversarial training", _CLASSIFIER["epsilon"]),
     "class_epochs": ("epochs of φ_class", _CLASSIFIER["epochs"]),
     # anchors, walks and the release
+    "anchor_kind": ("the ends of the walks: points of G's own distribution, or averages of patients", one_of(*ANCHORS)),
+    "walk_kind": ("the walk, or none: the anchors leave themselves", one_of(*WALKS)),
+    "prior_candidates": ("draws of G per anchor", _SELECTION["candidates"]),
+    "prior_truncation": ("of these draws", _SELECTION["truncation"]),
+    "prior_class_probability": ("of φ_class for an anchor, at least", _SELECTION["min_class_probability"]),
+    "prior_latent_share": ("of the draws, left out for lying near to a patient in W", _SELECTION["latent_share"]),
     "k": (
         "patients behind an anchor",
         (whole(2)[0], "a whole number, best 5 or more: a centroid of 1 hides nobody"),

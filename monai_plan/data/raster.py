@@ -92,7 +92,7 @@ def _jpeg_2000_bits(image: Image.Image) -> int | None:
     """
     if image.format != "JPEG2000":
         return None
-    file = cast(BinaryIO, image.fp)
+    file: BinaryIO = cast(Any, image).fp
     place = file.tell()
     file.seek(0)
     head = file.read(4096)

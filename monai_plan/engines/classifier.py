@@ -23,7 +23,7 @@ from monai_plan.engines.handlers import BestWeights, LossProgressBar, ResumeHand
 from monai_plan.engines.inferers import AdversarialInferer
 from monai_plan.metrics import Images
 from monai_plan.rules import Ruled, checked, number, whole
-from monai_plan.utils import DataError, derive_seed, digest, seeded_generator
+from monai_plan.utils import DataError, derive_seed, seeded_generator
 
 Augmentation = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -92,7 +92,8 @@ def fit_classifier(
         augment: a MONAI dictionary transform over ``"image"`` of one item, random or not.
         seed: of everything that is drawn.
         device: where to train.
-        checkpoint: file that is written after each epoch and continued from; None for none.
+        checkpoint: file that is written after each epoch and continued from; None for none. One of other images,
+            settings or networks is replaced, with a warning.
         desc: name on a progress bar and on the log of the validations; None for neither.
 
     Returns:
@@ -101,7 +102,6 @@ def fit_classifier(
     Raises:
         DataError: if images and labels do not fit or there are fewer than two.
         TrainingError: if the loss becomes NaN or infinite.
-        ArtifactError: if the checkpoint is of other images, settings or networks.
     """
     if len(images) != len(labels) or len(images) < 2:
         raise DataError(f"a classifier needs two labelled images or more, got {len(images)} and {len(labels)} labels.")
@@ -129,8 +129,8 @@ def fit_classifier(
         parts["best"], parts["early_stop"] = _validate(trainer, network, *validation, settings=settings, desc=desc)
     LrScheduleHandler(schedule, print_lr=False).attach(trainer)  # type: ignore[arg-type]
     if checkpoint is not None:
-        parts["inputs"] = _Inputs(images, labels, validation, settings, seed)
-        ResumeHandler(path=checkpoint, save_dict=parts).attach(trainer)
+        inputs = {"images": images, "labels": labels, "validation": validation, "settings": settings, "seed": seed}
+        ResumeHandler(path=checkpoint, save_dict=parts, inputs=inputs).attach(trainer)
     if validation is not None:
         trainer.add_event_handler(Events.STARTED, _stop_if_done, parts["early_stop"])
     if desc is not None:
@@ -176,20 +176,6 @@ def _stop_if_done(engine: Engine, stop: EarlyStopping) -> None:
     """A training that had stopped early when it was killed must not go on for another epoch."""
     if stop.counter >= stop.patience:
         engine.terminate()
-
-
-class _Inputs:
-    """What a checkpoint is made from, as a part of it that refuses another's."""
-
-    def __init__(self, *inputs: Any) -> None:
-        self.digest = digest(*inputs)
-
-    def state_dict(self) -> dict[str, str]:
-        return {"digest": self.digest}
-
-    def load_state_dict(self, state: Mapping[str, str]) -> None:
-        if state["digest"] != self.digest:
-            raise ValueError("other images, labels, settings or another seed")
 
 
 class _Batches:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import ignite.distributed as idist
@@ -16,13 +17,16 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 
 from monai_plan.tensor_file import load_tensors, tensors_in
-from monai_plan.utils import ArtifactError, TrainingError, first_line, write_tensors
+from monai_plan.utils import TrainingError, digest, first_line, write_tensors
 
 logger = logging.getLogger(__name__)
 
 
 class ResumeHandler:
-    """Keeps one checkpoint of a training and continues from it when the training starts again.
+    """Keeps one checkpoint of a training and continues from it when the same training starts again.
+
+    A checkpoint of other ``inputs`` or networks, or a damaged one, is not continued from: the training begins anew, and
+    a warning says why.
 
     A kill while MONAI's ``CheckpointSaver`` writes leaves a broken file; Ignite's ``Checkpoint`` with ``DiskSaver``
     removes the last checkpoint before it writes the next, and saves weights that are not finite. This one writes to a
@@ -32,11 +36,21 @@ class ResumeHandler:
         path: the checkpoint file; if it exists when the engine starts, everything is restored from it.
         save_dict: what to save, by name: anything with ``state_dict`` and ``load_state_dict``; None for a part that
             this training does without. The engine itself is added as ``"trainer"``.
+        inputs: what the training depends on, by name: its data and options, anything that ``digest`` takes. The shapes
+            of all weights in ``save_dict`` count too, as "networks".
     """
 
-    def __init__(self, *, path: str | os.PathLike[str], save_dict: Mapping[str, Any]):
+    def __init__(
+        self, *, path: str | os.PathLike[str], save_dict: Mapping[str, Any], inputs: Mapping[str, Any] | None = None
+    ):
         self.path = path
         self.save_dict = {name: item for name, item in save_dict.items() if item is not None}
+        networks = {
+            name: {name: tensor.shape for name, tensor in (*item.named_parameters(), *item.named_buffers())}
+            for name, item in self.save_dict.items()
+            if isinstance(item, nn.Module)
+        }
+        self.inputs = {name: digest(value) for name, value in {**(inputs or {}), "networks": networks}.items()}
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -44,25 +58,29 @@ class ResumeHandler:
         engine.add_event_handler(Events.EPOCH_COMPLETED | Events.COMPLETED, self.save)
 
     def load(self, engine: Engine) -> None:
-        """Restore from the checkpoint, if there is one.
-
-        Raises:
-            ArtifactError: if the file does not fit the networks and optimisers of this run.
-        """
+        """Restore from the checkpoint, if there is one of this training."""
         if not os.path.exists(self.path):
             return
-        max_epochs = engine.state.max_epochs
+        items, max_epochs = {**self.save_dict, "trainer": engine}, engine.state.max_epochs
+        before = deepcopy({name: item.state_dict() for name, item in items.items()})
         try:
             with open(self.path, "rb") as file:
                 checkpoint = load_tensors(file)
             if not all(tensor.isfinite().all() for tensor in tensors_in(checkpoint)):
                 raise ValueError("it holds values that are not finite")
-            Checkpoint.load_objects(to_load={**self.save_dict, "trainer": engine}, checkpoint=checkpoint)
-        except Exception as error:
-            raise ArtifactError(
-                f"{self.path} does not fit this run's networks and optimisers; it comes from another configuration. "
-                f"Move it away to start anew. ({type(error).__name__}: {first_line(error)})"
-            ) from error
+            made_with = checkpoint.pop("inputs")
+            other = [name for name, value in self.inputs.items() if made_with.get(name) != value]
+            if other:
+                logger.warning("%s is of other %s: the training begins anew", self.path, ", ".join(other))
+                return
+            Checkpoint.load_objects(to_load=items, checkpoint=checkpoint)
+        except OSError:
+            raise
+        except Exception as error:  # whatever torch raises on damaged files
+            Checkpoint.load_objects(to_load=items, checkpoint=before)
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            logger.warning("%s is damaged or no checkpoint (%s): the training begins anew", self.path, reason)
+            return
         engine.state.max_epochs = max_epochs
         logger.info("continues after epoch %d from %s", engine.state.epoch, self.path)
 
@@ -80,7 +98,7 @@ class ResumeHandler:
                     f"last checkpoint, {self.path}, which is good. Lower the learning rate, then start again."
                 )
         state = {name: item.state_dict() for name, item in {**self.save_dict, "trainer": engine}.items()}
-        write_tensors(self.path, state)
+        write_tensors(self.path, {**state, "inputs": self.inputs})
 
 
 class BestWeights:

@@ -5,7 +5,7 @@ from monai_plan.gan.augment import AdaptiveStrength, DifferentiableAugment
 from monai_plan.gan.defaults import GANDefaults, gan_defaults
 from monai_plan.gan.loader import ResidentLoader
 from monai_plan.gan.losses import OBJECTIVES, GANObjective, gan_objective
-from monai_plan.gan.projected import ProjectedDiscriminator
+from monai_plan.gan.projected import ProjectedDiscriminator, frozen_features
 from monai_plan.gan.trainer import StyleGAN2Trainer, bf16_is_fast
 from monai_plan.gan.watch import BestGenerator, GANProgressBar, SampleSheetHandler, summary_writer
 
@@ -23,6 +23,7 @@ __all__ = [
     "SampleSheetHandler",
     "StyleGAN2Trainer",
     "bf16_is_fast",
+    "frozen_features",
     "gan_defaults",
     "gan_discriminator",
     "gan_objective",

@@ -204,6 +204,11 @@ class FeatureProjection(nn.Module):
         return super().train(False)
 
 
+def frozen_features(discriminator: nn.Module) -> list[nn.Module]:
+    """What in a discriminator is never trained, but decides how it trains: among the ``inputs`` of its checkpoint."""
+    return [module for module in discriminator.modules() if isinstance(module, FeatureProjection)]
+
+
 def _parameters_to_buffers(module: nn.Module) -> None:
     for child in module.modules():
         for name, parameter in list(child.named_parameters(recurse=False)):

@@ -21,7 +21,7 @@ from monai_plan.data import CheckedDataset, contact_sheet
 from monai_plan.gan.trainer import StyleGAN2Trainer
 from monai_plan.metrics import FeatureStatistics, PerceptualEmbedding, embed_statistics, frechet_distance
 from monai_plan.networks import StyleGAN2Generator, load_generator, save_generator
-from monai_plan.utils import ConfigError, seeded_generator
+from monai_plan.utils import ArtifactError, ConfigError, seeded_generator
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -183,8 +183,8 @@ class BestGenerator:
         """Save what a finished training returns: the last moving average ``ema``, or the best one that was measured."""
         if use_best and not self.history:
             logger.warning(
-                "the training saw fewer than every_images = %d images, so that nothing was measured: the last "
-                "generator is saved", self.every_images,
+                "nothing was measured, every %d images as it was asked for: the last generator is saved",
+                self.every_images,
             )  # fmt: skip
         chosen = load_generator(self.path) if use_best and self.history else ema
         save_generator(chosen, path)
@@ -202,8 +202,14 @@ class BestGenerator:
         return {"history": [list(entry) for entry in self.history]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what ``state_dict`` gave."""
+        """Take over what ``state_dict`` gave, unless the best generator of those measurements is gone or damaged."""
         self.history = [(int(seen), float(distance)) for seen, distance in state["history"]]
+        try:
+            if self.history:
+                load_generator(self.path)
+        except ArtifactError as error:
+            logger.warning("the best generator is looked for anew: %s", error)
+            self.history = []
 
 
 @torch.no_grad()

@@ -17,19 +17,20 @@ from monai_plan.utils import ConfigError, DataError, derive_seed, seeded_generat
 
 @dataclass(frozen=True, eq=False)
 class Anchors:
-    """k-same centroids, ordered by class.
+    """Safe end points, ordered by class: k-same centroids, or points of G's own distribution (``PriorAnchors``).
 
     Attributes:
-        latents: [A, w_dim], or [A, num_ws, w_dim] in W+: the centroids, on the CPU.
+        latents: [A, w_dim], or [A, num_ws, w_dim] in W+, on the CPU.
         labels: [A] int64, the class of each.
-        members: for each anchor the ascending indices of the images behind it; every image belongs to exactly one.
-        k: the least number of subjects behind an anchor.
+        members: for each centroid the ascending indices of the images behind it; every image belongs to exactly one.
+            Empty for points of G's own distribution.
+        k: the least number of subjects behind a centroid; None for points of G's own distribution.
     """
 
     latents: Tensor
     labels: Tensor
     members: list[list[int]]
-    k: int
+    k: int | None
 
 
 def k_same(latents: Tensor, labels: Tensor, subjects: Sequence[str], k: int, *, seed: int = 0) -> Anchors:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from monai_plan.rules import Rule, Ruled, checked, number, one_of, switch, whole
 from monai_plan.utils import ConfigError
 
+ANCHORS = ("prior", "k_same")  # points of G's own distribution, or averages of patients
+WALKS = ("plan", "none")  # a walk between anchors, or none: the anchors themselves
 SPACES = ("w", "w_plus")  # where latents live: one w per image, or one for every layer of G
 Own = TypeVar("Own", bound="_Settings")
 
@@ -127,11 +129,13 @@ class WalkSettings(_Settings):
             raise ConfigError(f"lambda_terms has the name {taken[0]!r}, which a loss of the walk bears: take another.")
 
     @classmethod
-    def fast(cls, num_points: int = 50, **changes: Any) -> WalkSettings:
+    def fast(cls, num_points: int = 50, *, anchors: str = "prior", **changes: Any) -> WalkSettings:
         """What the bundle uses: a lower objective than the published 500 steps reach, for a quarter of the images.
 
         Args:
             num_points: T. Above 32 the walk goes from coarse to fine; shorter paths do not need to.
+            anchors: what the ends are: "prior", points of G's own distribution, or "k_same", averages of patients, of
+                which at either end 0.375 of the path is left out.
             changes: other settings by name; None leaves what is chosen here.
 
         Raises:
@@ -141,7 +145,8 @@ class WalkSettings(_Settings):
         if coarse_points is None:
             coarse_points = 25 if isinstance(num_points, int) and num_points > 32 else 0
         recipe = {"num_points": num_points, "schedule": "decay", "beta2": 0.95, "coarse_points": coarse_points}
-        return cls._chosen({**recipe, "steps": 30 if coarse_points else 200}, changes)
+        recipe |= {"steps": 30 if coarse_points else 200, "min_end_distance": 0.375 if anchors == "k_same" else 0.0}
+        return cls._chosen(recipe, changes)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -186,6 +191,39 @@ class WalkSettings(_Settings):
         weights += ["relative to the straight line"] if self.normalize else []
         ends = f"; {self.min_end_distance:.3g} of the path at either end left out" if self.min_end_distance else ""
         return f"{steps}; {rate}; {', '.join(weights)}{ends}"
+
+
+@dataclass(frozen=True)
+class SelectionSettings(_Settings):
+    """How ``PriorAnchors`` chooses among draws of G; the defaults are ``published()``: random points, none refused.
+
+    Attributes:
+        truncation: ψ, above 0 and at most 1: how far from its class's mean a w lies, 1 as far as the mapping puts it.
+        candidates: draws per point, at least 1; the more, the less φ_id knows those that are taken.
+        min_class_probability: of φ_class for the class, in [0, 1].
+        latent_share: share of the draws, in [0, 1), that is left out for lying nearest to a patient in W.
+
+    Raises:
+        ConfigError: if a value lies outside its range.
+
+    Example:
+        >>> print(SelectionSettings(candidates=20, min_class_probability=0.9, latent_share=0.1))
+        1 of 20 draws; φ_class at least 0.9; 0.1 of them left out, nearest to a patient in W
+    """
+
+    truncation: float = checked(1.0, number(lambda value: 0 < value <= 1, "above 0 and at most 1"))
+    candidates: int = checked(1, whole(1))
+    min_class_probability: float = checked(0.0, _SHARE)
+    latent_share: float = checked(0.0, _BELOW_1)
+
+    OF = "the selection"
+
+    def __str__(self) -> str:
+        parts = [f"1 of {self.candidates} draws" if self.candidates > 1 else "random draws"]
+        parts += [f"truncation {self.truncation}"] if self.truncation < 1 else []
+        parts += [f"φ_class at least {self.min_class_probability}"] if self.min_class_probability else []
+        parts += [f"{self.latent_share} of them left out, nearest to a patient in W"] if self.latent_share else []
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from monai_plan.release.images import synthesize_images
 from monai_plan.release.mix import mix
 from monai_plan.release.reader import Release, read_release
 from monai_plan.release.secret import release_secret
-from monai_plan.release.select import ReleasePoints, far_from_ends, load_paths, may_leave, select
+from monai_plan.release.select import ReleasePoints, load_paths, may_leave, points_to_leave, select
 from monai_plan.release.words import as_markdown, check_words
 from monai_plan.release.writer import shared_affine, stamp, write_synthetic
 
@@ -25,10 +25,10 @@ __all__ = [
     "check_quantile",
     "check_words",
     "dataset_card",
-    "far_from_ends",
     "load_paths",
     "may_leave",
     "mix",
+    "points_to_leave",
     "read_release",
     "release_secret",
     "select",

@@ -15,7 +15,8 @@ def dataset_card(
     classes: Mapping[int, tuple[str, int]],
     shape: tuple[int, ...],
     made_from: str,
-    anchors: str,
+    images: str,
+    subject: str,
     walk: str,
     check: str,
 ) -> str:
@@ -26,7 +27,8 @@ def dataset_card(
         classes: class → (name, number of images).
         shape: [C, *spatial] of an image.
         made_from: how many real images of how many patients.
-        anchors: what the walks go between, and how many.
+        images: what the images are, in words.
+        subject: what the subject of an image is.
         walk: the recipe of the walk.
         check: the final check of the distance.
     """
@@ -41,7 +43,8 @@ def dataset_card(
         spatial=" × ".join(map(str, spatial)),
         channels=channels,
         made_from=made_from,
-        anchors=anchors,
+        images=images,
+        subject=subject,
         walk=walk,
         check=check,
     )
@@ -56,9 +59,8 @@ PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984).
 |---|---|---|
 {rows}
 - Read it with `monai.data.load_decathlon_datalist("datalist.json", is_segmentation=False)`.
-- `subject` is the walk that an image comes from. Images of one walk resemble each other: keep them on one side of a
-  split. Walks are numbered and images shuffled at random.
-- Made from {made_from}, by a generative network trained on them. The images are points on {anchors}.
+- {subject}
+- Made from {made_from}, by a generative network trained on them. The images are {images}.
 - Walk: {walk}. Final check of the distance: {check}.
 
 What is not promised: that nothing about a patient can be inferred. The attacks in the report beside this card found

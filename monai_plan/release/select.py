@@ -7,6 +7,7 @@ source. Nothing else reads which points the final check refused.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 from monai_plan.release.secret import draw, in_secret_order
 from monai_plan.utils import ArtifactError, load_artifact
 
-__all__ = ["ReleasePoints", "far_from_ends", "load_paths", "may_leave", "select"]
+__all__ = ["ReleasePoints", "load_paths", "may_leave", "points_to_leave", "select"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,32 +41,57 @@ def load_paths(paths_file: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         ``paths`` [P, T, *latent], ``labels`` [P], ``pairs`` [P, 2], ``losses``, ``kept`` [P, T] bool,
-        ``num_images`` (class → number), ``min_end_distance`` (see ``far_from_ends``) and ``secret`` (see
+        ``num_images`` (class → number), ``min_end_distance`` (see ``points_to_leave``) and ``secret`` (see
         ``release_secret``), with the file's header.
 
     Raises:
-        ArtifactError: if the file is missing or damaged, or does not say of every point whether it may leave.
+        ArtifactError: if the file is missing or damaged, or what decides of its points is not as above.
     """
     data = load_artifact(paths_file, kind="paths")
-    kept = data.get("kept")
-    rules = {"min_end_distance", "secret"} <= data.keys()
-    if not rules or not isinstance(kept, Tensor) or kept.dtype != torch.bool or kept.shape != data["paths"].shape[:2]:
-        raise ArtifactError(
-            f"{paths_file} does not say which of its points may leave: run the stage walk again, which checks them."
-        )
+    shape = tuple(data["paths"].shape)
+
+    def holds(name: str, dtype: torch.dtype, *expected: int) -> bool:
+        value = data.get(name)
+        return isinstance(value, Tensor) and value.dtype == dtype and tuple(value.shape) == expected
+
+    distance, secret, numbers = (data.get(name) for name in ("min_end_distance", "secret", "num_images"))
+    rules = {
+        "paths": ("numbers [P, T, *latent]", data["paths"].is_floating_point() and len(shape) in (3, 4) and all(shape)),
+        "labels": ("a class per path", holds("labels", torch.int64, *shape[:1])),
+        "pairs": ("two anchors per path", "pairs" not in data or holds("pairs", torch.int64, *shape[:1], 2)),
+        "kept": ("whether each point may leave", holds("kept", torch.bool, *shape[:2])),
+        "min_end_distance": (
+            "a number from 0 to below 0.5",
+            isinstance(distance, (int, float)) and 0 <= distance < 0.5,
+        ),
+        "secret": ("64 hexadecimal digits", isinstance(secret, str) and re.fullmatch("[0-9a-f]{64}", secret)),
+        "num_images": (
+            "a whole number per class",
+            numbers is None or all(type(n) is int and n >= 0 for pair in numbers.items() for n in pair),
+        ),
+    }
+    for name, (expected, found) in rules.items():
+        if not found:
+            raise ArtifactError(
+                f"{paths_file} does not say which of its points may leave: its {name} must be {expected}. Run the "
+                "stage walk again, which checks them."
+            )
     return data
 
 
-def far_from_ends(paths: Tensor, min_end_distance: float) -> Tensor:
+def points_to_leave(paths: Tensor, min_end_distance: float | None) -> Tensor:
     """[P, T] bool: the points at least so far from both ends along their path; never an end itself.
 
-    With the arc length s_t = Σ_{u<t} ‖w̄_{u+1} − w̄_u‖: min(s_t, s_T − s_t) ≥ ``min_end_distance`` · s_T. An end is the
-    average of k patients, and a point near it gives the last of them to whoever knows the others.
+    With the arc length s_t = Σ_{u<t} ‖w̄_{u+1} − w̄_u‖: min(s_t, s_T − s_t) ≥ ``min_end_distance`` · s_T. Where an end
+    is the average of k patients, a point near it gives the last of them to whoever knows the others.
 
     Args:
         paths: [P, T, *latent].
-        min_end_distance: a share of the path's length, in [0, 0.5).
+        min_end_distance: a share of the path's length, in [0, 0.5); None where the ends are points of G's own
+            distribution, behind which nobody is: then all points may leave, the ends among them.
     """
+    if min_end_distance is None:
+        return torch.ones(paths.shape[:2], dtype=torch.bool)
     steps = paths.double().diff(dim=1).flatten(2).norm(dim=2)
     before = torch.cat([steps.new_zeros(len(steps), 1), steps.cumsum(1)], dim=1)
     behind = before[:, -1:] - before
@@ -75,13 +101,13 @@ def far_from_ends(paths: Tensor, min_end_distance: float) -> Tensor:
 
 
 def may_leave(paths: Mapping[str, Any]) -> Tensor:
-    """[P, T] bool: the points that may leave, those far from the ends that passed the final check.
+    """[P, T] bool: the points that may leave, those far from averages of patients that passed the final check.
 
     Args:
         paths: see ``load_paths``.
     """
     kept: Tensor = paths["kept"]
-    return kept & far_from_ends(paths["paths"], paths["min_end_distance"])
+    return kept & points_to_leave(paths["paths"], paths["min_end_distance"])
 
 
 def select(paths: Mapping[str, Any], *, num_images: Mapping[int, int] | None = None) -> ReleasePoints:

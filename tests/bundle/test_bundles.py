@@ -27,6 +27,7 @@ from tiny_bundle import TINY
 import monai_plan
 import monai_plan.gan
 import monai_plan.networks
+from monai_plan.bundle.options import OPTIONS
 from monai_plan.bundle.quickstart import bundle_path
 from monai_plan.bundle.runner.configs import make_plans
 from monai_plan.bundle.runner.stages_file import load_stages
@@ -258,6 +259,26 @@ def test_train_says_what_common_says(bundle: Path) -> None:
     both = (common.keys() & train.keys()) - {"imports"}
     assert len(both) > 15
     assert {id: common[id] for id in both} == {id: train[id] for id in both}
+
+
+# what the checkpoint says itself by its images or networks, what does not change the training, and its length
+NOT_NAMED = {
+    "img_size", "img_channels", "num_classes", "spatial_dims", "z_dim", "w_dim", "channel_base", "channel_max",
+    "backbone", "backbone_weights", "intensity", "intensity_range", "intensity_percentiles", "spacing",
+    "skip_bad_images", "merge_duplicates", "perceptual", "perceptual_weights", "device", "amp", "tensorboard",
+    "use_best", "metric_images", "total_images",
+}  # fmt: skip
+
+
+@EACH_BUNDLE
+def test_a_checkpoint_names_every_option_of_its_training(bundle: Path) -> None:
+    """So that a stage run alone with another one does not go on from it."""
+    train = _json(bundle, "train.json")
+    (handler,) = [entry for entry in train["train"]["handlers"] if "inputs" in entry]
+    assert train.keys() & OPTIONS.keys() == (handler["inputs"].keys() & OPTIONS.keys()) | (train.keys() & NOT_NAMED)
+    encoder = _json(bundle, "train_encoder.json")
+    (handler,) = [entry for entry in encoder["train"]["handlers"] if "inputs" in entry]
+    assert encoder.keys() & OPTIONS.keys() == handler["inputs"].keys() - {"generator", "seed"}
 
 
 @EACH_BUNDLE

@@ -95,7 +95,7 @@ def test_errors_for_people_are_one_sentence(tmp_path: Path, capsys: pytest.Captu
 
 def test_errors_that_are_ours_pass(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="Failed to evaluate"):
-        main(_bundle(tmp_path, "$1 / 0"))
+        main(_bundle(tmp_path, "$1 / 0 + len(@output_dir + '/private/model.pt')"))
 
 
 def test_paths_are_completed_as_by_a_shell(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from monai_plan.engines import BestWeights, LossProgressBar, ResumeHandler, StopAtNaN
 from monai_plan.engines.handlers import _scalars
-from monai_plan.utils import ArtifactError, TrainingError
+from monai_plan.utils import TrainingError
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,7 @@ def test_resume_restores_everything(tmp_path):
     run(engine)
     assert network.bias.item() == 4
     checkpoint = torch.load(file, weights_only=True)
-    assert set(checkpoint) == {"network", "trainer"}
+    assert set(checkpoint) == {"network", "trainer", "inputs"}
     assert checkpoint["trainer"]["iteration"] == 4
 
     engine, network = make_engine(file)
@@ -104,26 +105,74 @@ def test_a_writer_that_fails_midway_leaves_the_old_file(tmp_path, monkeypatch, f
     assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "other network", "other item", "not ours"])
-def test_checkpoint_that_does_not_fit(tmp_path, damage):
+def _changed(checkpoint, name, **changes):
+    return {**checkpoint, name: {**checkpoint[name], **changes}}
+
+
+DAMAGES = {
+    "truncated": lambda content, _: content[:-200],
+    "half": lambda content, _: content[: len(content) // 2],
+    "empty": lambda *_: b"",
+    "zeros": lambda content, _: bytes(len(content)),
+    "a text": lambda *_: b"not a checkpoint",
+    "a list": lambda *_: [1],
+    "of an older version": lambda _, saved: {name: saved[name] for name in ("network", "trainer")},
+    "an item missing": lambda _, saved: {name: saved[name] for name in ("network", "inputs")},
+    "a weight missing": lambda _, saved: _changed(saved, "network", weight=None),
+    "a weight of another shape": lambda _, saved: _changed(saved, "network", bias=torch.zeros(3)),
+    "not finite": lambda _, saved: _changed(saved, "network", bias=torch.tensor([math.nan])),
+    "the engine's state broken": lambda _, saved: _changed(saved, "trainer", epoch_length="x"),
+    "the inputs broken": lambda _, saved: {**saved, "inputs": 3},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_made_again_and_says_so(tmp_path, damage, caplog):
+    """As if it had not been there, whatever was restored before the damage was found."""
+    logging.disable(logging.NOTSET)
     file = tmp_path / "checkpoint.pt"
-    engine, network = make_engine(file)
-    run(engine)
-    if damage == "truncated":
-        file.write_bytes(file.read_bytes()[:-200])
-    elif damage == "empty":
-        file.write_bytes(b"")
-    elif damage == "other network":
-        network = nn.Linear(3, 1)
-    elif damage == "other item":
-        checkpoint = torch.load(file, weights_only=True)
-        torch.save({"net": checkpoint["network"], "trainer": checkpoint["trainer"]}, file)
+    run(make_engine(file, network=zeros())[0])
+    whole = file.read_bytes()
+    broken = damage(whole, torch.load(file, weights_only=True))
+    if isinstance(broken, bytes):
+        file.write_bytes(broken)
     else:
-        torch.save([1], file)
-    content = file.read_bytes()
-    with pytest.raises(ArtifactError, match=r"checkpoint\.pt .*Move it away"):
-        run(make_engine(file, network=network)[0])
-    assert file.read_bytes() == content
+        torch.save(broken, file)
+    engine, network = make_engine(file, network=zeros())
+    seen = []
+    engine.add_event_handler(Events.ITERATION_STARTED, lambda engine: seen.append(engine.state.iteration))
+    run(engine)
+    assert seen == [1, 2, 3, 4]
+    assert network.bias.item() == 4
+    assert file.read_bytes() == whole
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert re.fullmatch(rf"{file} is damaged or no checkpoint \(.*\): the training begins anew", line)
+
+
+OTHER = {
+    "network": ({}, nn.Linear(3, 1), "networks"),
+    "images": ({"images": torch.ones(3), "lr": 0.1}, None, "images"),
+    "options": ({"images": torch.zeros(3), "lr": 0.2, "seed": 1}, None, "lr, seed"),
+}
+
+
+@pytest.mark.parametrize(("inputs", "network", "named"), OTHER.values(), ids=OTHER)
+def test_a_checkpoint_of_another_training_is_not_continued_from(tmp_path, inputs, network, named, caplog):
+    logging.disable(logging.NOTSET)
+    file = tmp_path / "checkpoint.pt"
+    first = {"images": torch.zeros(3), "lr": 0.1} if inputs else {}
+    run(make_engine(file, network=zeros(), inputs=first)[0])
+    engine, network = make_engine(file, network=network or zeros(), inputs=inputs)
+    before = network.bias.item()
+    run(engine, epochs=1)
+    assert network.bias.item() == pytest.approx(before + 2)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == [f"{file} is of other {named}: the training begins anew"]
+    caplog.clear()
+    engine, network = make_engine(file, network=network, inputs=inputs)
+    run(engine, epochs=3)
+    assert network.bias.item() == pytest.approx(before + 6)  # it is that training's own now
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
 
 
 class Malicious:
@@ -137,9 +186,10 @@ class Malicious:
 def test_nothing_in_a_checkpoint_is_executed(tmp_path):
     file, made = tmp_path / "checkpoint.pt", tmp_path / "made"
     torch.save({"network": Malicious(made)}, file)
-    with pytest.raises(ArtifactError, match=r"checkpoint\.pt"):
-        run(make_engine(file)[0])
+    content = file.read_bytes()
+    run(make_engine(file)[0])
     assert not made.exists()
+    file.write_bytes(content)
     torch.load(file, weights_only=False)
     assert made.exists()
 

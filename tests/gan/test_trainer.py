@@ -20,7 +20,7 @@ from monai_plan.gan import (
     bf16_is_fast,
 )
 from monai_plan.networks import StyleGAN2Discriminator
-from monai_plan.utils import ArtifactError, ConfigError, TrainingError
+from monai_plan.utils import ConfigError, TrainingError
 
 KINDS = [(2, 0), (2, 2), (3, 0), (3, 2)]
 
@@ -323,12 +323,19 @@ def test_a_finished_training_is_not_repeated(tmp_path):
 
 
 @pytest.mark.parametrize("other", [{"channel_max": 3}, {"num_classes": 3}, {"spatial_dims": 3}])
-def test_checkpoint_of_another_architecture(tmp_path, other):
+def test_checkpoint_of_another_architecture(tmp_path, other, caplog):
     make_trainer(folder=tmp_path).run()
     before = (tmp_path / "checkpoint.pt").read_bytes()
-    with pytest.raises(ArtifactError, match=r"checkpoint\.pt does not fit"):
-        make_trainer(folder=tmp_path, **other).run()
-    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    with caplog.at_level(logging.WARNING):
+        trainer = make_trainer(folder=tmp_path, **other)
+        trainer.run()
+    assert [r.getMessage() for r in caplog.records if r.name == "monai_plan.engines.handlers"] == [
+        f"{tmp_path / 'checkpoint.pt'} is of other networks: the training begins anew"
+    ]
+    assert (tmp_path / "checkpoint.pt").read_bytes() != before
+    fresh = make_trainer(**other)
+    fresh.run()
+    assert_same(weights(trainer), weights(fresh))
 
 
 @pytest.mark.parametrize(("spatial_dims", "objective"), PLAYED)

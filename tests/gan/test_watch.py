@@ -91,6 +91,22 @@ def test_best_generator_survives_a_restart(tmp_path):
     assert (tmp_path / "best.pt").read_bytes() == file
 
 
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"")])
+def test_a_lost_best_generator_is_looked_for_anew(tmp_path, damage, caplog):
+    """And is no stop, neither when the training goes on nor at its end."""
+    first = best_generator(tmp_path, every_images=8)
+    make_trainer(folder=tmp_path, max_epochs=2, handlers=[first]).run()
+    damage(tmp_path / "best.pt")
+    second = best_generator(tmp_path, every_images=8)
+    second.load_state_dict(first.state_dict())
+    assert len([record for record in caplog.records if "is looked for anew: " in record.getMessage()]) == 1
+    trainer = make_trainer(folder=tmp_path, max_epochs=3, handlers=[second])
+    second.save(trainer.ema, tmp_path / "chosen.pt", use_best=True)
+    trainer.run()
+    assert [seen for seen, _ in second.history] == [24]
+    load_generator(tmp_path / "best.pt")
+
+
 def test_the_last_generator_is_saved_or_the_best(tmp_path, caplog):
     best = best_generator(tmp_path, every_images=8)
     trainer = make_trainer(folder=tmp_path, max_epochs=2, handlers=[best])

@@ -15,7 +15,7 @@ import monai_plan
 from monai_plan.bundle.stages import SynthesizeStage
 from monai_plan.latent import WalkSettings
 from monai_plan.networks import StyleGAN2Generator, save_generator
-from monai_plan.release import far_from_ends, load_paths, may_leave, read_release, select, synthesize_images
+from monai_plan.release import load_paths, may_leave, points_to_leave, read_release, select, synthesize_images
 from monai_plan.transforms import OnlineSource
 from monai_plan.utils import ArtifactError, save_artifact
 
@@ -202,16 +202,38 @@ def test_nothing_else_reads_what_was_kept():
     assert found == {"release/select.py"}
 
 
-@pytest.mark.parametrize("kept", [None, torch.ones(2, 4, dtype=torch.bool), torch.ones(3, 4)])
-def test_paths_that_do_not_say_what_may_leave_are_refused(tmp_path, kept):
-    data = {"paths": torch.zeros(3, 4, 6), "labels": torch.zeros(3, dtype=torch.int64)}
-    data |= {"min_end_distance": 0.0, "secret": SECRETS[0]} | ({} if kept is None else {"kept": kept})
+def _whole(*shape):
+    return torch.zeros(shape, dtype=torch.int64)
+
+
+WRONG = {
+    "paths": [torch.zeros(3, 4), torch.zeros(3, 4, 0), torch.zeros(3, 4, 6, 2, 1), torch.zeros(3, 4, 6).long()],
+    "labels": [_whole(2), _whole(3, 1), torch.zeros(3)],
+    "pairs": [_whole(2, 2), _whole(3, 3), torch.zeros(3, 2)],
+    "kept": [None, torch.ones(2, 4, dtype=torch.bool), torch.ones(3, 4), torch.ones(3, 5, dtype=torch.bool)],
+    "min_end_distance": [None, -1, -1.0, 0.5, True, "0.3", torch.tensor(0.3)],
+    "secret": [None, "", 7, "5e", "x" * 64],
+    "num_images": [{0: -1}, {0: 2.5}, {"0": 2}],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_paths_that_do_not_say_what_may_leave_are_refused(tmp_path, name, value):
+    data = {"paths": torch.zeros(3, 4, 6), "labels": _whole(3), "pairs": _whole(3, 2), "num_images": {0: 2}}
+    data |= {"min_end_distance": 0.0, "secret": SECRETS[0], "kept": torch.ones(3, 4, dtype=torch.bool)}
     save_artifact(tmp_path / "paths.pt", kind="paths", data=data)
-    with pytest.raises(ArtifactError, match=r"paths\.pt does not say which of its points may leave: run"):
+    load_paths(tmp_path / "paths.pt")
+    save_artifact(tmp_path / "paths.pt", kind="paths", data={**data, name: value})
+    with pytest.raises(ArtifactError, match=rf"paths\.pt (does not say .*: its {name} must be|has a \w+ as {name}: )"):
         load_paths(tmp_path / "paths.pt")
+    if value is None:
+        del data[name]
+        save_artifact(tmp_path / "paths.pt", kind="paths", data=data)
+        with pytest.raises(ArtifactError, match=rf"paths\.pt does not say .*: its {name} must be"):
+            load_paths(tmp_path / "paths.pt")
 
 
 def test_of_a_path_between_equal_ends_nothing_leaves():
     paths = torch.stack([torch.ones(9, 6), torch.linspace(0, 1, 9)[:, None].expand(9, 6)])
-    far = far_from_ends(paths, 0.25)
+    far = points_to_leave(paths, 0.25)
     assert far.any(1).tolist() == [False, True]

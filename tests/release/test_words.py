@@ -65,8 +65,8 @@ class Text(HTMLParser):
 
 def test_hostile_words_stay_text_in_a_card():
     card = dataset_card(
-        name=HOSTILE, classes={0: (HOSTILE, 5), 1: ("lesion", 2)}, shape=(1, 8, 8), made_from="x", anchors="y",
-        walk="z", check="none",
+        name=HOSTILE, classes={0: (HOSTILE, 5), 1: ("lesion", 2)}, shape=(1, 8, 8), made_from="x", images="y",
+        subject="s", walk="z", check="none",
     )  # fmt: skip
     page = Text()
     page.feed(card)

@@ -12,7 +12,7 @@ from typing import Any
 
 from monai.bundle import ConfigExpression, ConfigParser, ReferenceResolver
 
-from monai_plan.bundle.runner.declared import check_declared, parsed
+from monai_plan.bundle.runner.declared import UsedPaths, parsed, used_paths
 from monai_plan.bundle.runner.stages_file import Stage, read_config
 from monai_plan.data.datalist import DATALIST_NAME
 from monai_plan.utils import ConfigError
@@ -29,6 +29,7 @@ class Plan:
     overrides: dict[str, object]
     config: dict[str, Any]  # id of each leaf that the stage reaches -> raw value, paths replaced by their names
     datalist: Path | None  # None: the stage does not look at the data set
+    used: UsedPaths
 
 
 def _merged(stage: Stage) -> ConfigParser:
@@ -81,13 +82,13 @@ def _make_plan(stage: Stage, parser: ConfigParser, overrides: dict[str, object],
         raise ConfigError(f"stage {stage.name}: its config cannot be parsed: {error}") from error
     _check_expressions(parser, stage)
     config, named = _reached(parser, stage)
-    check_declared(stage, parser, config, named)
+    used = used_paths(stage, parser, config, named, paths)
     datalist = None
     if "datalist_file" in config or any("<dataset_dir>" in str(value) for value in config.values()):
         datalist = Path(paths["dataset_dir"]) / DATALIST_NAME
         if "datalist_file" in parser:
             datalist = _datalist(stage, {**overrides, **paths})
-    return Plan(stage=stage, overrides={**overrides, **paths}, config=config, datalist=datalist)
+    return Plan(stage=stage, overrides={**overrides, **paths}, config=config, datalist=datalist, used=used)
 
 
 def _check_expressions(parser: ConfigParser, stage: Stage) -> None:
@@ -102,6 +103,8 @@ def _check_expressions(parser: ConfigParser, stage: Stage) -> None:
         except SyntaxError as error:
             # MONAI reads an expression with the word in it before it puts references in.
             hint = ' It cannot hold both "import" and a reference.' if "import" in text else ""
+            if "f'" in text:
+                hint = " MONAI puts a reference in with single quotes: give the f-string double ones."
             raise ConfigError(f"stage {stage.name}: config id {shown(id)} is no expression: {text}.{hint}") from error
 
 

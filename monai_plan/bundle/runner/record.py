@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -104,10 +105,16 @@ def contents(output: Path, path: str) -> dict[str, str] | None:
 
 def fingerprint(plan: Plan, data: Mapping[Path, dict[str, Any]], output: Path) -> Fingerprint:
     """All that the result of a stage depends on, in the form in which it is recorded."""
+    reads = {read: _digest(output / read) for read in plan.stage.reads}
+    for text, path in plan.used.elsewhere.items():
+        # a word may be the name of a folder by chance, and a folder above the output changes with it
+        folder = "/" in text and os.path.isdir(path) and path != Path(str(plan.overrides["dataset_dir"]))
+        if path != plan.datalist and (os.path.isfile(path) or (folder and not output.is_relative_to(path))):
+            reads[text] = digest(path)
     return {
         "monai_plan": __version__,
         "config": plan.config,
-        "reads": {read: _digest(output / read) for read in plan.stage.reads},
+        "reads": reads,
         "data": data[plan.datalist] if plan.datalist is not None else None,
     }
 
@@ -154,7 +161,8 @@ def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
             found.append(f"config {id} changed from {brief(before[id])} to {brief(after[id])}")
     if old["data"] != new["data"]:
         found.append(_data_difference(old["data"] or {}, new["data"] or {}))
-    found += [f"{read} changed" for read, now in new["reads"].items() if old["reads"].get(read) != now]
+    reads = {**old["reads"], **new["reads"]}
+    found += [f"{read} changed" for read in reads if old["reads"].get(read) != new["reads"].get(read)]
     return found
 
 

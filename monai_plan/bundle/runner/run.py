@@ -14,10 +14,11 @@ work folder ``OUTPUT/private/<stage>/``, from which it resumes by itself (checkp
 config leads to any other file below ``output_dir`` is refused: nobody would see that file change, or clear it.
 
 What a stage depends on is its *fingerprint*: the config items that ``initialize``, ``run`` and ``finalize`` reach
-through ``@`` references, the content of its reads, the data set if it reaches ``dataset_dir`` or ``datalist_file``, and
-the version of monai_plan. The config id ``datalist_file``, where there is one, is the path of the data list; without
-it, ``dataset_dir/datalist.json`` is looked at, and without that every file below ``dataset_dir`` counts. The code that
-a config calls is not part of the fingerprint, except by the version of monai_plan.
+through ``@`` references, the content of its reads and of any other file or folder that these items name (weights, say),
+the data set if it reaches ``dataset_dir`` or ``datalist_file``, and the version of monai_plan. The config id
+``datalist_file``, where there is one, is the path of the data list; without it, ``dataset_dir/datalist.json`` is looked
+at, and without that every file below ``dataset_dir`` counts. The code that a config calls is not part of the
+fingerprint, except by the version of monai_plan.
 """
 
 from __future__ import annotations
@@ -126,6 +127,7 @@ def run_bundle(
                 raise ConfigError(f"the bundle has no stage {name!r}. {closest(name, names)}")
         plans = [plan for plan in plans if plan.stage.name in only]
     check_reads([plan.stage for plan in plans], stages, output)
+    _check_writes(plans)
 
     with _locked(output / RECORDS):
         clear_cache(output / CACHE, datalists)  # first of all: who was removed from the data is gone from there
@@ -167,6 +169,16 @@ def _check_text(name: str, value: object) -> None:
             f"{name} is {value!r}, and MONAI's configs write # as ::, so that it would name something else: do without "
             "it, in a path by renaming the folder or by a link to it."
         )
+
+
+def _check_writes(plans: Sequence[Plan]) -> None:
+    """Refuse a stage all of whose files were led elsewhere by an override, before hours of computing for nothing."""
+    for stage, used in ((plan.stage, plan.used) for plan in plans):
+        if stage.writes and not any(covers(write, path) for write in stage.writes for path in used.below):
+            raise ConfigError(
+                f"stage {stage.name}: nothing in its config leads to {stage.writes[0]} in output_dir, which "
+                "stages.json promises: leave the ids of its files as they are, or correct stages.json."
+            )
 
 
 @dataclass

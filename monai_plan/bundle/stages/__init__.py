@@ -5,7 +5,7 @@ it was stopped. All of it is private except what ``SynthesizeStage`` and ``Evalu
 """
 
 from monai_plan.bundle.options import check_options
-from monai_plan.bundle.stages.aggregate import AggregateStage
+from monai_plan.bundle.stages.anchors import AnchorsStage
 from monai_plan.bundle.stages.check import CheckStage
 from monai_plan.bundle.stages.evaluate import EvaluateStage
 from monai_plan.bundle.stages.invert import InvertStage, reproduction_distances
@@ -17,7 +17,7 @@ from monai_plan.bundle.stages.train_identity import TrainIdentityStage, identiti
 from monai_plan.bundle.stages.walk import WalkStage, class_counts
 
 __all__ = [
-    "AggregateStage",
+    "AnchorsStage",
     "CheckStage",
     "EvaluateStage",
     "InvertStage",

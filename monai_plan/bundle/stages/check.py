@@ -36,6 +36,7 @@ class CheckStage:
             their options shows when they are built. One image is put through each of their networks.
         batch_size: of the GAN's training.
         k: of k-same.
+        anchor_kind, walk_kind: see ``AnchorsStage``.
         num_images, balance: see ``class_counts``.
         min_distance_quantile: see ``Walk``.
         release_name: of the data set that is released.
@@ -50,6 +51,8 @@ class CheckStage:
     walk: LatentWalk
     batch_size: int
     k: int
+    anchor_kind: str
+    walk_kind: str
     num_images: int | None
     balance: str
     min_distance_quantile: float | None
@@ -66,6 +69,11 @@ class CheckStage:
                 ``batch_size``.
             ConfigError: if an option cannot work, or a stage needs more memory than there is.
         """
+        if self.anchor_kind == "k_same" and self.walk_kind == "none":
+            raise ConfigError(
+                "walk_kind is 'none', by which the anchors themselves leave, but anchor_kind is 'k_same': averages of "
+                "patients must not leave. Set anchor_kind to 'prior', or walk_kind to 'plan'."
+            )
         check_words(release_name=self.release_name, label_names=self.training.label_names)
         if len(self.training) < self.batch_size:
             raise DataError(
@@ -81,7 +89,8 @@ class CheckStage:
         self._check_given_generator()
         class_counts(self.training.labels, num_images=self.num_images, balance=self.balance)
         self._try_networks()
-        self._check_subjects()
+        if self.anchor_kind == "k_same":
+            self._check_subjects()
         if self.min_distance_quantile is not None:
             check_quantile(self.min_distance_quantile, self.training.identities)
         needs = stage_needs(self.training, self.test, self.inverter, self.walk, self.discriminator, self.options)

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from monai_plan.audit import AuditInputs, ImageSet, evaluate, write_report
+from monai_plan.bundle.anchor_maker import AnchorMaker
 from monai_plan.bundle.path_figure import choose_path, path_section
+from monai_plan.bundle.stages.synthesize import how_made
 from monai_plan.data import CheckedDataset
 from monai_plan.engines import ClassifierSettings, predict_probabilities
-from monai_plan.latent import WalkSettings, linear_path
+from monai_plan.latent import linear_path
 from monai_plan.metrics import Images, PerceptualEmbedding
 from monai_plan.networks import LatentDecoder
 from monai_plan.release import Release, load_paths, select, stamp, synthesize_images
@@ -23,15 +25,17 @@ from monai_plan.utils import load_artifact, write_text
 __all__ = ["EvaluateStage"]
 
 SAMPLES_SHOWN = 16
-_CHECKED = "images near to a real one were dropped; so the distance of PLAN is no independent finding"
+SELECTION = "selection"
+_CHECKED = "images near to a real one were dropped; so the distance of the release is no independent finding"
 
 
 @dataclass(kw_only=True, eq=False)
 class EvaluateStage:
-    """Compare real images, straight paths, k-same centroids and the release, and write the report.
+    """Compare real images, the release and what it has to beat, and write the report.
 
-    The row "PLAN" is what lies in ``release/``, read back by its own value range; "linear" takes the same points of the
-    straight paths between the same anchors.
+    The row "PLAN", or "selection" where nothing is walked, is what lies in ``release/``, read back by its own value
+    range. Beside it: "linear", the same points of the straight paths between the same anchors; "selection", as many
+    chosen points of G's own distribution without any walk; "k-same", the averages of k patients.
 
     Args:
         training: real training images.
@@ -39,7 +43,8 @@ class EvaluateStage:
         released: the synthetic data set as it was written.
         generator: G.
         paths_file: of the stage ``walk``.
-        anchors_file: of the stage ``aggregate``.
+        anchors_file: of the stage ``anchors``.
+        anchor_maker: makes the points of the rows that are compared.
         embedding: of the perceptual and the Fréchet distance.
         identity_net: φ_id.
         class_net: φ_class.
@@ -62,6 +67,7 @@ class EvaluateStage:
     generator: LatentDecoder
     paths_file: str | os.PathLike[str]
     anchors_file: str | os.PathLike[str]
+    anchor_maker: AnchorMaker
     embedding: PerceptualEmbedding
     identity_net: nn.Module
     class_net: nn.Module
@@ -83,9 +89,8 @@ class EvaluateStage:
         """Make the table and write the report."""
         training, paths = self.training, load_paths(self.paths_file)
         anchors = load_artifact(self.anchors_file, kind="anchors")
-        num_points = paths["paths"].shape[1]
-        straight = torch.stack([linear_path(path[0], path[-1], num_points) for path in paths["paths"]])
-        released = ImageSet("PLAN", self.released.images, torch.tensor(self.released.labels))
+        walked = paths["header"]["made_by"]["settings"] is not None
+        released = ImageSet("PLAN" if walked else SELECTION, self.released.images, torch.tensor(self.released.labels))
         inputs = AuditInputs(
             train=training,
             test=self.test,
@@ -99,9 +104,13 @@ class EvaluateStage:
             augment=self.augment,
             device=self.device,
         )
-        evaluation = evaluate([*self._to_compare(paths, straight, anchors), released], inputs)
+        straight = _straight(paths) if walked else None
+        evaluation = evaluate([*self._to_compare(paths, straight), released], inputs)
         held_out = evaluation.row("real").results["distance"]["mean"]
-        figure = choose_path(training, self.generator, straight, paths, self.embedding, held_out, self.device)
+        sections = []
+        if straight is not None:
+            figure = choose_path(training, self.generator, straight, paths, self.embedding, held_out, self.device)
+            sections.append(path_section(figure, evaluation.embedding_title))
         names = training.label_names
         write_report(
             evaluation,
@@ -112,23 +121,31 @@ class EvaluateStage:
             samples=_samples(released.images, released.labels, names),
             real_samples=_samples(training.images, training.labels, names),
             parameters=self._parameters(paths, anchors, released),
-            sections=[path_section(figure, evaluation.embedding_title)],
-            made="Images made by PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984)",
+            sections=sections,
+            made=f"Images made by {released.name} (method: PLAN, Pennisi et al., MICCAI 2023, arXiv 2307.02984)",
         )
         write_text(self.private_results_file, evaluation.to_json() + "\n")
         write_text(self.results_file, evaluation.released().to_json() + "\n")
         write_text(self.table_file, evaluation.to_markdown())
         stamp(self.report_file, self.results_file, self.table_file, self.figures_dir)
 
-    def _to_compare(self, paths: Mapping[str, Any], straight: Tensor, anchors: Mapping[str, Any]) -> list[ImageSet]:
-        """The rows between "real" and "PLAN"."""
-        path, point = select(paths, num_images=paths["num_images"]).places.unbind(1)
-        averages = synthesize_images(self.generator, anchors["latents"])
-        note = f"k-same has only as many images as there are anchors: {len(averages)}."
-        return [
-            ImageSet("linear", synthesize_images(self.generator, straight[path, point]), paths["labels"][path]),
-            ImageSet("k-same", averages, anchors["labels"], note),
-        ]
+    def _to_compare(self, paths: Mapping[str, Any], straight: Tensor | None) -> list[ImageSet]:
+        """The rows between "real" and the release; without straight paths the release is the selection."""
+        rows = []
+        if straight is not None:
+            path, point = select(paths, num_images=paths["num_images"]).places.unbind(1)
+            images = synthesize_images(self.generator, straight[path, point])
+            rows.append(ImageSet("linear", images, paths["labels"][path]))
+            selected = self.anchor_maker.prior(paths["num_images"])
+            rows.append(ImageSet(SELECTION, synthesize_images(self.generator, selected.latents), selected.labels))
+        if self.anchor_maker.most_k >= self.anchor_maker.k:
+            averages = self.anchor_maker.k_same()
+            images = synthesize_images(self.generator, averages.latents)
+            note = (
+                f"k-same has only as many images as there are groups of {self.anchor_maker.k} patients: {len(images)}."
+            )
+            rows.append(ImageSet("k-same", images, averages.labels, note))
+        return rows
 
     def _parameters(
         self, paths: Mapping[str, Any], anchors: Mapping[str, Any], released: ImageSet
@@ -139,18 +156,25 @@ class EvaluateStage:
             self.class_net, released.images, batch_size=self.settings.batch_size, device=self.device
         )
         kept = (probabilities.argmax(1) == released.labels).double().mean().item()
-        straight, walked = paths["losses"]["identity"].mean(0)[[0, -1]].tolist()
+        made = how_made(paths, anchors, has_subjects=self.training.has_subjects)
+        losses = {}
+        if paths["losses"]:
+            straight, walked = paths["losses"]["identity"].mean(0)[[0, -1]].tolist()
+            losses = {"L_id per path, straight line": straight, "L_id per path, after the walk": walked}
         return {
-            "k": anchors["k"],
-            "anchors": len(anchors["labels"]),
-            "paths": len(paths["labels"]),
-            "walk": str(WalkSettings.from_dict(made_by["settings"])),
+            "images": made["images"],
+            "walk": made["walk"],
             "final check": "none" if made_by["min_distance_quantile"] is None else _CHECKED,
-            "L_id per path, straight line": straight,
-            "L_id per path, after the walk": walked,
+            **losses,
             "released images that φ_class assigns to their class": f"{100 * kept:.1f} %",
             "classifiers per row": self.seeds,
         }
+
+
+def _straight(paths: Mapping[str, Any]) -> Tensor:
+    """[P, T, *latent], the straight paths between the same ends."""
+    num_points = paths["paths"].shape[1]
+    return torch.stack([linear_path(path[0], path[-1], num_points) for path in paths["paths"]])
 
 
 def _samples(images: Images, labels: Tensor, names: Mapping[int, str]) -> dict[str, Tensor]:

@@ -89,13 +89,13 @@ class InvertStage:
     def _part(self, images: slice, networks: str, show: Callable[[int, int], None] | None = None) -> dict[str, Any]:
         """``latents`` and ``distances`` of some images, from the file or made now."""
         dataset = self.dataset
-        pixels, keys = dataset.images[images], dataset.keys[images]
+        pixels, labels, keys = dataset.images[images], dataset.labels[images], dataset.keys[images]
 
         def make() -> dict[str, Any]:
-            result = self.inverter(pixels, dataset.labels[images], keys, progress=show)
+            result = self.inverter(pixels, labels, keys, progress=show)
             return {"latents": result.latents, "distances": result.distances}
 
-        made_by = {"networks": networks, "images": pixels, "keys": keys, **self._how}
+        made_by = {"networks": networks, "images": pixels, "labels": labels, "keys": keys, **self._how}
         file = Path(self.parts_dir) / f"part_{images.start:06d}.pt"
         return finished_part(file, kind="part of latents", made_by=made_by, make=make)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from monai_plan.data import CheckedDataset
 from monai_plan.latent import WalkSettings
@@ -20,7 +22,7 @@ from monai_plan.release import (
 )
 from monai_plan.utils import load_artifact, write_text
 
-__all__ = ["SynthesizeStage"]
+__all__ = ["SynthesizeStage", "how_made"]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -30,7 +32,7 @@ class SynthesizeStage:
     Args:
         generator: G.
         paths_file: of the stage ``walk``.
-        anchors_file: of the stage ``aggregate``.
+        anchors_file: of the stage ``anchors``.
         dataset: the real images, for the names of the classes and the geometry of volumes.
         datalist_file: the data list of the release; the images go beside it.
         card_file: the data set card.
@@ -48,12 +50,9 @@ class SynthesizeStage:
     def run(self) -> None:
         """Make the images, and write them with their data list and card."""
         dataset, paths = self.dataset, load_paths(self.paths_file)
-        made_by = paths["header"]["made_by"]
         anchors = load_artifact(self.anchors_file, kind="anchors")
         points = select(paths, num_images=paths["num_images"])
-        patients = (
-            "patients" if dataset.has_subjects else "images (no patients were named: one patient may have several)"
-        )
+        made = how_made(paths, anchors, has_subjects=dataset.has_subjects)
         write_synthetic(
             Path(self.datalist_file).parent,
             images=synthesize_images(self.generator, points.latents),
@@ -62,10 +61,7 @@ class SynthesizeStage:
             groups=points.places[:, 0].tolist(),
             affine=shared_affine(dataset.affine),
             name=self.name,
-            description=(
-                "Synthetic images made by PLAN (arXiv 2307.02984) with monai_plan: points on walks between averages of "
-                f"at least {anchors['k']} {patients}. subject is the walk."
-            ),
+            description=f"Synthetic images made with monai_plan (method: PLAN, arXiv 2307.02984): {made['images']}.",
         )
         real_patients = f"{dataset.num_subjects} patients" if dataset.has_subjects else "an unknown number of patients"
         card = dataset_card(
@@ -76,12 +72,39 @@ class SynthesizeStage:
             },
             shape=tuple(dataset.images.shape[1:]),
             made_from=f"{len(dataset)} real images of {real_patients}",
-            anchors=(
-                f"{len(paths['labels'])} walks between {len(anchors['labels'])} anchors; an anchor is the average of "
-                f"at least {anchors['k']} {patients} in the latent space"
-            ),
-            walk=str(WalkSettings.from_dict(made_by["settings"])),
-            check="none" if made_by["min_distance_quantile"] is None else "passed by all images",
+            **made,
         )
         write_text(self.card_file, card)
         stamp(self.card_file)
+
+
+def how_made(paths: Mapping[str, Any], anchors: Mapping[str, Any], *, has_subjects: bool) -> dict[str, str]:
+    """How the images were made, in words that tell of no patient.
+
+    Args:
+        paths: of the stage ``walk``.
+        anchors: of the stage ``anchors``.
+        has_subjects: whether the real data list names patients.
+
+    Returns:
+        ``images``, what they are; ``subject``, what that is in the data list; ``walk``, its recipe; ``check``, the
+        final one.
+    """
+    made_by = paths["header"]["made_by"]
+    walked = made_by["settings"] is not None
+    if anchors["k"] is None:
+        ends = f"points of the generator's own distribution ({anchors['header']['made_by']['selection']})"
+    else:
+        patients = "patients" if has_subjects else "images (no patients were named: one patient may have several)"
+        ends = f"averages of at least {anchors['k']} {patients} in the latent space"
+    return {
+        "images": f"points on {len(paths['labels'])} walks between {ends}" if walked else ends,
+        "subject": _OF_A_WALK if walked else _ALONE,
+        "walk": str(WalkSettings.from_dict(made_by["settings"])) if walked else "none",
+        "check": "none" if made_by["min_distance_quantile"] is None else "passed by all images",
+    }
+
+
+_OF_A_WALK = """`subject` is the walk that an image comes from. Images of one walk resemble each other: keep them on one
+  side of a split. Walks are numbered and images shuffled at random."""
+_ALONE = "`subject` numbers the images, which were drawn one by one and shuffled."

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from monai_plan.data import CheckedDataset, HeldImages
+from monai_plan.bundle.anchor_maker import distance_check
+from monai_plan.data import CheckedDataset
 from monai_plan.latent import LatentWalk, choose_pairs
 from monai_plan.metrics import PerceptualEmbedding
-from monai_plan.release import DistanceCheck, far_from_ends, release_secret, synthesize_images
+from monai_plan.release import DistanceCheck, points_to_leave, release_secret, synthesize_images
 from monai_plan.release.secret import draw
 from monai_plan.utils import ConfigError, TrainingError, digest, load_artifact, load_part, save_artifact, save_part
 
@@ -62,9 +63,9 @@ def class_counts(labels: Tensor, *, num_images: int | None = None, balance: str 
 class WalkStage:
     """Walk between anchors of one class, for as many pairs as the images asked for need; every anchor is used.
 
-    Points nearer to an end than the walk's ``min_end_distance`` do not leave (``far_from_ends``). With
-    ``min_distance_quantile`` every other one goes through the final check (``DistanceCheck``) as it would be released,
-    with chances drawn by the secret. For what is dropped further pairs are walked, while there are any.
+    Points near to an average of patients do not leave (``points_to_leave``). With ``min_distance_quantile`` every other
+    one goes through the final check (``DistanceCheck``) as it would be released, with chances drawn by the secret. For
+    what is dropped further pairs are walked, while there are any. Without a walk every anchor is a path of one point.
 
     Writes a file of kind "paths": ``paths`` [P, T, w_dim] or [P, T, num_ws, w_dim], ``labels`` [P], ``pairs`` [P, 2],
     ``losses`` (name → [P, steps + 1]), ``kept`` [P, T] bool, which points may be released, ``num_images`` (class →
@@ -77,7 +78,7 @@ class WalkStage:
 
     Args:
         walk: the walk of one pair.
-        anchors_file: of the stage ``aggregate``.
+        anchors_file: of the stage ``anchors``.
         dataset: the real training images, for their number and balance of classes, and for the check.
         test: those of the test section: the check keeps away from them alike, lest it tell who was trained on.
         output_file: where to save.
@@ -86,6 +87,7 @@ class WalkStage:
             a warning.
         embedding: of the perceptual distance, for the check.
         min_distance_quantile: of the check, in [0, 1]; None checks nothing.
+        kind: "plan", or "none": the anchors themselves leave, which must be of G's own distribution.
         seed: of the pairs.
     """
 
@@ -99,25 +101,33 @@ class WalkStage:
     num_images: int | None = None
     balance: str = "real"
     min_distance_quantile: float | None = None
+    kind: str = "plan"
     seed: int = 0
 
     def run(self) -> None:
         """Walk what is not walked yet, check, and save.
 
         Raises:
-            ConfigError: if the quantile lies outside its range.
+            ConfigError: if the quantile lies outside its range, or without a walk the anchors are averages of patients.
             DataError: if all images are of one subject, so that no distance between patients can be measured.
             TrainingError: if no point of a class is kept.
         """
         anchors = load_artifact(self.anchors_file, kind="anchors")
-        wanted, most_pairs = self._wanted(anchors["labels"])
-        secret, check = self._secret(), self._distance_check()
-        num_pairs = {label: -(-number // self._most_of_a_path) for label, number in wanted.items()}
+        if self.kind == "none" and anchors["k"] is not None:
+            raise ConfigError(
+                "walk_kind is 'none', by which the anchors themselves leave, but they are averages of patients: who "
+                "knows all others behind an average reads the last one from it. Set anchor_kind to 'prior'."
+            )
+        wanted, most_pairs = self._wanted(anchors)
+        secret = self._secret()
+        check = distance_check(
+            self.dataset, self.test, self.embedding, quantile=self.min_distance_quantile, device=self.walk.device
+        )
+        num_pairs = {label: -(-number // self._most_of_a_path(anchors)) for label, number in wanted.items()}
         kept: dict[tuple[int, int], Tensor] = {}
         while True:
-            pairs = choose_pairs(anchors["labels"], num_pairs=num_pairs, seed=self.seed)
-            parts = self._walk_pairs(anchors, pairs)
-            self._check_paths(check, secret, pairs, parts, kept)
+            pairs, parts = self._paths(anchors, num_pairs)
+            self._check_paths(check, secret, anchors, pairs, parts, kept)
             labels = anchors["labels"][pairs[:, 0]]
             all_kept = torch.stack([kept[a, b] for a, b in pairs.tolist()])
             found = {label: int(all_kept[labels == label].sum()) for label in wanted}
@@ -131,6 +141,7 @@ class WalkStage:
             num_images = self._found_of_wanted(wanted, found)
             losses = {name: torch.stack([part["losses"][name] for part in parts]) for name in parts[0]["losses"]}
             _log_losses(losses)
+            settings = None if self.kind == "none" else self.walk.settings.as_dict()
             data = {
                 "paths": torch.stack([part["path"] for part in parts]),
                 "labels": labels,
@@ -138,11 +149,11 @@ class WalkStage:
                 "losses": losses,
                 "kept": all_kept,
                 "num_images": num_images,
-                "min_end_distance": self.walk.settings.min_end_distance,
+                "min_end_distance": self._min_end_distance(anchors),
                 "secret": secret,
             }
             made_by = {
-                "settings": self.walk.settings.as_dict(),
+                "settings": settings,
                 "min_distance_quantile": self.min_distance_quantile,
                 "seed": self.seed,
             }
@@ -156,31 +167,25 @@ class WalkStage:
         idist.barrier()
         return release_secret(file)
 
-    def _distance_check(self) -> DistanceCheck | None:
-        """The final check, against the images of both sections."""
-        if self.min_distance_quantile is None:
-            return None
-        dataset, test = self.dataset, self.test
-        return DistanceCheck(
-            HeldImages.joined(dataset.images, test.images),
-            torch.cat([dataset.identities, test.identities + dataset.num_subjects]),
-            self.embedding,
-            quantile=self.min_distance_quantile,
-            device=self.walk.device,
-        )
+    def _min_end_distance(self, anchors: Mapping[str, Any]) -> float | None:
+        """None where no patient is behind an end."""
+        return None if anchors["k"] is None else self.walk.settings.min_end_distance
 
-    @property
-    def _most_of_a_path(self) -> int:
+    def _most_of_a_path(self, anchors: Mapping[str, Any]) -> int:
         """How many images a straight path would give."""
+        if self.kind == "none":
+            return 1
         line = torch.linspace(0, 1, self.walk.settings.num_points)[None, :, None]
-        return int(far_from_ends(line, self.walk.settings.min_end_distance).sum())
+        return int(points_to_leave(line, self._min_end_distance(anchors)).sum())
 
-    def _wanted(self, anchor_labels: Tensor) -> tuple[dict[int, int], dict[int, int]]:
-        """How many images of each class to make, and how many pairs of anchors each class has."""
-        inner = self._most_of_a_path
+    def _wanted(self, anchors: Mapping[str, Any]) -> tuple[dict[int, int], dict[int, int]]:
+        """How many images of each class to make, and how many paths each class can have."""
+        inner = self._most_of_a_path(anchors)
         wanted = class_counts(self.dataset.labels, num_images=self.num_images, balance=self.balance)
-        sizes = {label: int((anchor_labels == label).sum()) for label in wanted}
-        most_pairs = {label: size * (size - 1) // 2 for label, size in sizes.items()}
+        sizes = {label: int((anchors["labels"] == label).sum()) for label in wanted}
+        most_pairs = {
+            label: size if self.kind == "none" else size * (size - 1) // 2 for label, size in sizes.items()
+        }  # fmt: skip
         for label, number in wanted.items():
             if number > inner * most_pairs[label]:
                 logger.warning(
@@ -191,12 +196,23 @@ class WalkStage:
                 wanted[label] = inner * most_pairs[label]
         return wanted, most_pairs
 
+    def _paths(self, anchors: Mapping[str, Any], num_pairs: Mapping[int, int]) -> tuple[Tensor, list[dict[str, Any]]]:
+        """Pairs of anchors [P, 2], and the part {"path", "losses"} of each."""
+        if self.kind == "none":
+            pairs = torch.arange(len(anchors["labels"]))[:, None].repeat(1, 2)
+            return pairs, [{"path": latent[None], "losses": {}} for latent in anchors["latents"]]
+        pairs = choose_pairs(anchors["labels"], num_pairs=num_pairs, seed=self.seed)
+        return pairs, self._walk_pairs(anchors, pairs)
+
     def _walk_pairs(self, anchors: Mapping[str, Any], pairs: Tensor) -> list[dict[str, Any]]:
         """The parts {"path", "losses"} of all pairs [P, 2]; what is not there is walked now, shared over the ranks."""
         walk, rank, ranks = self.walk, idist.get_rank(), idist.get_world_size()
         networks, latents = digest(*walk.networks), anchors["latents"]
         files = [Path(self.parts_dir) / f"path_{a:05d}_{b:05d}.pt" for a, b in pairs.tolist()]
-        made_by = [{"networks": networks, "ends": latents[pair], "settings": walk.settings} for pair in pairs]
+        made_by = [
+            {"networks": networks, "ends": latents[pair], "labels": anchors["labels"][pair], "settings": walk.settings}
+            for pair in pairs
+        ]
         mine = range(rank, len(files), ranks)
         missing = [number for number in mine if load_part(files[number], kind="path", made_by=made_by[number]) is None]
         desc = "walk" if ranks == 1 else f"walk, share of 1 of {ranks} ranks"
@@ -224,6 +240,7 @@ class WalkStage:
         self,
         check: DistanceCheck | None,
         secret: str,
+        anchors: Mapping[str, Any],
         pairs: Tensor,
         parts: Sequence[Mapping[str, Any]],
         kept: dict[tuple[int, int], Tensor],
@@ -233,7 +250,7 @@ class WalkStage:
         if not new:
             return
         paths = torch.stack([parts[number]["path"] for number in new])
-        allowed = far_from_ends(paths, self.walk.settings.min_end_distance)
+        allowed = points_to_leave(paths, self._min_end_distance(anchors)) & _once(pairs, paths.shape[1])[new]
         if check is not None and allowed.any():
             places = [(*pairs[new[path]].tolist(), point) for path, point in allowed.nonzero().tolist()]
             chances = torch.tensor([draw(secret, "check", *place) for place in places])
@@ -255,6 +272,16 @@ class WalkStage:
                     label, number, found[label],
                 )  # fmt: skip
         return {label: min(number, found[label]) for label, number in wanted.items()}
+
+
+def _once(pairs: Tensor, num_points: int) -> Tensor:
+    """[P, T] bool: all points but those ends that are the end of an earlier pair, whose image would leave twice."""
+    once, seen = torch.ones(len(pairs), num_points, dtype=torch.bool), set()
+    for number, ends in enumerate(pairs.tolist()):
+        for point, anchor in zip((0, num_points - 1), ends, strict=True):
+            once[number, point] &= anchor not in seen or num_points == 1
+        seen.update(ends)
+    return once
 
 
 def _more_pairs(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from toy import LATER, TRAIN, Toy, toy_bundle
+from toy import LATER, TRAIN, WALK, Toy, toy_bundle
 
 from monai_plan.bundle.runner import record
-from monai_plan.utils import DataError
+from monai_plan.utils import DataError, write_text
 
 
 @pytest.fixture
@@ -44,6 +47,68 @@ def test_the_content_of_a_folder_counts(toy: Toy) -> None:
     assert toy.reasons() == {"emit": "release/images changed"}
     (toy.data / "a.png" / "2.dcm").write_text("3.dcm")
     assert toy.reasons()["train"] == "data set: 1 image changed"
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize(
+    ("ids", "extra"),
+    [
+        ({}, "PATH"),
+        ({}, ["x", {"deep": "PATH"}]),
+        ({"weights": "PATH"}, "@weights"),
+        ({"weights": "PATH"}, "$len(@weights)"),
+        ({"base": "ROOT"}, "$@base + '/given/w.pt'"),
+        ({"base": "ROOT"}, '$len(f"{@base}/given/w.pt")'),
+        ({}, "$@bundle_root + '/../given/w.pt'"),
+        ({}, "$@dataset_dir + '/../given/w.pt'"),
+    ],
+)
+def test_files_elsewhere_that_a_config_names_count_by_content(
+    toy: Toy, folder: bool, ids: dict[str, Any], extra: Any
+) -> None:
+    """Weights of a network, a generator from another run; also whole folders."""
+    file = toy.root / "given" / "w.pt"
+    write_text(file / "part.txt" if folder else file, "old")
+
+    def filled(value: Any) -> Any:
+        return json.loads(json.dumps(value).replace("PATH", str(file)).replace("ROOT", str(toy.root)))
+
+    toy.write_config("walk", {**WALK, **filled(ids), "walk": {**WALK["walk"], "extra": filled(extra)}})
+    toy.run()
+    assert toy.reasons() == {}
+    file.with_name("beside.pt").write_text("new")
+    assert toy.reasons() == {}
+    write_text(file / "part.txt" if folder else file, "new")
+    (reason,) = [text for name, text in toy.reasons().items() if name == "walk"]
+    assert re.fullmatch(r"\S*w\.pt changed", reason)
+    file.rename(file.with_name("gone.pt"))
+    assert re.fullmatch(r"\S*w\.pt changed", toy.reasons()["walk"])
+    assert toy.reasons() == {}
+
+
+def test_a_given_file_in_place_of_one_of_the_run_counts_by_content(toy: Toy) -> None:
+    toy.run()
+    given = toy.root / "model.pt"
+    given.write_text("given")
+    overrides: dict[str, object] = {"model_file": str(given)}
+    toy.run(overrides, only=["walk"])
+    assert toy.reasons(overrides, only=["walk"]) == {}
+    given.write_text("another")
+    assert toy.reasons(overrides, only=["walk"]) == {"walk": f"{given} changed"}
+
+
+def test_what_only_sounds_like_a_file_and_folders_above_the_output_do_not_count(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = ["images", "/", str(toy.root), ".", "..", "a" * 5000, "a\0b", "~"]
+    toy.write_config("walk", {**WALK, "walk": {**WALK["walk"], "extra": extra, "cache_dir": str(toy.root / "cache")}})
+    (toy.root / "images").mkdir()
+    (toy.root / "cache").mkdir()
+    monkeypatch.chdir(toy.root)
+    toy.run()
+    for folder in ("images", "cache"):
+        (toy.root / folder / "new.txt").write_text("new")
+    assert toy.reasons() == {}
 
 
 def test_data_set_changes_are_counted(toy: Toy) -> None:

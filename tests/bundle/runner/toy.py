@@ -21,11 +21,12 @@ from monai_plan.utils import DataError, write_text
 
 
 ALIVE, MOST = weakref.WeakSet(), []
+JOURNAL = Path(__file__).parents[1] / "journal.txt"
 
 
 class ToyStage:
-    def __init__(self, name, journal, work, writes, reads=(), dataset_dir=None, fail=None, forget=False, **settings):
-        self.name, self.journal, self.work, self.writes, self.reads = name, journal, Path(work), writes, reads
+    def __init__(self, name, work, writes, reads=(), dataset_dir=None, fail=None, forget=False, **settings):
+        self.name, self.work, self.writes, self.reads = name, Path(work), writes, reads
         self.dataset, self.fail, self.forget, self.settings = dataset_dir, fail, forget, settings
         self.cycle = self
         ALIVE.add(self)
@@ -35,7 +36,7 @@ class ToyStage:
 
     def run(self):
         part = self.work / "part.txt"
-        with open(self.journal, "a") as journal:
+        with open(JOURNAL, "a") as journal:
             journal.write(f"{self.name} {'resumed' if part.exists() else 'fresh'} {json.dumps(self.settings)}\\n")
         files = sorted(Path(self.dataset).glob("*.png")) if self.dataset else []
         seen = "".join(file.read_text() for file in files if file.is_file())
@@ -63,7 +64,6 @@ TRAIN: dict[str, Any] = {
     "dataset_dir": "nowhere",
     "output_dir": "nowhere",
     "bundle_root": "nowhere",
-    "journal": "$@bundle_root + '/../journal.txt'",
     "private_dir": "$@output_dir + '/private'",
     "model_file": "$@private_dir + '/model.pt'",
     "paths_file": "$@private_dir + '/paths.txt'",
@@ -75,7 +75,6 @@ TRAIN: dict[str, Any] = {
         "trainer": {
             "_target_": "toy_stages.ToyStage",
             "name": "train",
-            "journal": "@journal",
             "work": "$@private_dir + '/train'",
             "dataset_dir": "@dataset_dir",
             "writes": ["@model_file"],
@@ -91,7 +90,6 @@ WALK: dict[str, Any] = {
     "walk": {
         "_target_": "toy_stages.ToyStage",
         "name": "walk",
-        "journal": "@journal",
         "work": "$@private_dir + '/walk'",
         "reads": ["@model_file"],
         "writes": ["@paths_file"],
@@ -105,7 +103,6 @@ EMIT: dict[str, Any] = {
     "emit": {
         "_target_": "toy_stages.ToyStage",
         "name": "emit",
-        "journal": "@journal",
         "work": "$@private_dir + '/emit'",
         "reads": ["@paths_file"],
         "writes": ["$@output_dir + '/release/images/'"],

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from stage_fakes import (
     K,
-    aggregate,
+    average,
     invert,
     make_dataset,
     make_generator,
@@ -35,7 +35,7 @@ def case(request, tmp_path_factory):
         inverter=make_inverter(generator), dataset=dataset, output_file=files.latents,
         report_file=files.report, parts_dir=files.invert, images_per_part=8,
     )  # fmt: skip
-    aggregate(latents_file=files.latents, output_file=files.anchors, k=K)
+    average(latents_file=files.latents, output_file=files.anchors, k=K)
     walk_anchors(
         walk=make_walk(generator), anchors_file=files.anchors, dataset=dataset, output_file=files.paths,
         parts_dir=files.walk, num_images=7,

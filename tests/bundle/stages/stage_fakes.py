@@ -9,9 +9,10 @@ import torch
 from monai.transforms import Compose, LoadImaged, ScaleIntensityRanged
 from torch import nn
 
-from monai_plan.bundle.stages import AggregateStage, InvertStage, SynthesizeStage, WalkStage
+from monai_plan.bundle.anchor_maker import AnchorMaker
+from monai_plan.bundle.stages import AnchorsStage, InvertStage, SynthesizeStage, WalkStage
 from monai_plan.data import CheckedDataset, write_datalist, write_image
-from monai_plan.latent import InversionSettings, LatentInverter, LatentWalk, WalkSettings
+from monai_plan.latent import InversionSettings, LatentInverter, LatentWalk, SelectionSettings, WalkSettings
 from monai_plan.networks import StyleGAN2Generator
 from monai_plan.utils import save_artifact
 
@@ -92,14 +93,33 @@ def invert(**options):
     InvertStage(**options).run()
 
 
-def aggregate(**options):
-    AggregateStage(**options).run()
+def average(latents_file, output_file, k):
+    """Anchors that are averages of k patients."""
+    nothing = dict.fromkeys(("generator", "identity_net", "class_net", "training", "test", "embedding"))
+    maker = AnchorMaker(latents_file=latents_file, k=k, selection=SelectionSettings(), **nothing)
+    AnchorsStage(maker=maker, output_file=output_file, kind="k_same", walk="plan", num_points=T).run()
+
+
+def draw_anchors(case, output_file, *, walk="plan", num_images=7, selection=None, quantile=None):
+    """Anchors of G's own distribution."""
+    networks = make_walk(case.generator)
+    maker = AnchorMaker(
+        latents_file=case.files.latents, k=K, generator=case.generator, identity_net=networks.identity_net,
+        class_net=networks.class_net, selection=selection or SelectionSettings(), training=case.dataset,
+        test=nobody(case.dataset), embedding=nn.Flatten(), min_distance_quantile=quantile,
+    )  # fmt: skip
+    AnchorsStage(
+        maker=maker, output_file=output_file, kind="prior", walk=walk, num_points=T, num_images=num_images
+    ).run()  # fmt: skip
 
 
 def walk_anchors(**options):
-    dataset = options["dataset"]
-    nobody = SimpleNamespace(images=dataset.images.subset([]), identities=dataset.identities[:0])
-    WalkStage(**{"embedding": nn.Flatten(), "test": nobody, **options}).run()
+    WalkStage(**{"embedding": nn.Flatten(), "test": nobody(options["dataset"]), **options}).run()
+
+
+def nobody(dataset):
+    """A test section without images."""
+    return SimpleNamespace(images=dataset.images.subset([]), identities=dataset.identities[:0])
 
 
 def synthesize(**options):

@@ -30,7 +30,13 @@ OPTIONS = {"batch_size": 16, "num_images": None, "points_per_batch": None, "num_
 def check(folder, *, training, test=None, **options):
     generator = make_generator(training.images.ndim - 2)
     defaults = {"inverter": make_inverter(generator), "walk": make_walk(generator), "batch_size": 16, "k": K}
-    defaults |= {"num_images": None, "min_distance_quantile": 0.1, "release_name": "tiny"}
+    defaults |= {
+        "anchor_kind": "k_same",
+        "walk_kind": "plan",
+        "num_images": None,
+        "min_distance_quantile": 0.1,
+        "release_name": "tiny",
+    }
     classes, size = generator.num_classes, generator.img_size
     discriminator = StyleGAN2Discriminator(len(size), size, 1, classes, channel_base=64, channel_max=4)
     defaults |= {"discriminator": discriminator, "options": OPTIONS}
@@ -55,6 +61,7 @@ def test_check_data_writes_counts(case, tmp_path):
     [
         # ten images a class, but of five patients
         ({"k": 3}, DataError, r"class 0 \(normal\) has 5 subjects .* k = 3 subjects each: .*, or use k <= 2\.$"),
+        ({"walk_kind": "none"}, ConfigError, "averages of patients must not leave. Set anchor_kind to 'prior'"),
         ({"batch_size": 21}, DataError, "20 images, fewer than batch_size = 21"),
         ({"num_images": 1}, ConfigError, "num_images is 1, but there are 2 classes"),
         ({"balance": "even"}, ConfigError, "balance is 'even'"),

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from stage_fakes import (
     K,
     Spy,
-    aggregate,
+    average,
     invert,
     make_dataset,
     make_generator,
@@ -154,7 +154,7 @@ def test_w_plus_passes_through_the_stages(case, tmp_path):
     layers = case.generator.num_ws
     assert data["latents"].shape == (20, 2, layers, 6)
     assert data["latents"].std(2).max() > 0  # the layers part
-    aggregate(latents_file=tmp_path / "latents.pt", output_file=tmp_path / "anchors.pt", k=K)
+    average(latents_file=tmp_path / "latents.pt", output_file=tmp_path / "anchors.pt", k=K)
     anchors = load_artifact(tmp_path / "anchors.pt", kind="anchors")
     assert anchors["latents"].shape == (len(anchors["labels"]), layers, 6)
     best = data["latents"][torch.arange(20), data["best"]]

@@ -10,10 +10,12 @@ import pytest
 import torch
 from monai.data import load_decathlon_datalist
 from stage_fakes import (
+    draw_anchors,
     make_walk,
     reading,
     released_to,
     synthesize,
+    walk_anchors,
 )
 
 from monai_plan.release import select, synthesize_images
@@ -62,10 +64,33 @@ def test_card(case):
     assert card.startswith("# tiny \\{synthetic\\}\n\n7 synthetic images, " + " × ".join(["8"] * case.dims))
     assert "| 0 | normal | 4 |\n| 1 | lesion | 3 |\n" in card
     assert "Made from 20 real images of 10 patients" in card
-    assert "2 walks between 4 anchors; an anchor is the average of at least 2 patients" in card
+    assert "The images are points on 2 walks between averages of at least 2 patients in the latent space" in card
     assert f"Walk: {make_walk(case.generator).settings}. Final check of the distance: none." in card
     assert "anonymous" not in card
     assert "seed" not in card
+
+
+@pytest.mark.parametrize("kind", ["plan", "none"])
+def test_card_of_points_of_the_generators_own(case, tmp_path, kind):
+    draw_anchors(case, tmp_path / "anchors.pt", walk=kind)
+    walk_anchors(
+        walk=make_walk(case.generator), anchors_file=tmp_path / "anchors.pt", dataset=case.dataset, kind=kind,
+        output_file=tmp_path / "paths.pt", parts_dir=tmp_path / "parts", num_images=7,
+    )  # fmt: skip
+    synthesize(
+        generator=case.generator, paths_file=tmp_path / "paths.pt", anchors_file=tmp_path / "anchors.pt",
+        dataset=case.dataset, name="tiny", **released_to(tmp_path / "release"),
+    )  # fmt: skip
+    card = (tmp_path / "release" / "dataset_card.md").read_text()
+    points = "points of the generator's own distribution (random draws)"
+    if kind == "plan":
+        assert f"The images are points on 2 walks between {points}." in card
+        assert "Images of one walk resemble each other" in card
+    else:
+        assert f"The images are {points}." in card
+        assert "`subject` numbers the images" in card
+        assert "Walk: none." in card
+    assert "average" not in card
 
 
 def test_release_is_replaced_whole(case, tmp_path):

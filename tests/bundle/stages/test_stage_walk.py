@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stage_fakes import (
     Spy,
     T,
+    draw_anchors,
     make_dataset,
     make_walk,
     many_anchors,
@@ -20,11 +21,12 @@ from torch import nn
 
 import monai_plan.bundle.stages.walk as walk_module
 import monai_plan.release.distance as distance_module
-from monai_plan.bundle.stages import WalkStage, class_counts
+from monai_plan.bundle.anchor_maker import distance_check
+from monai_plan.bundle.stages import class_counts
 from monai_plan.bundle.stages.walk import _more_pairs
 from monai_plan.latent import MarginTerm, WalkSettings
 from monai_plan.metrics import nearest_real_images
-from monai_plan.release import far_from_ends, select, synthesize_images
+from monai_plan.release import load_paths, points_to_leave, select, synthesize_images
 from monai_plan.utils import ConfigError, DataError, TrainingError, load_artifact
 
 
@@ -177,7 +179,7 @@ def test_only_the_middle_leaves(case, tmp_path):
         walk_anchors(walk=walk, output_file=tmp_path / f"{name}.pt", parts_dir=tmp_path / name, **options)
         paths = load_artifact(tmp_path / f"{name}.pt", kind="paths")
         assert paths["min_end_distance"] == share
-        assert torch.equal(paths["kept"], far_from_ends(paths["paths"], share))
+        assert torch.equal(paths["kept"], points_to_leave(paths["paths"], share))
         assert paths["kept"].sum(1).max() == (4 if name == "all" else 2)  # of six points
         assert paths["num_images"] == {0: 4, 1: 4}
         pairs.append(len(paths["pairs"]))
@@ -236,11 +238,8 @@ def test_points_near_a_real_image_are_dropped_and_further_pairs_walked(case, tmp
 def test_the_check_keeps_away_from_held_out_patients_alike(case, tmp_path):
     """An image of a patient of either section is refused, and nothing but a draw tells how near is near."""
     test = make_dataset(tmp_path / "test", case.dims, subjects=2, section="test", seed=5)
-    stage = WalkStage(
-        walk=make_walk(case.generator), anchors_file="", dataset=case.dataset, test=test, output_file="", parts_dir="",
-        embedding=nn.Flatten(), min_distance_quantile=0.2,
-    )  # fmt: skip
-    check = stage._distance_check()
+    check = distance_check(case.dataset, test, nn.Flatten(), quantile=0.2, device="cpu")
+    assert check is not None
     far = torch.full((1, 1, *case.generator.img_size), 3.0)
     for images in (case.dataset.images, test.images):
         assert not check(images, torch.zeros(len(images))).any()
@@ -311,3 +310,38 @@ def test_walk_without_a_warning(case, tmp_path, caplog):
             output_file=tmp_path / "paths.pt", parts_dir=tmp_path / "parts", num_images=8, balance="balanced",
         )  # fmt: skip
     assert caplog.records == []
+
+
+def test_all_points_between_the_generators_own_leave_and_each_end_once(case, tmp_path):
+    """Nobody is behind an end, so the ends leave too; a further pair of the same ends does not release them again."""
+    options = {
+        "walk": make_walk(case.generator), "dataset": case.dataset, "anchors_file": tmp_path / "anchors.pt",
+        "output_file": tmp_path / "paths.pt", "parts_dir": tmp_path / "parts",
+    }  # fmt: skip
+    draw_anchors(case, options["anchors_file"], num_images=4 * T)
+    walk_anchors(num_images=6 * T, **options)  # more than disjoint pairs give
+    paths = load_paths(options["output_file"])
+    assert paths["min_end_distance"] is None
+    assert len(paths["pairs"]) > len(paths["pairs"].unique()) // 2
+    points = select(paths)
+    assert len(points.latents.unique(dim=0)) == len(points.latents)
+    anchors = load_artifact(options["anchors_file"], kind="anchors")["latents"]
+    assert {tuple(w) for w in anchors.tolist()} <= {tuple(w) for w in points.latents.tolist()}
+
+
+def test_without_a_walk_the_anchors_leave_unless_patients_are_behind_them(case, tmp_path):
+    options = {"walk": make_walk(case.generator), "dataset": case.dataset, "kind": "none", "num_images": 7}
+    draw_anchors(case, tmp_path / "anchors.pt", walk="none")
+    walk_anchors(
+        anchors_file=tmp_path / "anchors.pt", output_file=tmp_path / "paths.pt", parts_dir=tmp_path / "parts", **options
+    )
+    paths = load_paths(tmp_path / "paths.pt")
+    anchors = load_artifact(tmp_path / "anchors.pt", kind="anchors")
+    assert torch.equal(paths["paths"][:, 0], anchors["latents"])
+    points = select(paths, num_images=paths["num_images"])
+    assert sorted(points.places[:, 0].tolist()) == list(range(7))
+    assert (paths["losses"], paths["header"]["made_by"]["settings"]) == ({}, None)
+    with pytest.raises(ConfigError, match=r"walk_kind is 'none'.*averages of patients.*Set anchor_kind to 'prior'"):
+        walk_anchors(
+            anchors_file=case.files.anchors, output_file=tmp_path / "b.pt", parts_dir=tmp_path / "parts", **options
+        )

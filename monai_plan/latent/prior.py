@@ -1,0 +1,181 @@
+"""Safe end points from G's own distribution: draws of the mapping, of which those that know no patient are taken.
+
+The first experiment of PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984) walks between random points of W. No
+patient is behind such a point as the members are behind an average; what is left is that G may have learnt a patient
+by heart, and against that the points are chosen.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from monai_plan.latent.k_same import Anchors
+from monai_plan.latent.settings import SelectionSettings
+from monai_plan.latent.w_statistics import w_statistics
+from monai_plan.networks import BatchSplitter, LatentDecoder, frozen, prepare_networks
+from monai_plan.utils import ConfigError, TrainingError, seeded_generator
+
+logger = logging.getLogger(__name__)
+
+ROUNDS = 3  # of draws for a class, before less is taken
+_BATCH = 64  # images at a time
+
+
+@dataclass(frozen=True, eq=False)
+class _Draws:
+    """Draws of one class that are not among those nearest to a patient in W, with what the networks say of them.
+
+    Attributes:
+        latents: [M, w_dim].
+        of_class: [M], φ_class's probability of the class.
+        top_identity: [M], φ_id's greatest probability.
+    """
+
+    latents: Tensor
+    of_class: Tensor
+    top_identity: Tensor
+
+    def __add__(self, other: _Draws) -> _Draws:
+        return _Draws(*(torch.cat([mine, theirs]) for mine, theirs in zip(self.columns, other.columns, strict=True)))
+
+    @property
+    def columns(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All of them."""
+        return self.latents, self.of_class, self.top_identity
+
+
+class PriorAnchors:
+    """Draws points of W for each class, and chooses those that resemble no patient.
+
+    With w = w̄_y + ψ · (mapping(z, y) − w̄_y), z ~ N(0, I), w̄_y the mean of class y, and x = clamp(G(w), −1, 1), of
+    n · ``candidates`` draws those remain for which
+
+        φ_class(x)_y ≥ ``min_class_probability``,
+        min_s ‖w − w_s‖ is not among the least ``latent_share`` of the draws, w_s the inverted latents of patients,
+        ``far`` says that x is far from every real image,
+
+    and the n of them with the least max φ_id(x) are taken: those that φ_id knows least. Where fewer remain, up to three
+    times as many are drawn; after that those follow of which φ_class is surest.
+
+    Args:
+        generator: G; the networks are moved to its device.
+        identity_net: φ_id, images [B, C, *spatial] in [−1, 1] → logits.
+        class_net: φ_class, the same.
+        settings: ψ, the number of draws and the thresholds; by default ``SelectionSettings.published()``: as the paper,
+            which chooses nothing.
+        seed: of the draws.
+
+    Raises:
+        ConfigError: if the generator does not fulfil the contract.
+    """
+
+    def __init__(
+        self,
+        generator: LatentDecoder,
+        identity_net: nn.Module,
+        class_net: nn.Module,
+        *,
+        settings: SelectionSettings | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.generator, self.identity_net, self.class_net = generator, identity_net, class_net
+        self.settings = SelectionSettings.published() if settings is None else settings
+        self.seed = seed
+        self.device = prepare_networks(generator, identity_net, class_net)
+        self._in_batches = BatchSplitter(_BATCH)
+
+    @torch.no_grad()
+    def __call__(
+        self, wanted: Mapping[int, int], *, patients: Tensor, far: Callable[[Tensor], Tensor] | None = None
+    ) -> Anchors:
+        """The anchors.
+
+        Args:
+            wanted: class → n.
+            patients: [P, w_dim] or [P, num_ws, w_dim], the inverted latents.
+            far: images [M, C, *spatial] in [−1, 1] → [M] bool; None: all are.
+
+        Returns:
+            Anchors without members, ordered by class and then by max φ_id. A class may have fewer than n, or some of
+            which φ_class is less sure, with a warning.
+
+        Raises:
+            ConfigError: if a class is none of G's.
+            TrainingError: if all draws of a class are too near to a real image.
+        """
+        classes = max(self.generator.num_classes, 1)
+        for label in wanted:
+            if not 0 <= label < classes:
+                raise ConfigError(f"anchors of class {label} are wanted, but G has the classes 0 to {classes - 1}.")
+        with frozen(self.generator, self.identity_net, self.class_net):
+            chosen = {label: self._of_class(label, n, patients, far) for label, n in sorted(wanted.items())}
+        labels = [label for label, latents in chosen.items() for _ in latents]
+        return Anchors(torch.cat(list(chosen.values())), torch.tensor(labels, dtype=torch.int64), [], None)
+
+    def _of_class(self, label: int, number: int, patients: Tensor, far: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """[n, w_dim], or fewer: those first that φ_id knows least."""
+        draws = None
+        for turn in range(ROUNDS):
+            more = self._draw(label, number * self.settings.candidates, patients, turn=turn)
+            draws = more if draws is None else draws + more
+            sure = draws.of_class >= self.settings.min_class_probability
+            ranked = draws.latents[sure][draws.top_identity[sure].argsort(stable=True)]
+            chosen, near = self._far_ones(ranked, number, far)
+            if len(chosen) == number:
+                return chosen
+        assert draws is not None
+        surest = draws.of_class[~sure].argsort(descending=True, stable=True)
+        others, also_near = self._far_ones(draws.latents[~sure][surest], number - len(chosen), far)
+        if not len(chosen) + len(others):
+            raise TrainingError(
+                f"class {label}: all of {near + also_near} draws of G are too near to a real image: lower "
+                "min_distance_quantile, or train G on more patients."
+            )
+        logger.warning(
+            "class %d: of %d draws φ_class is sure of %d, and %d of these are too near to a real image; so %d of %d "
+            "points are draws of which it is less sure: train G and φ_class longer",
+            label, len(sure), len(ranked), near, len(others), len(chosen) + len(others),
+        )  # fmt: skip
+        return torch.cat([chosen, others])
+
+    def _draw(self, label: int, number: int, patients: Tensor, *, turn: int) -> _Draws:
+        z = torch.randn(number, self.generator.z_dim, generator=seeded_generator(self.seed, "prior", label, turn))
+        mean = w_statistics(self.generator, torch.tensor([label]), seed=self.seed)[0].to(self.device)
+        of_patients = patients.to(self.device).flatten(1)
+
+        def judged(rows: slice) -> tuple[Tensor, ...]:
+            noise = z[rows].to(self.device)
+            labels = torch.full((len(noise),), label, device=self.device) if self.generator.num_classes else None
+            w = mean + self.settings.truncation * (self.generator.mapping(noise, labels) - mean)
+            images = self.generator.synthesis(w).clamp(-1, 1)
+            of_class = self.class_net(images).softmax(1)[:, label]
+            top_identity = self.identity_net(images).softmax(1).amax(1)
+            as_patients = w.repeat(1, of_patients.shape[1] // w.shape[1])  # in W+ the same w for every layer
+            nearest = torch.cdist(as_patients, of_patients).amin(1)
+            return tuple(part.cpu().float() for part in (w, of_class, top_identity, nearest))
+
+        parts = self._in_batches(judged, number)
+        *columns, nearest = (torch.cat(column) for column in zip(*parts, strict=True))
+        near = int(self.settings.latent_share * number)
+        apart = nearest.argsort(stable=True)[near:].sort().values
+        return _Draws(*(column[apart] for column in columns))
+
+    def _far_ones(self, ranked: Tensor, number: int, far: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, int]:
+        """The first ``number`` of the latents whose images are far from every real one, and how many were not."""
+        if far is None:
+            return ranked[:number], 0
+        chosen, near, start = ranked[:0], 0, 0
+        while len(chosen) < number and start < len(ranked):
+            group = ranked[start : start + max(number - len(chosen), _BATCH)]
+            is_far = far(torch.cat(self._in_batches(self._images_of(group), len(group))))
+            chosen, near = torch.cat([chosen, group[is_far]]), near + int((~is_far).sum())
+            start += len(group)
+        return chosen[:number], near
+
+    def _images_of(self, latents: Tensor) -> Callable[[slice], Tensor]:
+        return lambda rows: self.generator.synthesis(latents[rows].to(self.device)).clamp(-1, 1).cpu()
