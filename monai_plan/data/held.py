@@ -93,8 +93,9 @@ class HeldImages:
     def _floats(self, stored: Tensor) -> Tensor:
         if not self.span:
             return stored.clone()
-        # A GPU would multiply by the inverse of a number, with other last bits, but divides by a tensor.
-        span = torch.tensor(self.span, device=stored.device)
+        # A GPU would multiply by the inverse of a number, with other last bits, but divides by a tensor, which is made
+        # there: a copy would wait for all that the GPU has to do.
+        span = torch.full((), self.span, device=stored.device)
         return ((stored.float() - LOWEST[stored.dtype]) / self.parts).div_(span).mul_(2.0).sub_(1.0)
 
 
