@@ -61,8 +61,9 @@ def load_paths(paths_file: str | os.PathLike[str]) -> dict[str, Any]:
         "pairs": ("two anchors per path", "pairs" not in data or holds("pairs", torch.int64, *shape[:1], 2)),
         "kept": ("whether each point may leave", holds("kept", torch.bool, *shape[:2])),
         "min_end_distance": (
-            "a number from 0 to below 0.5",
-            isinstance(distance, (int, float)) and 0 <= distance < 0.5,
+            "a number from 0 to below 0.5, or None where no patient is behind an end",
+            "min_end_distance" in data
+            and (distance is None or (isinstance(distance, (int, float)) and 0 <= distance < 0.5)),
         ),
         "secret": ("64 hexadecimal digits", isinstance(secret, str) and re.fullmatch("[0-9a-f]{64}", secret)),
         "num_images": (

@@ -211,7 +211,7 @@ WRONG = {
     "labels": [_whole(2), _whole(3, 1), torch.zeros(3)],
     "pairs": [_whole(2, 2), _whole(3, 3), torch.zeros(3, 2)],
     "kept": [None, torch.ones(2, 4, dtype=torch.bool), torch.ones(3, 4), torch.ones(3, 5, dtype=torch.bool)],
-    "min_end_distance": [None, -1, -1.0, 0.5, True, "0.3", torch.tensor(0.3)],
+    "min_end_distance": [-1, -1.0, 0.5, True, "0.3", torch.tensor(0.3)],
     "secret": [None, "", 7, "5e", "x" * 64],
     "num_images": [{0: -1}, {0: 2.5}, {"0": 2}],
 }
@@ -237,3 +237,13 @@ def test_of_a_path_between_equal_ends_nothing_leaves():
     paths = torch.stack([torch.ones(9, 6), torch.linspace(0, 1, 9)[:, None].expand(9, 6)])
     far = points_to_leave(paths, 0.25)
     assert far.any(1).tolist() == [False, True]
+
+
+def test_that_no_patient_is_behind_the_ends_must_be_said(tmp_path):
+    data = walked(torch.tensor([0]), everywhere(1, 10), min_end_distance=None) | {"num_images": {0: 2}}
+    save_artifact(tmp_path / "paths.pt", kind="paths", data=data)
+    assert load_paths(tmp_path / "paths.pt")["min_end_distance"] is None
+    del data["min_end_distance"]
+    save_artifact(tmp_path / "paths.pt", kind="paths", data=data)
+    with pytest.raises(ArtifactError, match="its min_end_distance must be a number from 0"):
+        load_paths(tmp_path / "paths.pt")
