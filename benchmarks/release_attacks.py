@@ -30,6 +30,7 @@ import torch
 from finished_run import add_arguments, parse, settings_of
 from torch import Tensor
 
+from monai_plan.data import HeldImages
 from monai_plan.latent import choose_pairs
 from monai_plan.metrics import embed, nearest_other_images
 from monai_plan.release import read_release, synthesize_images
@@ -158,7 +159,7 @@ def whole_walk(run: Run) -> tuple[float, float]:
 
 def distances_between(run: Run, images: Tensor, others: Tensor) -> Tensor:
     """The perceptual distance of every pair, [N, M]."""
-    first, second = (embed(run.embedding, x, pooled=False).double() for x in (images, others))
+    first, second = (embed(run.embedding, x).double() for x in (images, others))
     return torch.cdist(first, second).square()
 
 
@@ -166,7 +167,7 @@ def final_check(run: Run) -> list[tuple[str, float]]:
     """How the nearness of a patient's image to the release tells the sections apart, in percent."""
     sections = [run.training, run.test]
     trained, unseen = (distances_between(run, data.images, run.release.images).amin(1) for data in sections)
-    images = torch.cat([data.images for data in sections])
+    images = HeldImages.joined(*(data.images for data in sections))
     identities = torch.cat([run.training.identities, run.test.identities + run.training.num_subjects])
     bound = nearest_other_images(images, identities, run.embedding).quantile(QUANTILE)
 
