@@ -76,7 +76,7 @@ class AuditStage:
 
 def _of_dataset(dataset: CheckedDataset) -> ReadImages:
     return ReadImages(
-        images=dataset.images,
+        images=dataset.images[:],
         subjects=dataset.subjects,
         has_subjects=dataset.has_subjects,
         keys=dataset.keys,
