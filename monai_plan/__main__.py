@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 2 after an error of the user's, the data's or the system's (told in one sentence on stderr),
-        130 after Ctrl-C. Any other exception passes.
+        3 where an audit finds what it was told to fail on, 130 after Ctrl-C. Any other exception passes.
     """
     # As MONAI's command line has it, "-" and "_" are the same in the name of an option.
     arguments = [
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from monai_plan.utils import PLANError
 
         try:
-            command(**options)
+            return command(**options) or 0
         except PLANError as error:
             print(f"monai_plan: {error}", file=sys.stderr)
             return 2
@@ -56,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         remedy = "Finished stages are kept; the same command goes on from here." if resumes else "Nothing is kept."
         print(f"monai_plan: stopped. {remedy}", file=sys.stderr)
         return 130
-    return 0
 
 
 _REMEDIES = {
@@ -198,6 +197,20 @@ def _datalist(kind: str, **options: Any) -> None:
     print(f"wrote {builders[kind](source, **options)}")
 
 
+def _audit(release: str, real: str, fail_on: Sequence[str] = (), **options: Any) -> int:
+    from monai_plan.audit.command import audit_release, check_conditions, failures
+
+    check_conditions(fail_on)
+    result = audit_release(release, real, **options)
+    print(f"{result.verdict}. {result.summary}")
+    for row in result.rows:
+        print(f"  {row.title}: {row.sentence}")
+    held = failures(result, fail_on)
+    for text in held:
+        print(f"monai_plan: --fail-on: {text}", file=sys.stderr)
+    return 3 if held else 0
+
+
 def _import_stylegan2(file: str, output: str) -> None:
     from monai_plan.networks import save_generator
     from monai_plan.networks.import_stylegan2 import load_stylegan2_pickle
@@ -214,7 +227,7 @@ _PATH: dict[str, Any] = {"type": _path}
 _NEEDED: dict[str, Any] = {"type": _path, "required": True}
 _FOLDER: _Argument = ("folder to write images/ and datalist.json to", _NEEDED)
 
-_COMMANDS: dict[str, tuple[str, Callable[..., None], dict[str, _Argument]]] = {
+_COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]] = {
     "quickstart": (
         "make a small phantom data set and run all stages on it: minutes, no GPU, no data",
         _quickstart,
@@ -256,6 +269,28 @@ _COMMANDS: dict[str, tuple[str, Callable[..., None], dict[str, _Argument]]] = {
         "write the data list (datalist.json) of your images: their classes, patients and split",
         _datalist,
         {},
+    ),
+    "audit": (
+        "attack a synthetic data set that any tool made, and say what it gives away: audit.html and audit.json",
+        _audit,
+        {
+            "--release": ("folder of images, with a data list or without", _NEEDED | {"metavar": "DIR"}),
+            "--real": (
+                'data list of the real images: "training" took part, "test" did not',
+                _NEEDED | {"metavar": "DATALIST"},
+            ),
+            "--private": (
+                "private folder for the gallery of exposed patients and for finished parts (never share it)",
+                _PATH | {"metavar": "DIR"},
+            ),
+            "--output": ("folder of the page (default: that of the release)", _PATH | {"metavar": "DIR"}),
+            "--weights": ("EfficientNet-lite0's file (default: installed)", _PATH | {"metavar": "FILE"}),
+            "--seed": ("seed of all that is drawn (default: 0)", _INT),
+            "--fail_on": (
+                'exit with 3 if it holds, such as "copies.p<0.05"; may be given several times',
+                {"action": "append", "metavar": "CONDITION"},
+            ),
+        },
     ),
     "import-stylegan2": (
         "make a generator's model.pt of an NVlabs StyleGAN2(-ADA) pickle, executing nothing in it",

@@ -23,8 +23,8 @@ LOADERS = """
 import logging, sys, io, torch
 from ignite.engine import Engine
 from monai_plan.engines import ResumeHandler
-from monai_plan.gan.projected import EfficientNetLite0Features
 from monai_plan.metrics import SqueezeNetEmbedding
+from monai_plan.metrics.efficientnet import EfficientNetLite0Features
 from monai_plan.networks import load_generator
 from monai_plan.tensor_file import load_tensors
 def resume(path):

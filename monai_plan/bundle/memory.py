@@ -105,7 +105,7 @@ def check_memory(needs: Iterable[Need], device: torch.device, options: Mapping[s
     told = []
     for need in needs:
         on_device = {"cuda": need.networks}.get(device.type, 0)
-        told.append(f"{need.stage} {(ITSELF + need.images + need.networks) / GIB:.1f}")
+        told.append(f"{need.stage} {(ITSELF + need.images + need.networks) / GIB:.2f}")
         for place, bytes_needed, there in (
             ("this machine", ITSELF + need.images + need.networks - on_device, _machine_memory()),
             (str(device), on_device, torch.cuda.mem_get_info(device)[1] if on_device else None),

@@ -9,7 +9,8 @@ import pytest
 
 import monai_plan.audit
 
-FILES = sorted(file for file in Path(monai_plan.audit.__file__).parent.iterdir() if file.is_file())
+ROOM = Path(monai_plan.audit.__file__).parent
+FILES = sorted(file for file in ROOM.rglob("*") if file.suffix in (".py", ".j2"))
 METHOD = re.compile(r"\bPLAN\b|k[-_ ]?same|\bwalk|\banchor|\blinear\b|monai_plan\.(gan|latent|bundle)")
 
 

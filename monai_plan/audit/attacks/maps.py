@@ -1,0 +1,67 @@
+"""Locally normalised maps: what is left of an image once exposure and contrast are taken out, place by place."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from monai_plan.utils import DataError
+
+__all__ = ["blurred", "local_maps", "small_greys"]
+
+MAP_SIZE = 32  # elements of the longest axis
+LOCAL = 3.0  # standard deviation of the window that exposure and contrast are taken of, in elements of a map
+FLOOR = 1e-2  # of a window's variance, for values in [-1, 1]: weaker structure counts less, and so does noise
+SMOOTH = 0.6  # of the result, so that a motion of less than an element changes little
+SMALLEST = 8  # elements of an axis
+
+
+def blurred(images: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of [N, C, *spatial], edges repeated; ``sigma`` in elements, 0 for none."""
+    if sigma <= 0:
+        return images
+    dims, radius = images.ndim - 2, math.ceil(3 * sigma)
+    places = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    kernel = torch.exp(-0.5 * (places / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    convolve = functional.conv2d if dims == 2 else functional.conv3d
+    x = images.reshape(-1, 1, *images.shape[2:])
+    for axis in range(dims):
+        size, pad = [1] * dims, [0] * (2 * dims)
+        size[axis] = len(kernel)
+        pad[2 * (dims - 1 - axis)] = pad[2 * (dims - 1 - axis) + 1] = radius  # pad counts axes from the last
+        x = convolve(functional.pad(x, pad, mode="replicate"), kernel.reshape(1, 1, *size))
+    return x.reshape(images.shape)
+
+
+def small_greys(images: Tensor, *, size: int = MAP_SIZE) -> Tensor:
+    """Images [N, C, *spatial] as grey ones whose longest axis has ``size`` elements, proportions kept.
+
+    Raises:
+        DataError: if an axis would have fewer than 8 elements.
+    """
+    grey, spatial = images.mean(1, keepdim=True), images.shape[2:]
+    target = [round(length * size / max(spatial)) for length in spatial]
+    if min(target) < SMALLEST:
+        raise DataError(
+            f"images of {' x '.join(map(str, spatial))} are too narrow to be compared: no axis may be shorter than "
+            f"{SMALLEST / size:g} of the longest."
+        )
+    return grey if list(spatial) == target else functional.interpolate(grey, size=target, mode="area")
+
+
+def local_maps(greys: Tensor, *, smooth: float = SMOOTH) -> Tensor:
+    """Take the local mean out of images and divide by the local standard deviation.
+
+    Args:
+        greys: [N, 1, *spatial] in [-1, 1].
+        smooth: standard deviation of a last blur.
+
+    Returns:
+        Of the same shape, about in [-3, 3]; the negative of an image has the negative map.
+    """
+    difference = greys - blurred(greys, LOCAL)
+    return blurred(difference / (blurred(difference.square(), LOCAL) + FLOOR).sqrt(), smooth)

@@ -1,0 +1,216 @@
+"""The audit: attacks on a release that any tool made, each beside its controls."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from monai_plan import __version__
+from monai_plan.audit.attacks import Embedder, People, registered_attacks
+from monai_plan.audit.exclusion import exclusion_row
+from monai_plan.audit.findings import CopyFindings, find_copies
+from monai_plan.audit.reading import ReadImages
+from monai_plan.audit.rows import CATEGORIES, Row, copy_row
+from monai_plan.metrics import PerceptualEmbedding, perceptual_embedding
+from monai_plan.metrics.efficientnet import EfficientNetLite0Embedding
+from monai_plan.utils import ConfigError
+
+__all__ = ["SCHEMA_VERSION", "Audit", "audit", "audit_embeddings"]
+
+SCHEMA_VERSION = 1
+VERDICTS = ("Alarm", "Attention", "No answer", "Nothing found")  # the first that a row has is the report's
+SHORTLIST_TAP = 1  # of EfficientNet-lite0's maps: it knows disguised copies best (docs/audit.md)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        name: of the data set.
+        rows: one for each attack.
+        num_released, num_groups: released images, and their groups.
+        num_members, num_member_patients, num_held_out, num_held_out_patients: real images and patients.
+        has_subjects: whether the data list names patients.
+        notes: what to bear in mind.
+        parameters: what made the release, by name.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    num_released: int
+    num_groups: int
+    num_members: int
+    num_member_patients: int
+    num_held_out: int
+    num_held_out_patients: int
+    has_subjects: bool
+    notes: tuple[str, ...] = ()
+    parameters: Mapping[str, str] | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The gravest of all rows."""
+        return next((verdict for verdict in VERDICTS if any(row.verdict == verdict for row in self.rows)), "No answer")
+
+    @property
+    def summary(self) -> str:
+        """The report in a line."""
+        named = [row.title for row in self.rows if row.verdict == self.verdict]
+        said = {
+            "Alarm": "Do not release: {} found patients in it.",
+            "Attention": "Look before releasing: {} saw more than chance would show.",
+            "No answer": "{} gave no answer; what the others did not find may be there.",
+            "Nothing found": "The attacks found nothing, and would have found what each row says. It is no proof.",
+        }[self.verdict]
+        return said.format(" and ".join(named))
+
+    def row(self, name: str) -> Row:
+        """The row of this name.
+
+        Raises:
+            ConfigError: if there is none.
+        """
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise ConfigError(f"the audit has no row {name!r}, only {', '.join(row.name for row in self.rows)}.")
+
+    @property
+    def by_category(self) -> list[tuple[str, list[Row]]]:
+        """The rows of each category that has any."""
+        grouped = [(category, [row for row in self.rows if row.category == category]) for category in CATEGORIES]
+        return [(category, rows) for category, rows in grouped if rows]
+
+    def to_json(self) -> str:
+        """All that may leave, as JSON text: figures with three digits."""
+        rows = [replace(row, figures={k: rounded(v) for k, v in row.figures.items()}) for row in self.rows]
+        content = {
+            "schema": "monai_plan.audit",
+            "schema_version": SCHEMA_VERSION,
+            "version": __version__,
+            "verdict": self.verdict,
+            "summary": self.summary,
+            **asdict(replace(self, rows=tuple(rows))),
+        }
+        return json.dumps(content, indent=1)
+
+
+def rounded(value: float | None) -> float | None:
+    """With three significant digits; whole numbers as they are, and what is no number as None."""
+    if isinstance(value, float):
+        return float(f"{value:.3g}") if math.isfinite(value) else None
+    return value
+
+
+def audit_embeddings(
+    spatial_dims: int, img_channels: int, *, weights: str | os.PathLike[str] | None = None
+) -> tuple[PerceptualEmbedding | None, PerceptualEmbedding, str]:
+    """The networks of the attacks: EfficientNet-lite0 where it can be had, else none.
+
+    Args:
+        spatial_dims, img_channels: of the images.
+        weights: its local file; None takes that of the installed package.
+
+    Returns:
+        The embedding of the shortlist, that of the distances, and a sentence on what is missing, which may be empty.
+    """
+    missing = ""
+    if spatial_dims == 2 and img_channels in (1, 3):
+        try:
+            options: dict[str, Any] = {"img_channels": img_channels}
+            shortlist = EfficientNetLite0Embedding(weights, taps=[SHORTLIST_TAP], **options)
+            return shortlist, EfficientNetLite0Embedding(weights, **options), missing
+        except ConfigError as error:
+            if weights is not None:
+                raise
+            missing = f"There was no trained network ({error})"
+    else:
+        missing = "No trained network knows images of these axes or channels"
+    embedding = perceptual_embedding("random", spatial_dims=spatial_dims, img_channels=img_channels)
+    text = (
+        f"{missing}: the members to be laid over were found by coarse maps, and distances are those of random filters."
+    )
+    return None, embedding, text
+
+
+def audit(
+    released: ReadImages,
+    members: ReadImages,
+    held_out: ReadImages,
+    *,
+    cache_dir: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None = None,
+    further: Sequence[Row] = (),
+    parameters: Mapping[str, str] | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> tuple[Audit, CopyFindings]:
+    """Play all attacks that images alone allow.
+
+    Args:
+        released: the release.
+        members: real images that it was made from.
+        held_out: real images of other patients.
+        cache_dir: private folder of finished parts.
+        weights: see ``audit_embeddings``.
+        further: rows of attacks that need more than images.
+        parameters: what made the release, for the report.
+        seed: of everything that is drawn.
+        device: where features are computed.
+        progress: show a progress bar.
+
+    Returns:
+        The audit, and what the attack on copies found of each image: that is private.
+
+    Raises:
+        DataError: see ``find_copies``.
+    """
+    dims, channels = members.images.ndim - 2, members.images.shape[1]
+    shortlist, embedding, note = audit_embeddings(dims, channels, weights=weights)
+    distances = Embedder(embedding, device=device)
+    embedders = {"copies": None if shortlist is None else Embedder(shortlist, device=device)}
+    people = [People(side.images, side.subjects) for side in (members, held_out)]
+    rows, found = [], {}
+    for attack in tqdm(registered_attacks(), desc="audit", disable=not progress):
+        played = attack(embedder=embedders.get(attack.name, distances))
+        found[attack.name] = find_copies(
+            played,
+            members=people[0],
+            held_out=people[1],
+            released=released.images,
+            groups=released.subjects,
+            cache_dir=Path(cache_dir),
+            seed=seed,
+        )
+        rows.append(copy_row(played, found[attack.name]))
+    rows.append(exclusion_row(distances, members=people[0], held_out=people[1], released=released.images))
+    notes = [note] if note else []
+    if not members.has_subjects:
+        notes.append(
+            "The data list names no patients: every image counts as a patient of its own, and several images of one "
+            "patient would make all that is said about privacy too good."
+        )
+    result = Audit(
+        name=released.name,
+        rows=(*rows, *further),
+        num_released=len(released.images),
+        num_groups=len(set(released.subjects)),
+        num_members=len(members.images),
+        num_member_patients=len(set(members.subjects)),
+        num_held_out=len(held_out.images),
+        num_held_out_patients=len(set(held_out.subjects)),
+        has_subjects=members.has_subjects,
+        notes=tuple(notes),
+        parameters=parameters,
+    )
+    return result, found["copies"]

@@ -1,0 +1,163 @@
+"""The rows of the privacy report: what each attack found, in words that can be acted on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from monai_plan.audit.attacks import CopyAttack
+from monai_plan.audit.findings import ALARM, CopyFindings
+from monai_plan.audit.statistics import (
+    Share,
+    exact_interval,
+    fewest_noticed,
+    rank_test,
+    residual_risk,
+    smallest_rate,
+    wilson_interval,
+)
+
+__all__ = ["ATTENTION", "CATEGORIES", "Row", "copy_row"]
+
+ATTENTION = 0.05  # p below which a row asks to be looked at, though it does not alarm
+ENOUGH = 0.8  # of the planted copies that an attack must find, or it has no say
+CATEGORIES = ("singling out", "linkability", "inference")  # Article 29 Working Party, opinion 05/2014 (WP216)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack in the report.
+
+    Attributes:
+        name: on the command line and in files.
+        title: in the report.
+        category: one of ``CATEGORIES``.
+        attacker: what the attacker has.
+        main: what the attack found.
+        control: what it finds where there is nothing to find.
+        baseline: what a guess would find.
+        power: what it found of what was planted, and what it would have noticed.
+        verdict: "Alarm", "Attention", "Nothing found" or "No answer".
+        sentence: the verdict in full.
+        figures: by name, for JSON and ``--fail-on``; None where there is no value.
+    """
+
+    name: str
+    title: str
+    category: str
+    attacker: str
+    main: str
+    control: str
+    baseline: str
+    power: str
+    verdict: str
+    sentence: str
+    figures: dict[str, float | None]
+
+
+def copy_row(attack: CopyAttack, found: CopyFindings) -> Row:
+    """The row of an attack on copies."""
+    hits, planted = found.num_planted
+    tail = attack.alarm == "tail"
+    alarming = found.num_alarming if tail else found.rank.above
+    tested = len(found.p_values) if tail else found.rank.tested
+    p_value = min(found.p_values) if tail else found.rank.p_value
+    share = exact_interval(alarming, tested)
+    needed = 1 if tail else _needed(found)
+    fewest = fewest_noticed(hits, planted, needed=needed)
+    verdict, sentence = _verdict(attack, found, p_value, fewest)
+    by_kind = ", ".join(f"{kind} {part.hits} of {part.trials}" for kind, part in found.planted.items())
+    noticed = "" if fewest is None else f" Fewer than {fewest} would not be noticed."
+    residual = residual_risk(wilson_interval(alarming, tested), _wilson(found.control))
+    return Row(
+        name=attack.name,
+        title=attack.title,
+        category="singling out",
+        attacker=attack.attacker,
+        main=f"{alarming} of {tested} {'images' if tail else 'groups'}, p = {_p(p_value)}",
+        control=f"{found.control.hits} of {found.control.trials} held-out patients",
+        baseline=f"0; strangers reach the smallest p of {_p(smallest_rate(found.strangers))} by chance",
+        power=f"{hits} of {planted} planted copies ({by_kind}).{noticed}",
+        verdict=verdict,
+        sentence=sentence,
+        figures={
+            "p": p_value,
+            "found": alarming,
+            "tested": tested,
+            "rate": share.value,
+            "rate_low": share.low,
+            "rate_high": share.high,
+            "residual_risk": residual.value,
+            "residual_risk_low": residual.low,
+            "residual_risk_high": residual.high,
+            "rank_p": found.rank.p_value,
+            "rank_above": found.rank.above,
+            "strangers": found.strangers,
+            "control_found": found.control.hits,
+            "control_tested": found.control.trials,
+            "planted_found": hits,
+            "planted": planted,
+            "fewest_noticed": fewest,
+            "bias": found.bias.value,
+            **{f"planted_{kind}": part.hits for kind, part in found.planted.items()},
+        },
+    )
+
+
+def _verdict(attack: CopyAttack, found: CopyFindings, p_value: float, fewest: int | None) -> tuple[str, str]:
+    hits, planted = found.num_planted
+    if p_value < ALARM:
+        who = (
+            f"{_images(found.num_alarming)} one patient more than any of {found.strangers} strangers' images does"
+            if attack.alarm == "tail"
+            else f"{found.rank.above} of {found.rank.tested} groups of images lie nearer to one patient than any of "
+            f"{found.strangers} strangers does"
+        )
+        return "Alarm", f"Alarm: {who} (p = {_p(p_value)}). Look at private/audit; do not release."
+    if found.biased:
+        return "No answer", (
+            "No answer: held-out patients and those who took part differ by more than chance "
+            f"(area under the curve {found.bias}), so what tells them apart may not be the release. Split the data "
+            "list anew by patient, all images made and processed alike."
+        )
+    if hits < ENOUGH * planted:
+        return "No answer", (
+            f"No answer: of {planted} planted copies the attack found {hits} only, so that it says nothing of this "
+            "data set. More patients in both sections help."
+        )
+    weak = [kind for kind, share in found.planted.items() if share.hits < ENOUGH * share.trials]
+    blind = f" Copies that are {' or '.join(weak)} may escape it." if weak else ""
+    sentence = f"No copy found: it found {hits} of {planted} planted copies.{blind}"
+    if fewest is not None and fewest > 1:
+        sentence = (
+            f"{sentence[:-1]}; fewer than {fewest} would not be noticed."
+            if not weak
+            else (f"{sentence} Fewer than {fewest} would not be noticed.")
+        )
+    attention = min(p_value, found.rank.p_value)
+    if attention < ATTENTION:
+        return "Attention", (
+            f"{sentence} Attention: {found.rank.above} of {found.rank.tested} lie above all {found.strangers} "
+            f"strangers (p = {_p(attention)}): images that are blurred or coarser than real ones do, too."
+        )
+    return "Nothing found", sentence
+
+
+def _images(count: int) -> str:
+    return "1 image resembles" if count == 1 else f"{count} images resemble"
+
+
+def _needed(found: CopyFindings) -> int:
+    """How many groups above all strangers make the rank test alarm."""
+    tested, null = found.rank.tested, found.rank.null
+    return next(
+        (n for n in range(1, tested + 1) if rank_test([1.0] * n + [0.0] * (tested - n), [0.5] * null).p_value < ALARM),
+        tested,
+    )
+
+
+def _wilson(share: Share) -> Share:
+    return wilson_interval(share.hits, share.trials, confidence=share.confidence)
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}"

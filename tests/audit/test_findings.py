@@ -1,0 +1,154 @@
+"""What an attack finds with its controls: planted copies alarm, strangers do not, a biased split has no answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from monai_plan.audit.attacks import CopyAttack, People, Scores
+from monai_plan.audit.findings import find_copies
+from monai_plan.audit.rows import copy_row
+from monai_plan.audit.statistics import exact_interval
+from monai_plan.utils import DataError
+
+SIZE = (8, 8)
+
+
+class Pixels(NamedTuple):
+    flat: Tensor
+    subjects: Tensor
+
+
+class NearestPixels(CopyAttack):
+    """Minus the logarithm of the distance of pixels: quick, and a copy stands out."""
+
+    name, title, attacker = "pixels", "Pixels", "eyes"
+    alarm, planted = "tail", ("exact",)
+    calls = 0
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def index(self, members):
+        return Pixels(members.images.flatten(1), members.numbers)
+
+    def scores(self, index, images, *, own=None):
+        type(self).calls += 1
+        distances = torch.cdist(images.flatten(1), index.flat)
+        if own is not None:
+            distances = distances.masked_fill(own[:, None] == index.subjects, torch.inf)
+        least = distances.min(1)
+        return Scores(-least.values.clamp_min(1e-3).log()[:, None], least.indices)
+
+
+class RankedPixels(NearestPixels):
+    name, alarm = "ranked", "rank"
+
+
+def people(count, seed, *, per_patient=1, noise=1.0):
+    images = noise * torch.randn(count * per_patient, 1, *SIZE, generator=torch.Generator().manual_seed(seed)) / 4
+    return People(images.clamp(-1, 1), [f"{seed}-{i // per_patient:03d}" for i in range(count * per_patient)])
+
+
+def find(tmp_path, attack=None, *, members=None, held_out=None, released=None, groups=None):
+    members = members or people(60, 0)
+    released = people(50, 2).images if released is None else released
+    return find_copies(
+        attack or NearestPixels(),
+        members=members,
+        held_out=held_out or people(40, 1),
+        released=released,
+        groups=groups or [str(i) for i in range(len(released))],
+        cache_dir=tmp_path,
+    )
+
+
+@pytest.mark.parametrize("kind", [NearestPixels, RankedPixels])
+def test_strangers_do_not_alarm_and_what_is_planted_is_found(tmp_path, kind):
+    found = find(tmp_path, kind())
+    assert found.num_planted == (5, 5)
+    assert found.strangers == 100
+    assert found.control.trials == 40
+    assert not found.biased
+    row = copy_row(kind(), found)
+    assert row.verdict in ("Nothing found", "Attention")
+    assert row.sentence.startswith("No copy found: it found 5 of 5 planted copies")
+    assert row.figures["fewest_noticed"] >= 4
+
+
+def test_a_copy_alarms_and_names_its_patient(tmp_path):
+    members = people(60, 0)
+    released = people(50, 2).images
+    released[7] = members.images[33]
+    found = find(tmp_path, members=members, released=released)
+    assert found.num_alarming == 1
+    assert min(range(50), key=lambda index: found.p_values[index]) == 7
+    assert found.nearest[7] == 33
+    row = copy_row(NearestPixels(), found)
+    assert row.verdict == "Alarm"
+    assert "1 image resembles one patient more than any of 100 strangers' images does" in row.sentence
+    assert "do not release" in row.sentence
+    assert row.figures["p"] < 0.01
+
+
+def test_many_near_images_alarm_by_rank_and_groups_count_once(tmp_path):
+    members = people(60, 0)
+    near = members.images[:20] + 0.3 * people(20, 3).images
+    released = torch.cat([people(30, 2).images, near])
+    found = find(tmp_path, RankedPixels(), members=members, released=released)
+    assert found.rank.above == 20
+    assert copy_row(RankedPixels(), found).verdict == "Alarm"
+    grouped = find(tmp_path, RankedPixels(), members=members, released=released, groups=["a"] * 30 + ["b"] * 20)
+    assert grouped.rank[:2] == (1, 2)
+    assert copy_row(RankedPixels(), grouped).verdict != "Alarm"
+
+
+def test_noise_on_the_held_out_patients_alone_is_no_answer(tmp_path):
+    found = find(tmp_path, held_out=people(40, 1, noise=2.0))
+    assert found.biased
+    row = copy_row(NearestPixels(), found)
+    assert row.verdict == "No answer"
+    assert "Split the data list anew" in row.sentence
+
+
+def test_an_attack_that_misses_what_was_planted_has_no_say(tmp_path):
+    found = replace(find(tmp_path), planted={"exact": exact_interval(3, 5)})
+    row = copy_row(NearestPixels(), found)
+    assert row.verdict == "No answer"
+    assert "of 5 planted copies the attack found 3 only" in row.sentence
+
+
+def test_a_disguise_that_escapes_is_named(tmp_path):
+    planted = {"exact": exact_interval(5, 5), "turned": exact_interval(5, 5), "noised": exact_interval(3, 5)}
+    row = copy_row(NearestPixels(), replace(find(tmp_path), planted=planted))
+    assert "Copies that are noised may escape it" in row.sentence
+
+
+def test_patients_count_and_not_images(tmp_path):
+    found = find(tmp_path, members=people(30, 0, per_patient=3), held_out=people(25, 1, per_patient=2))
+    assert found.strangers == 55
+    assert found.control.trials == 25
+
+
+def test_finished_blocks_are_read_again_until_an_input_changes(tmp_path):
+    first = find(tmp_path)
+    NearestPixels.calls = 0
+    assert find(tmp_path) == first
+    assert NearestPixels.calls == 0
+    released = people(50, 2).images
+    released[0] += 0.01
+    find(tmp_path, released=released)
+    assert NearestPixels.calls == 1, "of the release alone"
+    find(tmp_path, members=people(61, 0))
+    assert NearestPixels.calls > 3
+
+
+def test_sides_that_share_a_patient_or_are_too_small_are_refused(tmp_path):
+    with pytest.raises(DataError, match="subject 0-000 is a member and held out"):
+        find(tmp_path, held_out=people(40, 0))
+    with pytest.raises(DataError, match="needs 20 patients or more that took part and as many that did not, got 19"):
+        find(tmp_path, held_out=people(19, 1))

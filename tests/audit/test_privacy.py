@@ -1,0 +1,148 @@
+"""The audit from folder to page: what is written where, what never leaves, and the command's exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from test_report import Page
+
+from monai_plan.__main__ import main
+from monai_plan.audit.command import audit_release, check_conditions, failures
+from monai_plan.audit.page import write_audit
+from monai_plan.audit.privacy import Audit, audit_embeddings, rounded
+from monai_plan.audit.rows import Row
+from monai_plan.data import make_phantoms, read_datalist, write_image
+from monai_plan.utils import ConfigError, DataError, read_json
+
+ROW = Row("copies", "Registered copies", "singling out", "images", "0 of 9", "0 of 8", "0", "5 of 5", "Nothing found",
+          "No copy found.", {"p": 0.123456, "found": 0, "fewest_noticed": None})  # fmt: skip
+AUDIT = Audit("cats & dogs", (ROW,), 9, 3, 20, 10, 12, 8, True, parameters={"k": "5"})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Real phantoms of 24 + 22 patients, a clean release of other ones without a data list, and one with copies."""
+    folder = tmp_path_factory.mktemp("audit")
+    sizes = {"img_size": 16, "num_subjects": 24, "num_test_subjects": 22, "images_per_subject": (1, 1)}
+    real = make_phantoms(folder / "real", **sizes)
+    made = make_phantoms(folder / "made", **sizes | {"seed": 1})
+    (folder / "made" / "datalist.json").unlink()
+    shutil.copytree(folder / "made", folder / "copies")
+    for item in read_datalist(real).sections["training"][:6]:
+        shutil.copy(item["image"], folder / "copies" / "images")
+    assert made.parent.is_dir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def audits(data):
+    """Both releases audited by the command: exit codes."""
+    return {
+        name: main(
+            ["audit", "--release", str(data / name), "--real", str(data / "real" / "datalist.json"), "--private",
+             str(data / f"private_{name}"), "--output", str(data / f"out_{name}"), "--fail-on", "copies.p<0.01"]
+        )
+        for name in ("made", "copies")
+    }  # fmt: skip
+
+
+def test_a_condition_that_holds_makes_the_exit_code_3(audits):
+    assert audits == {"made": 0, "copies": 3}
+
+
+def test_the_page_and_the_json_say_the_same(audits, data):
+    for name, verdict in (("made", "Nothing found"), ("copies", "Alarm")):
+        content = read_json(data / f"out_{name}" / "audit.json")
+        assert (content["schema"], content["schema_version"]) == ("monai_plan.audit", 1)
+        copies = content["rows"][0]
+        assert copies["name"] == "copies"
+        assert (copies["verdict"] == "Alarm") == (verdict == "Alarm")
+        page = Page()
+        page.feed((data / f"out_{name}" / "audit.html").read_text())
+        text = "".join(page.text)
+        assert not page.open
+        assert page.links == []
+        assert copies["sentence"] in text
+        assert name in text
+
+
+def test_the_gallery_names_the_exposed_and_stays_private(audits, data):
+    exposed = read_json(data / "private_copies" / "audit" / "exposed.json")
+    assert (data / "private_copies" / "audit" / "exposed.png").stat().st_size > 1000
+    copied = [entry for entry in exposed[:6] if entry["released"] == entry["real"].replace("images/", "images/")]
+    assert len(copied) >= 5
+    for file in (data / "out_copies").iterdir():
+        text = file.read_text()
+        assert "phantom_0" not in text
+        assert str(data) not in text
+    assert sorted(file.name for file in (data / "out_copies").iterdir()) == ["audit.html", "audit.json"]
+
+
+def test_figures_that_leave_have_three_digits(tmp_path):
+    write_audit(AUDIT, page_file=tmp_path / "a.html", results_file=tmp_path / "a.json")
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert content["rows"][0]["figures"] == {"p": 0.123, "found": 0, "fewest_noticed": None}
+    assert "0.1234" not in (tmp_path / "a.html").read_text() + (tmp_path / "a.json").read_text()
+    assert "cats &amp; dogs" in (tmp_path / "a.html").read_text()
+    assert rounded(float("nan")) is None
+    assert rounded(12) == 12
+
+
+def test_the_gravest_row_is_the_reports_verdict():
+    assert AUDIT.verdict == "Nothing found"
+    rows = [replace(ROW, verdict=verdict) for verdict in ("Nothing found", "No answer", "Attention", "Alarm")]
+    for count, verdict in enumerate(("Nothing found", "No answer", "Attention", "Alarm"), 1):
+        assert replace(AUDIT, rows=tuple(rows[:count])).verdict == verdict
+    assert replace(AUDIT, rows=()).verdict == "No answer"
+
+
+@pytest.mark.parametrize("condition", ["p<0.05", "copies.p", "copies.p=0.05", "copies.p<x", ""])
+def test_a_condition_that_cannot_be_read_is_refused_before_the_work(condition):
+    with pytest.raises(ConfigError, match=r"write ROW\.FIGURE"):
+        check_conditions([condition])
+
+
+def test_conditions():
+    assert failures(AUDIT, ["copies.p<0.2", "copies.p >= 0.2", "copies.found<=0", "copies.fewest_noticed>0"]) == [
+        "copies.p is 0.123, < 0.2",
+        "copies.found is 0, <= 0",
+    ]
+    with pytest.raises(ConfigError, match="no row 'faces', only copies"):
+        failures(AUDIT, ["faces.p<1"])
+    with pytest.raises(ConfigError, match="no figure 'q', only p, found"):
+        failures(AUDIT, ["copies.q<1"])
+
+
+def test_what_cannot_be_audited_is_told(data, tmp_path):
+    real = data / "real" / "datalist.json"
+    with pytest.raises(ConfigError, match="within the release"):
+        audit_release(data / "made", real, private=data / "made" / "private")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"holds neither datalist\.json nor images"):
+        audit_release(tmp_path / "empty", real)
+    alone = make_phantoms(tmp_path / "alone", img_size=16, num_subjects=4, num_test_subjects=0)
+    with pytest.raises(DataError, match='no section "test"'):
+        audit_release(data / "made", alone)
+
+
+def test_volumes_are_audited_without_a_trained_network():
+    shortlist, embedding, note = audit_embeddings(3, 1)
+    assert shortlist is None
+    assert embedding.spatial_dims == 3
+    assert "coarse maps" in note
+
+
+def test_images_of_another_size_and_colour_are_brought_to_that_of_the_real_ones(data, tmp_path):
+    from monai_plan.audit.reading import read_real, read_released
+
+    members, _ = read_real(data / "real" / "datalist.json")
+    image = (members.images[0] + 1) / 2
+    write_image(tmp_path / "a" / "x.png", image.repeat_interleave(2, 1).repeat_interleave(2, 2))
+    read = read_released(tmp_path / "a", like=members, work_dir=tmp_path / "work")
+    assert read.images.shape == (1, *members.images.shape[1:])
+    assert (read.images[0] - members.images[0]).abs().max() < 0.02
+    assert read.labels is None
+    assert read.keys == ["x.png"]
