@@ -158,7 +158,12 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for row in result.rows:
         accuracy, distance = row.spread("utility", "accuracy"), row.results["distance"]
-        half = 100 * (accuracy.sd or math.nan) * t.ppf(0.975, options.seeds - 1) / math.sqrt(options.seeds)
+        half = (
+            100
+            * (accuracy.sd if accuracy.sd is not None else math.nan)
+            * t.ppf(0.975, options.seeds - 1)
+            / math.sqrt(options.seeds)
+        )
         frechet = row.results["fidelity"]["frechet"]
         area = "{:.3f} [{:.2f}, {:.2f}]".format(*areas[row.name]) if row.name in areas else ""
         print(

@@ -49,7 +49,7 @@ from monai_plan.gan import (
     gan_discriminator,
 )
 from monai_plan.gan.losses import AID_WEIGHT
-from monai_plan.metrics import embed, frechet_distance, perceptual_embedding
+from monai_plan.metrics import embed_statistics, frechet_distance, perceptual_embedding
 from monai_plan.networks import StyleGAN2Generator, resnet_classifier
 from monai_plan.utils import seeded_generator, write_json
 
@@ -122,7 +122,10 @@ def train(
             clock,
             SampleSheetHandler(path=folder / "samples.png", columns=12),
             best,
-            ResumeHandler(path=folder / "checkpoint.pt", save_dict={**saved, **states}),
+            ResumeHandler(
+                path=folder / "checkpoint.pt", save_dict={**saved, **states},
+                inputs={"images": data.images, "labels": data.labels, "p": options.p, "aid_weight": options.aid_weight},
+            ),
             GANProgressBar(desc=way),
         ],
     )  # fmt: skip
@@ -206,9 +209,9 @@ def main() -> None:
 
     data, test = load(options, "training"), load(options, "test")
     embedding = perceptual_embedding("squeezenet1_0", spatial_dims=2, img_channels=1, weights=options.weights)
-    features = [embed(embedding, part.images, device=options.device, pooled=True) for part in (data, test)]
-    floor = frechet_distance(*features)
-    curves, sets = {}, {"real": data.images}
+    sides = (embed_statistics(embedding, part.images, device=options.device) for part in (data, test))
+    floor = frechet_distance(*sides)
+    curves, sets = {}, {"real": data.images[:]}
     for way in options.ways:
         curves[way], generator = train(way, data, embedding, options)
         sets[way] = samples(generator, data.labels, options.device)

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from monai_plan.engines import predict_probabilities
-from monai_plan.metrics import RandomFeatureEmbedding, embed, nearest_other_images, nearest_real_images
+from monai_plan.metrics import RandomFeatureEmbedding, embed_statistics, nearest_other_images, nearest_real_images
 from monai_plan.networks import StyleGAN2Generator, resnet_classifier
 from monai_plan.release import read_release, synthesize_images, write_synthetic
 
@@ -48,8 +48,8 @@ def run(what: str, count: int, size: int, folder: str) -> None:
         nearest_real_images(images(200, size), images(count, size), embedding, memory=LIMIT)
     elif what == "others":
         nearest_other_images(images(count, size), torch.arange(count) // 3, embedding, memory=LIMIT)
-    elif what == "features":
-        embed(embedding, images(count, size), pooled=True)
+    elif what == "fidelity":
+        embed_statistics(embedding, images(count, size))
     elif what == "classify":
         network = resnet_classifier(2, spatial_dims=2, img_channels=1, channels=(8, 8, 8, 8), stride=1)
         predict_probabilities(network, images(count, size))
@@ -71,7 +71,7 @@ def main() -> None:
     if options.row:
         run(options.row[0], int(options.row[1]), options.img_size, options.row[2])
         return
-    names = ("search", "others", "features", "classify", "synthesize", "release")
+    names = ("search", "others", "fidelity", "classify", "synthesize", "release")
     print(f"MiB beside {options.img_size} px images  " + "".join(f"{name:>12}" for name in names))
     for count in options.counts:
         peaks = {}

@@ -59,11 +59,11 @@ def ours(datalist: Path, *, resized: bool) -> torch.Tensor:
     """The checked data set; without resizing a transform keeps the mean alone, as above."""
     load = LoadShownImaged("image")
     if not resized:
-        return _checked(datalist, Compose([load, _mean]), size=(1, 1)).images.flatten() * 255.0
+        return _checked(datalist, Compose([load, _mean]), size=(1, 1)).images[:].flatten() * 255.0
     scale = ScaleShownd("image", IntensityScaling("range", RANGE))
     return _checked(
         datalist, Compose([load, Resized("image", (KEPT, KEPT), mode="area"), scale]), size=(KEPT, KEPT)
-    ).images
+    ).images[:]
 
 
 def _mean(data: dict) -> dict:

@@ -11,6 +11,9 @@ plays four attacks on any finished run, with its private files for the truth, an
   image and its nearer end; and from all images of a walk, on a line through them that he follows outwards.
 - **final check**: the shares of patients' images that lie nearer to the release than a bound does, by section.
 - **figures**: released distances that are those of a pair of a test and a training image, to six digits.
+
+The first two ask for the patients behind an anchor: of points of G's own distribution there are none, and no such row.
+``benchmarks/anchor_kinds.py`` has the attack of who has G, on any kind of points.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import torch
 from finished_run import add_arguments, parse, settings_of
 from torch import Tensor
 
+from monai_plan.data import HeldImages
 from monai_plan.latent import choose_pairs
 from monai_plan.metrics import embed, nearest_other_images
 from monai_plan.release import read_release, synthesize_images
@@ -155,7 +159,7 @@ def whole_walk(run: Run) -> tuple[float, float]:
 
 def distances_between(run: Run, images: Tensor, others: Tensor) -> Tensor:
     """The perceptual distance of every pair, [N, M]."""
-    first, second = (embed(run.embedding, x, pooled=False).double() for x in (images, others))
+    first, second = (embed(run.embedding, x).double() for x in (images, others))
     return torch.cdist(first, second).square()
 
 
@@ -163,7 +167,7 @@ def final_check(run: Run) -> list[tuple[str, float]]:
     """How the nearness of a patient's image to the release tells the sections apart, in percent."""
     sections = [run.training, run.test]
     trained, unseen = (distances_between(run, data.images, run.release.images).amin(1) for data in sections)
-    images = torch.cat([data.images for data in sections])
+    images = HeldImages.joined(*(data.images for data in sections))
     identities = torch.cat([run.training.identities, run.test.identities + run.training.num_subjects])
     bound = nearest_other_images(images, identities, run.embedding).quantile(QUANTILE)
 
@@ -199,6 +203,14 @@ def _figures(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
 
 def rows(run: Run, seed: int) -> list[tuple[str, Any, Any]]:
     """The table: attack, found, chance."""
+    table = [] if run.anchors["k"] is None else of_averages(run, seed)
+    table += [(name, f"{share:.1f} %", "") for name, share in final_check(run)]
+    table.append(("exact matches of released figures", exact_matches(run), 0))
+    return table
+
+
+def of_averages(run: Run, seed: int) -> list[tuple[str, Any, Any]]:
+    """The rows that ask for the patients behind an anchor."""
     found, mean, most = order(run, seed)
     table = [("anchors found by the order", f"{found} of {len(run.members)}", f"{mean:.1f}, at most {most}")]
     ends = nearest_end(run)
@@ -213,8 +225,6 @@ def rows(run: Run, seed: int) -> list[tuple[str, Any, Any]]:
     )
     rate, chance = whole_walk(run)
     table.append(("k-th member from all images of a walk", f"{100 * rate:.1f} %", f"{100 * chance:.1f} %"))
-    table += [(name, f"{share:.1f} %", "") for name, share in final_check(run)]
-    table.append(("exact matches of released figures", exact_matches(run), 0))
     return table
 
 

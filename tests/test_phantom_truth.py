@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,20 +17,21 @@ from monai_plan.bundle.quickstart import quickstart
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("clean_logging")]
 
-
-def _benchmark() -> ModuleType:
-    file = Path(__file__).parents[1] / "benchmarks" / "phantom_truth.py"
-    spec = importlib.util.spec_from_file_location("phantom_truth", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["phantom_truth"] = module
-    spec.loader.exec_module(module)
-    return module
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def figures(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def benchmarks() -> Iterator[None]:
+    """The scripts of the folder import each other by name."""
+    sys.path.insert(0, str(BENCHMARKS))
+    yield
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def figures(
+    request: pytest.FixtureRequest, benchmarks: None, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """The figures by name, of a quickstart with seed 0."""
     given = request.config.getoption("--quickstart-dir")
     if given is None:
@@ -38,7 +39,8 @@ def figures(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         quickstart(folder, seed=0)
     else:
         folder = Path(given)
-    return {figure.name: figure for figure in _benchmark().phantom_truth(folder, seed=0)}
+    found = importlib.import_module("phantom_truth").phantom_truth(folder, seed=0)
+    return {figure.name: figure for figure in found}
 
 
 @pytest.mark.parametrize(

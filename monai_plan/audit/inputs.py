@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_plan.engines import ClassifierSettings, fit_classifier, new_classifier, predict_probabilities
-from monai_plan.metrics import PerceptualEmbedding, embed
+from monai_plan.metrics import FeatureStatistics, Images, PerceptualEmbedding, embed_statistics
 from monai_plan.utils import ConfigError, DataError, derive_seed, digest, finished_part
 
 __all__ = ["AuditInputs", "ImageSet", "Opinions", "RealImages"]
@@ -25,7 +25,10 @@ REAL = "real"
 class RealImages(Protocol):
     """Real images of one section of a data list, as ``monai_plan.data.CheckedDataset`` holds them."""
 
-    images: Tensor  # [N, C, *spatial] in [-1, 1]
+    @property
+    def images(self) -> Images:
+        """[N, C, *spatial] in [-1, 1]."""
+
     labels: Tensor  # [N]
     subjects: list[str]
     has_subjects: bool
@@ -43,7 +46,7 @@ class ImageSet:
     """
 
     name: str
-    images: Tensor
+    images: Images
     labels: Tensor
     note: str = ""
 
@@ -142,22 +145,22 @@ class AuditInputs:
         network = new_classifier(self.classifier_factory, seed=0)
         return self.probabilities(network, self.train.images[:1]).shape[1]
 
-    def judged(self, image_set: ImageSet) -> Tensor:
+    def judged(self, image_set: ImageSet) -> Images:
         """The images of a set; of the real ones those of the test section: what a new patient shows, the scale."""
         return self.test.images if image_set is self.real else image_set.images
 
-    def probabilities(self, network: nn.Module, images: Tensor) -> Tensor:
+    def probabilities(self, network: nn.Module, images: Images) -> Tensor:
         """[N, K], see ``predict_probabilities``."""
         return predict_probabilities(network, images, batch_size=self.settings.batch_size, device=self.device)
 
-    def features(self, images: Tensor) -> Tensor:
-        """The pooled features of images, [N, F], see ``monai_plan.metrics.embed``."""
-        return embed(self.embedding, images, pooled=True, batch_size=self.settings.batch_size, device=self.device)
+    def statistics(self, images: Images) -> FeatureStatistics:
+        """Of the pooled features of images, see ``monai_plan.metrics.embed_statistics``."""
+        return embed_statistics(self.embedding, images, batch_size=self.settings.batch_size, device=self.device)
 
     @cached_property
-    def train_features(self) -> Tensor:
-        """The real training images as pooled features."""
-        return self.features(self.train.images)
+    def train_statistics(self) -> FeatureStatistics:
+        """Of the real training images."""
+        return self.statistics(self.train.images)
 
     @cached_property
     def embedding_digest(self) -> str:

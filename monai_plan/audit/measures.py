@@ -219,8 +219,8 @@ class _Fidelity(Measure):
         return inputs.embedding_digest
 
     def compute(self, inputs: AuditInputs, image_set: ImageSet) -> dict[str, Any]:
-        features = inputs.features(inputs.judged(image_set))
-        return {"frechet": frechet_distance(features, inputs.train_features)}
+        statistics = inputs.statistics(inputs.judged(image_set))
+        return {"frechet": frechet_distance(statistics, inputs.train_statistics)}
 
     def cells(self, result: Result) -> tuple[str, ...]:
         return (f"{result['frechet']:.3g}",)

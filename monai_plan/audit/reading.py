@@ -117,7 +117,7 @@ def _read(datalist_file: str | os.PathLike[str], section: str, *, size: tuple[in
         progress=True,
     )
     return ReadImages(
-        images=checked.images,
+        images=checked.images[:],
         subjects=checked.subjects,
         has_subjects=checked.has_subjects,
         keys=checked.keys,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from monai_plan.data import CheckedDataset
+from monai_plan.data import CheckedDataset, HeldImages
 from monai_plan.latent import Anchors, PriorAnchors, SelectionSettings, k_same
 from monai_plan.metrics import PerceptualEmbedding
 from monai_plan.networks import LatentDecoder
@@ -40,7 +40,7 @@ def distance_check(
     """
     if quantile is None:
         return None
-    images = torch.cat([training.images, test.images])
+    images = HeldImages.joined(training.images, test.images)
     patients = torch.cat([training.identities, test.identities + training.num_subjects])
     return DistanceCheck(images, patients, embedding, quantile=quantile, device=device)
 

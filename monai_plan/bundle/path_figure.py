@@ -14,7 +14,7 @@ from torch import Tensor
 from monai_plan.audit import Section
 from monai_plan.audit.figures import WIDTH, image_panel, new_figure, png_of, show_panels
 from monai_plan.data import CheckedDataset
-from monai_plan.metrics import PerceptualEmbedding, embed, nearest_real
+from monai_plan.metrics import NearestReal, PerceptualEmbedding, nearest_real_images
 from monai_plan.networks import LatentDecoder
 from monai_plan.release import synthesize_images
 from monai_plan.utils import DataError
@@ -68,17 +68,17 @@ def choose_path(
     device: torch.device | str,
 ) -> PathFigure:
     """The pair whose straight path comes nearest to a real image: there a walk has most to do."""
-    reals = embed(embedding, training.images, device=device)
 
-    def distances(images: Tensor) -> Tensor:
-        return nearest_real(embed(embedding, images, device=device), reals).distances
+    def nearest_to(points: Tensor) -> NearestReal:
+        return nearest_real_images(synthesize_images(generator, points), training.images, embedding, device=device)
 
-    pair = int(torch.stack([distances(synthesize_images(generator, path)).min() for path in straight]).argmin())
+    distances = nearest_to(straight.flatten(0, 1)).distances.reshape(straight.shape[:2])
+    pair = int(distances.amin(1).argmin())
     linear_images = synthesize_images(generator, straight[pair])
     private_images = synthesize_images(generator, paths["paths"][pair])
-    nearest = nearest_real(embed(embedding, private_images, device=device), reals)
+    nearest = nearest_to(paths["paths"][pair])
     return PathFigure(
-        linear_distances=distances(linear_images),
+        linear_distances=distances[pair],
         private_distances=nearest.distances,
         linear_images=linear_images,
         private_images=private_images,

@@ -11,6 +11,7 @@ from monai_plan.data.datalist import Datalist, check_split, read_datalist, split
 from monai_plan.data.dataset import CheckedDataset
 from monai_plan.data.facts import DatalistFacts, inspect_datalist
 from monai_plan.data.header import ImageHeader, ImageRefusedError
+from monai_plan.data.held import HeldImages
 from monai_plan.data.intensity import IntensityScaling, ScaleShownd, choose_scaling
 from monai_plan.data.phantoms import PHANTOM_LABELS, make_phantoms, phantom_image
 from monai_plan.data.reader import LoadShownImaged, image_header, read_image
@@ -22,6 +23,7 @@ __all__ = [
     "CheckedDataset",
     "Datalist",
     "DatalistFacts",
+    "HeldImages",
     "ImageHeader",
     "ImageRefusedError",
     "IntensityScaling",

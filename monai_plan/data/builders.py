@@ -17,7 +17,7 @@ import torch
 from monai_plan.data.datalist import DATALIST_NAME, split_by_subject, write_datalist
 from monai_plan.data.dicom import dicom_images
 from monai_plan.data.reader import image_kind
-from monai_plan.data.tables import is_missing, number_classes, plain_number, read_table, unify
+from monai_plan.data.tables import SHORTENED, is_missing, number_classes, plain_number, read_table, unify
 from monai_plan.data.writers import IMAGES_FOLDER, image_suffix, replaced_dataset, write_image
 from monai_plan.utils import ConfigError, DataError, seeded_generator
 
@@ -181,6 +181,12 @@ def datalist_from_csv(
         for row, name in zip(rows, classes, strict=True)
     ]
     if subject_column is not None:
+        shortened = [row[subject_column] for row in rows if SHORTENED.fullmatch(row[subject_column])]
+        if shortened:
+            raise DataError(
+                f"{csv_file} has {len(shortened)} patients such as {shortened[0]!r}, a long number that a spreadsheet "
+                "shortened, so that several patients may have become one: export that column as text."
+            )
         subjects = unify([row[subject_column] for row in rows], what="patients", remedy=look_alikes)
         items = [item | {"subject": subject} for item, subject in zip(items, subjects, strict=True)]
     missing = [item["image"] for item in items if not os.path.exists(item["image"])]
@@ -384,6 +390,8 @@ def _image_files(folder: Path) -> tuple[list[Path], Counter[str]]:
             file = Path(place, name)
             if name.startswith("."):
                 left_out["hidden"] += 1
+            elif file.suffix.lower() == ".hdr" and file.with_suffix(".img").name in names:
+                continue  # the first half of a volume of two files
             elif image_kind(file) is not None:
                 images.append(file)
             else:

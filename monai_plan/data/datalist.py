@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from monai_plan.data.tables import is_missing
+from monai_plan.data.tables import LOOK_LATIN, is_missing
 from monai_plan.utils import ConfigError, DataError, read_json, seeded_generator, write_json
 
 DATALIST_NAME = "datalist.json"
@@ -88,9 +88,6 @@ def read_datalist(path: str | os.PathLike[str]) -> Datalist:
     return Datalist(path=path, labels=labels, sections=sections, has_subjects=with_subject[True] > 0)
 
 
-_LATIN = str.maketrans("аеорсухіјѕкмтοναρτυχικ", "aeopcyxijskmtovaptuxik")  # Cyrillic and Greek letters that look so
-
-
 def _label_names(labels: Mapping[str, Any], path: Path) -> dict[int, str]:
     """The names of the classes, each number and name told apart by everybody who reads them."""
     names: dict[int, str] = {}
@@ -101,7 +98,7 @@ def _label_names(labels: Mapping[str, Any], path: Path) -> dict[int, str]:
         if not isinstance(name, str) or not name.strip():
             raise DataError(f'{path} has the name {reprlib.repr(name)} of class {number} in "labels": use a text.')
         visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
-        look = " ".join(visible.casefold().translate(_LATIN).split())
+        look = " ".join(visible.casefold().translate(LOOK_LATIN).split())
         if look in seen:
             raise DataError(f'{path} has "labels" that look alike, {seen[look]!r} and {name!r}: rename one of them.')
         names[int(number)] = seen[look] = name

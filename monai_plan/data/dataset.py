@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from monai.transforms import Compose, Randomizable
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from monai_plan.data.datalist import read_datalist
+from monai_plan.data.datalist import Datalist, read_datalist
 from monai_plan.data.facts import check_classes, check_files
 from monai_plan.data.intensity import ScaleShownd
-from monai_plan.data.loading import load_images
+from monai_plan.data.loading import clear_cache, load_images
 from monai_plan.utils import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class CheckedDataset(Dataset):
         progress: show a progress bar.
 
     Attributes:
-        images: [N, C, *spatial], float32.
+        images: [N, C, *spatial], float32 to whoever indexes or splits them, in memory 8 or 16 bits where these say the
+            same, see ``HeldImages``.
         labels: [N], int64.
         subjects: N subjects.
         keys: N image paths, as in the data list.
@@ -83,28 +85,13 @@ class CheckedDataset(Dataset):
         cache_dir: str | os.PathLike[str] | None = None,
         progress: bool = False,
     ) -> None:
-        if isinstance(img_size, int):
-            raise ConfigError(
-                f"img_size is {img_size}, but a list of as many numbers as axes is needed: [{img_size}, ...]."
-            )
-        shape = (int(img_channels), *map(int, img_size))
-        if min(shape) < 1 or num_classes < 1:
-            raise ConfigError(
-                f"img_channels is {img_channels}, img_size {tuple(img_size)} and num_classes {num_classes}, but all "
-                "must be positive."
-            )
+        shape = _checked_shape(img_size, img_channels, num_classes)
         steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
         _check_deterministic(steps)
+        if cache_dir is not None:
+            clear_cache(cache_dir, [datalist_file])
         datalist = read_datalist(datalist_file)
-        items = datalist.sections.get(section)
-        if not items:
-            raise DataError(
-                f'{datalist.path} has no images in the section "{section}": add some, or choose one of '
-                f"{sorted(name for name, entries in datalist.sections.items() if entries)}."
-            )
-        if section == "training":
-            check_classes(datalist, num_classes)
-        check_files(items, datalist)
+        items = _section(datalist, section, num_classes)
         loaded = load_images(
             items,
             transform,
@@ -125,31 +112,27 @@ class CheckedDataset(Dataset):
         if merge_duplicates:
             kept = self._merge_duplicates(kept, known)
         self.intensity = next((step.scaling for step in steps if isinstance(step, ScaleShownd)), None)
-        self.labels = torch.tensor([item["label"] for item in kept], dtype=torch.long)
-        self.subjects: list[str] = [item["subject"] for item in kept]
-        self.keys: list[str] = [item["key"] for item in kept]
+        self._name(kept, datalist)
+        _check_no_class_is_empty(self.labels, num_classes, section, datalist)
+
+    def _name(self, items: Sequence[dict[str, Any]], datalist: Datalist) -> None:
+        """Labels, subjects and keys of the images that were kept."""
+        self.labels = torch.tensor([item["label"] for item in items], dtype=torch.long)
+        self.subjects: list[str] = [item["subject"] for item in items]
+        self.keys: list[str] = [item["key"] for item in items]
         names = sorted(set(self.subjects))
         index = {name: number for number, name in enumerate(names)}
         self.identities = torch.tensor([index[subject] for subject in self.subjects], dtype=torch.long)
         self.num_subjects = len(names)
         self.has_subjects = datalist.has_subjects
         self.label_names = datalist.labels
-        empty = [label for label in range(num_classes) if not (self.labels == label).any()]
-        if empty:
-            named = ", ".join(
-                f"{label} ({datalist.labels.get(label, 'not named in the data list')})" for label in empty
-            )
-            raise DataError(
-                f'{datalist.path} has no usable image of class {named} in the section "{section}": add images of it or '
-                f"lower num_classes, which is {num_classes}."
-            )
 
     def _merge_duplicates(self, items: list[dict[str, Any]], known: Sequence[str]) -> list[dict[str, Any]]:
         """Leave out what another section has, and give subjects who share an image the name of the first of them."""
         apart = [index for index, digest in enumerate(self.digests) if digest not in set(known)]
         if len(apart) < len(items):
             logger.warning("left out %d images that another section has", len(items) - len(apart))
-            self.images, self.affines = self.images[apart], self.affines[apart]
+            self.images, self.affines = self.images.subset(apart), self.affines[apart]
             self.digests, items = [self.digests[index] for index in apart], [items[index] for index in apart]
         joined = join_subjects(self.digests, [item["subject"] for item in items])
         return [item | {"subject": joined[item["subject"]]} for item in items]
@@ -159,7 +142,7 @@ class CheckedDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {
-            "image": self.images[index].clone(),
+            "image": self.images[index],
             "label": int(self.labels[index]),
             "subject": self.subjects[index],
             "key": self.keys[index],
@@ -181,6 +164,45 @@ def join_subjects(digests: Sequence[str], subjects: Sequence[str]) -> dict[str, 
         one, other = sorted((root(first.setdefault(digest, subject)), root(subject)))
         joined[other] = one
     return {subject: root(subject) for subject in joined}
+
+
+def _checked_shape(img_size: Sequence[int], img_channels: int, num_classes: int) -> tuple[int, ...]:
+    """[C, *spatial]."""
+    if isinstance(img_size, int):
+        raise ConfigError(
+            f"img_size is {img_size}, but a list of as many numbers as axes is needed: [{img_size}, ...]."
+        )
+    shape = (int(img_channels), *map(int, img_size))
+    if min(shape) < 1 or num_classes < 1:
+        raise ConfigError(
+            f"img_channels is {img_channels}, img_size {tuple(img_size)} and num_classes {num_classes}, but all must "
+            "be positive."
+        )
+    return shape
+
+
+def _section(datalist: Datalist, name: str, num_classes: int) -> list[dict[str, Any]]:
+    """The items of a section, after what can be checked before a file is opened."""
+    items = datalist.sections.get(name)
+    if not items:
+        raise DataError(
+            f'{datalist.path} has no images in the section "{name}": add some, or choose one of '
+            f"{sorted(name for name, entries in datalist.sections.items() if entries)}."
+        )
+    if name == "training":
+        check_classes(datalist, num_classes)
+    check_files(items, datalist)
+    return items
+
+
+def _check_no_class_is_empty(labels: Tensor, num_classes: int, section: str, datalist: Datalist) -> None:
+    empty = [label for label in range(num_classes) if not (labels == label).any()]
+    if empty:
+        named = ", ".join(f"{label} ({datalist.labels.get(label, 'not named in the data list')})" for label in empty)
+        raise DataError(
+            f'{datalist.path} has no usable image of class {named} in the section "{section}": add images of it or '
+            f"lower num_classes, which is {num_classes}."
+        )
 
 
 def _check_deterministic(steps: Sequence[Any]) -> None:

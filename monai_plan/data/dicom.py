@@ -86,6 +86,7 @@ def _header(dataset: Any) -> ImageHeader:
         )
     if dataset.get("Modality") == "RTDOSE":
         raise ImageRefusedError("is a dose (RTDOSE), which no viewer shows as an image: write it as NIfTI")
+    _check_bits(dataset)
     frames = int(dataset.get("NumberOfFrames") or 1)
     size = (int(dataset.Columns), int(dataset.Rows), *([frames] if frames > 1 else []))
     film = 0
@@ -98,6 +99,18 @@ def _header(dataset: Any) -> ImageHeader:
     return ImageHeader(
         1 if photometric in GREY else 3, size, bits, low_high, str(dataset.get("Modality", "")), frames=film
     )
+
+
+def _check_bits(dataset: Any) -> None:
+    bits, high = dataset.get("BitsStored"), dataset.get("HighBit")
+    if bits is not None and high is not None and high != bits - 1:
+        raise ImageRefusedError(
+            f"has HighBit (0028,0102) {high} with {bits} bits stored, a way of storing that was given up and that "
+            "readers take for another: convert it"
+        )
+    for frame in range(int(dataset.get("NumberOfFrames") or 1)):
+        if _rescale(dataset, frame)[0] == 0.0:
+            raise ImageRefusedError("has RescaleSlope (0028,1053) 0, which makes all values one: mend its header")
 
 
 def _bits(dataset: Any) -> int:
@@ -161,17 +174,31 @@ def _decoded(dataset: Any) -> np.ndarray:
         raise ImageRefusedError("has no PixelData (7FE0,0010): it is an object without an image, or was cut")
     try:
         stored = pixel_array(dataset)
+        _check_shape(dataset, stored.shape)
         if dataset.get("PhotometricInterpretation") == PALETTE:
             colours = apply_color_lut(stored, dataset)
             return colours >> 8 if colours.max() > 255 else colours  # entries of 16 bits, of which screens show 8
         return stored
+    except ImageRefusedError:
+        raise
     except Exception as error:  # pydicom and its plug-ins raise what they like
         syntax = dataset.file_meta.TransferSyntaxUID
-        packages = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+        packages = "pip install pylibjpeg pylibjpeg-openjpeg python-gdcm"
         remedy = f": {packages}" if syntax.is_compressed and "missing" in str(error).lower() else ""
         raise ImageRefusedError(
             f"has pixels of the transfer syntax {syntax.name} that cannot be decoded ({first_line(error)}){remedy}"
         ) from error
+
+
+def _check_shape(dataset: Any, found: tuple[int, ...]) -> None:
+    """Whether the pixels are what the header says: pydicom hands out what is there."""
+    frames, colour = int(dataset.get("NumberOfFrames") or 1), dataset.get("PhotometricInterpretation") in COLOUR
+    said = (*([frames] if frames > 1 else []), int(dataset.Rows), int(dataset.Columns), *([3] if colour else []))
+    if found != said:
+        raise ImageRefusedError(
+            f"has pixels of the shape {' x '.join(map(str, found))} where its header says {' x '.join(map(str, said))} "
+            "(NumberOfFrames, Rows, Columns, PhotometricInterpretation): mend the header"
+        )
 
 
 def _as_shown_grey(dataset: Any, rows: np.ndarray, header: ImageHeader) -> np.ndarray:

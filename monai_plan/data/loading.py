@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from monai.data import get_track_meta, set_track_meta
@@ -21,9 +23,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from monai_plan import __version__
+from monai_plan.data.datalist import read_datalist
 from monai_plan.data.facts import has_colour, num_cores
 from monai_plan.data.header import ImageRefusedError
-from monai_plan.utils import write_tensors
+from monai_plan.data.held import GrowingImages, HeldImages
+from monai_plan.data.intensity import ScaleShownd
+from monai_plan.data.reader import LoadShownImaged, image_kind
+from monai_plan.utils import PLANError, write_tensors
 
 RANGE_TOLERANCE = 1e-3
 BAR_DELAY = 2.0  # seconds before a progress bar is worth its line
@@ -34,7 +40,7 @@ class LoadedImages:
     """What became of the images of a section.
 
     Attributes:
-        images: [N, C, *spatial], float32, of those that are good.
+        images: N of [C, *spatial], those that are good.
         kept: N positions in the section.
         digests: N digests of the pixels as read.
         affines: [N, 2, 4, 4], float64, as read and after the transform; the identity where the transform keeps none.
@@ -42,7 +48,7 @@ class LoadedImages:
             if the image itself may be right; else empty.
     """
 
-    images: Tensor
+    images: HeldImages
     kept: list[int]
     digests: list[str]
     affines: Tensor
@@ -58,17 +64,19 @@ class BadImageError(Exception):
 
 
 @contextmanager
-def _metadata_tracked() -> Iterator[None]:
-    """Where ``monai.data.set_track_meta(False)`` was called, MONAI's transforms would lose spacing and orientation."""
+def _metadata_tracked(wanted: bool) -> Iterator[None]:
+    """Whether MONAI's transforms keep spacing and orientation, whatever ``monai.data.set_track_meta`` was told.
+
+    Pictures have neither, and to carry none along would take half of the time of resizing and scaling.
+    """
     before = get_track_meta()
-    set_track_meta(True)
+    set_track_meta(wanted)
     try:
         yield
     finally:
         set_track_meta(before)
 
 
-@_metadata_tracked()
 def load_images(
     items: Sequence[dict[str, Any]],
     transform: Callable[[dict[str, Any]], Any],
@@ -88,71 +96,142 @@ def load_images(
         cache_file: where the result is kept, if it is; what is there is used if nothing has changed.
         desc: what the progress bar says; none is shown without it.
     """
-    key = _cache_key(items, transform, shape, num_classes) if cache_file is not None else None
-    if cache_file is not None and key is not None:
-        cached = _read_cache(cache_file, key)
+    key = _cache_key(transform, shape, num_classes) if cache_file is not None else None
+    belongs = image_marks(items) if cache_file is not None else {}
+    if cache_file is not None:
+        cached = _read_cache(cache_file, key, belongs)
         if cached is not None:
             return cached
-    images = torch.empty(len(items), *shape)
+    images = GrowingImages((len(items), *shape), span=_span(transform))
     affines = torch.empty(len(items), 2, 4, 4, dtype=torch.float64)
 
     def load(index: int) -> str | BadImageError:
         try:
-            image, digest, affine = _load(items[index], transform, shape=shape, num_classes=num_classes)
+            image, digest, affines[index] = _load(items[index], transform, shape=shape, num_classes=num_classes)
         except BadImageError as error:
             return error
-        affines[index] = torch.stack([affine, _affine(image)])
-        images[index] = image.as_tensor() if isinstance(image, MetaTensor) else image
+        images.put(index, image)
         return digest
 
-    with ThreadPoolExecutor(num_cores()) as pool:
-        loads = pool.map(load, range(len(items)))
-        results = list(tqdm(loads, desc=desc, total=len(items), disable=desc is None, delay=BAR_DELAY, leave=False))
+    threads = torch.get_num_threads()
+    try:  # one core per image: where PyTorch shares the work on one image as well, the threads wait for each other
+        with (
+            _metadata_tracked(not _are_pictures(items, transform)),
+            ThreadPoolExecutor(num_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
+            loads = pool.map(load, range(len(items)))
+            results = list(tqdm(loads, desc=desc, total=len(items), disable=desc is None, delay=BAR_DELAY, leave=False))
+    finally:
+        torch.set_num_threads(threads)
     kept = [index for index, result in enumerate(results) if isinstance(result, str)]
+    held = images.held
     if len(kept) < len(items):
-        images, affines = images[kept], affines[kept]
+        held, affines = held.subset(kept), affines[kept]
     bad = [(index, str(r), r.mend) for index, r in enumerate(results) if isinstance(r, BadImageError)]
-    loaded = LoadedImages(images, kept, [r for r in results if isinstance(r, str)], affines, bad)
+    loaded = LoadedImages(held, kept, [r for r in results if isinstance(r, str)], affines, bad)
     if cache_file is not None and key is not None:
-        _write_cache(cache_file, key, loaded)
+        _write_cache(cache_file, key, belongs, loaded)
     return loaded
 
 
-def _cache_key(
-    items: Sequence[dict[str, Any]], transform: Callable[..., Any], shape: tuple[int, ...], num_classes: int
-) -> str | None:
-    steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+def _steps(transform: Callable[..., Any]) -> Sequence[Any]:
+    return transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+
+
+def _are_pictures(items: Sequence[dict[str, Any]], transform: Callable[..., Any]) -> bool:
+    """Whether our reader reads nothing but files of a format that knows no place in the body."""
+    reads = isinstance(_steps(transform)[0], LoadShownImaged)
+    return reads and all(image_kind(item["image"]) == "raster" for item in items)
+
+
+def _span(transform: Callable[..., Any]) -> float:
+    """Stored values from black to white, as a guess: a wrong one costs memory alone."""
+    for step in _steps(transform):
+        if isinstance(step, ScaleShownd):
+            ends = step.scaling.value_range
+            return 0.0 if ends is None else ends[1] - ends[0]
+    return 255.0
+
+
+# ---- what is kept for the next process -------------------------------------------------------------------------------
+
+
+def _cache_key(transform: Callable[..., Any], shape: tuple[int, ...], num_classes: int) -> str | None:
+    """All that the result depends on besides the images."""
     try:
-        digest = hashlib.sha256(b"".join(pickle.dumps(step) for step in steps))
+        digest = hashlib.sha256(b"".join(pickle.dumps(step) for step in _steps(transform)))
     except Exception:  # a lambda, or whatever a user's transform holds
         return None
     digest.update(repr((__version__, torch.__version__, shape, num_classes)).encode())
+    return digest.hexdigest()
+
+
+def image_marks(items: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Of every image, by its key, what changes when the file or its label does."""
+    marks = {}
     for item in items:
         path = Path(item["image"])
         files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
         stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        digest.update(repr((item["key"], item["label"], stats)).encode())
-    return digest.hexdigest()
+        marks[item["key"]] = repr((item["label"], stats))
+    return marks
 
 
-def _write_cache(file: Path, key: str, loaded: LoadedImages) -> None:
-    if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
-        return  # one rank is enough, and they share the folder
-    write_tensors(file, {"key": key, **vars(loaded)})
+def clear_cache(cache_dir: str | os.PathLike[str], datalist_files: Iterable[str | os.PathLike[str]]) -> None:
+    """Delete what is kept of images that the data lists do not name any more, or whose files changed.
+
+    A patient who was removed is then gone from there as well, whatever is read next. What cannot be judged is deleted.
+    """
+    files = sorted(Path(cache_dir).glob("*.pt")) if Path(cache_dir).is_dir() else []
+    if not files or not _is_first_rank():
+        return
+    belongs: set[tuple[str, str]] = set()
+    for datalist in datalist_files:
+        try:
+            sections = read_datalist(datalist).sections
+        except PLANError:  # whoever reads it next says what is wrong
+            continue
+        belongs.update(pair for items in sections.values() for pair in image_marks(items).items())
+    for file in files:
+        content = _content(file)
+        if content is None or not belongs.issuperset(content["belongs"].items()):
+            file.unlink(missing_ok=True)
 
 
-def _read_cache(file: Path, key: str) -> LoadedImages | None:
+def _write_cache(file: Path, key: str, belongs: dict[str, str], loaded: LoadedImages) -> None:
+    if _is_first_rank():  # one is enough, and they share the folder
+        write_tensors(file, {"key": key, "belongs": belongs, **vars(loaded), "images": vars(loaded.images)})
+
+
+def _is_first_rank() -> bool:
+    return not (dist.is_available() and dist.is_initialized() and dist.get_rank() > 0)
+
+
+def _read_cache(file: Path, key: str | None, belongs: dict[str, str]) -> LoadedImages | None:
+    content = _content(file)
+    if content is None or content.pop("key") != key or list(content.pop("belongs").items()) != list(belongs.items()):
+        if _is_first_rank():
+            file.unlink(missing_ok=True)  # before the images are read, for it may hold somebody who was removed
+        return None
+    return LoadedImages(**content | {"images": HeldImages(**content["images"])})
+
+
+def _content(file: Path) -> dict[str, Any] | None:
+    """None if the file is missing or damaged."""
     try:
         content = torch.load(file, weights_only=True, mmap=True)
-    except Exception:  # missing, or damaged: it is written anew
+        return content if {"key", "belongs", "images"} <= content.keys() else None
+    except Exception:  # torch raises what it likes
         return None
-    return LoadedImages(**content) if content.pop("key", None) == key else None
+
+
+# ---- one image -------------------------------------------------------------------------------------------------------
 
 
 def _load(
     item: dict[str, Any], transform: Callable[[dict[str, Any]], Any], *, shape: tuple[int, ...], num_classes: int
 ) -> tuple[Tensor, str, Tensor]:
-    """The image after the transform, and the digest of its pixels and the affine as read."""
+    """The image after the transform, the digest of its pixels as read, and its affines as read and afterwards."""
     if not 0 <= item["label"] < num_classes:
         raise BadImageError(f"has the label {item['label']}, but labels run from 0 to {num_classes - 1}", "num_classes")
     if not os.path.exists(item["image"]):
@@ -163,10 +242,11 @@ def _load(
         if isinstance(transform, Compose) and len(transform.transforms) > 1:
             result = transform({"image": item["image"]}, end=1)
             loaded = result["image"]
-            _check_finite(loaded)
+            digest, affine = _digest(loaded), _affine(loaded)
             if isinstance(loaded, Tensor) and loaded.ndim < len(shape):  # Resized would repeat it along a new axis
                 _check_axes(loaded, len(shape) - 1)
-            digest, affine = _digest(loaded), _affine(loaded)
+            if isinstance(loaded, MetaTensor) and not get_track_meta():
+                result = result | {"image": loaded.as_tensor()}
             image = transform(result, start=1)["image"]
         else:
             image = loaded = transform({"image": item["image"]})["image"]
@@ -178,8 +258,8 @@ def _load(
         raise BadImageError(_reason(error)) from error
     if not isinstance(image, Tensor):
         raise BadImageError(f"is a {type(image).__name__} after the transform, but a tensor is needed", "preprocessing")
-    _check_finite(image)
-    return _of_shape(image, loaded, shape), digest, affine
+    plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+    return _of_shape(plain, loaded, shape), digest, torch.stack([affine, _affine(image)])
 
 
 def _affine(image: Any) -> Tensor:
@@ -206,7 +286,7 @@ def _of_shape(image: Tensor, loaded: Any, shape: tuple[int, ...]) -> Tensor:
             f"has the shape {tuple(image.shape)} after the transform, but img_channels and img_size make {shape}",
             "the transform, img_size or img_channels",
         )
-    low, high = float(image.min()), float(image.max())
+    low, high = _ends(image)
     if low < -1.0 - RANGE_TOLERANCE or high > 1.0 + RANGE_TOLERANCE:
         raise BadImageError(
             f"has values from {low:.4g} to {high:.4g} after the transform, but they must lie in [-1, 1] "
@@ -227,22 +307,27 @@ def _check_axes(loaded: Any, dims: int) -> None:
     )
 
 
-def _check_finite(image: Any) -> None:
-    if isinstance(image, Tensor) and image.is_floating_point() and not image.sum().isfinite():
+def _ends(image: Tensor) -> tuple[float, float]:
+    """The least and the greatest value, if all are finite."""
+    low, high = image.min().item(), image.max().item()
+    if not (math.isfinite(low) and math.isfinite(high)):
         bad = image.numel() - int(image.isfinite().sum())
-        if bad:  # or their sum is too large
-            raise BadImageError(f"has {bad} of {image.numel()} pixels that are NaN or infinite")
+        raise BadImageError(f"has {bad} of {image.numel()} pixels that are NaN or infinite")
+    return low, high
 
 
 def _digest(image: Any) -> str:
-    """Of the pixels as read; equal for a grey picture and the same stored as RGB."""
-    values = (image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)).float()
-    if len(values) == 3 and not has_colour(values, 0.0):
-        values = values[:1]
-    if values.min() >= 0 and values.max() <= 255 and torch.equal(values, values.byte()):
-        values = values.byte()  # a quarter to hash
-    digest = hashlib.blake2b(repr(tuple(values.shape)).encode(), digest_size=16)
-    digest.update(values.contiguous().numpy().data)
+    """Of the pixels as read, which must be finite; equal for a grey picture and the same stored as RGB."""
+    tensor = (image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)).float()
+    if len(tensor) == 3 and not has_colour(tensor, 0.0):
+        tensor = tensor[:1]
+    values = np.ascontiguousarray(tensor.numpy())  # NumPy takes less time for small arrays
+    low, high = _ends(tensor)
+    if low >= 0 and high <= 255:
+        eight = values.astype(np.uint8)
+        values = eight if (eight == values).all() else values  # a quarter to hash
+    digest = hashlib.sha256(repr(values.shape).encode())
+    digest.update(values.data)
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
 
 from monai_plan.data.dataset import CheckedDataset
+from monai_plan.data.held import HeldImages
 from monai_plan.data.tables import look_alikes
 from monai_plan.utils import DataError
 
@@ -23,6 +25,7 @@ MOST_CONSTANT = 0.1  # of the images: more, and it is the scaling that made them
 FAR = 8.0  # robust standard deviations
 SPACING, TURN = 0.05, 0.1  # relative, and in components of unit vectors
 NAMED = 3
+BATCH = 64  # images looked at together
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +78,8 @@ def _warn(text: str, names: Sequence[str], *values: Any) -> None:
 
 
 def _describe_section(name: str, data: CheckedDataset) -> dict[str, Any]:
-    pixels = data.images.flatten(1)
-    black, white = (pixels <= -1).float().mean(1), (pixels >= 1).float().mean(1)
-    low, high = pixels.amin(1), pixels.amax(1)
-    every = pixels.flatten()[:: max(pixels.numel() // 1_000_000, 1)]
-    ends = every.quantile(torch.tensor([0.005, 0.995]))
+    black, white, low, high, mean, std = _pixel_figures(data.images).unbind(1)
+    ends = _sampled_pixels(data.images).quantile(torch.tensor([0.005, 0.995]))
     found: dict[str, Any] = {
         "images": len(data),
         "subjects": data.num_subjects,
@@ -91,7 +91,7 @@ def _describe_section(name: str, data: CheckedDataset) -> dict[str, Any]:
         "range_used": float(ends[1] - ends[0]) / 2,
         "constant": _named(data, high <= low),
         "saturated": _named(data, (white > SATURATED) & (high > low)),
-        "outlying": _named(data, _far(pixels.mean(1)) | _far(pixels.std(1))),
+        "outlying": _named(data, _far(mean) | _far(std)),
         "lie_otherwise": _named(data, _lie_otherwise(data)),
     }
     _warn_of_values(name, data, found)
@@ -99,6 +99,24 @@ def _describe_section(name: str, data: CheckedDataset) -> dict[str, Any]:
         _warn(f"{name}: %d volumes differ from the others in spacing or direction (%s): resample with --spacing, or "
               "look at them", found["lie_otherwise"])  # fmt: skip
     return found
+
+
+def _pixel_figures(images: HeldImages) -> Tensor:
+    """[N, 6]: of each image the shares of black and of white, the least and the greatest value, mean and deviation."""
+    figures = []
+    for batch in images.split(BATCH):
+        x = batch.flatten(1)
+        shares = [(x <= -1).float().mean(1), (x >= 1).float().mean(1)]
+        figures.append(torch.stack([*shares, x.amin(1), x.amax(1), x.mean(1), x.std(1)], dim=1))
+    return torch.cat(figures)
+
+
+def _sampled_pixels(images: HeldImages) -> Tensor:
+    """At most about a million pixels, spread evenly over all images."""
+    size = math.prod(images.shape[1:])
+    step = max(len(images) * size // 1_000_000, 1)
+    starts = (-number * BATCH * size % step for number in range(len(images)))
+    return torch.cat([x.flatten()[start::step] for start, x in zip(starts, images.split(BATCH), strict=False)])
 
 
 def _warn_of_values(name: str, data: CheckedDataset, found: Mapping[str, Any]) -> None:
@@ -144,7 +162,8 @@ def _duplicates(sections: Mapping[str, CheckedDataset]) -> list[dict[str, Any]]:
     """Groups of images with the same pixels that are not all of one subject, class and section."""
     groups: dict[str, list[tuple[str, str, str, int]]] = defaultdict(list)
     for name, data in sections.items():
-        flat = (data.images.flatten(1).amax(1) <= data.images.flatten(1).amin(1)).tolist()  # blank images are equal
+        _, _, low, high, _, _ = _pixel_figures(data.images).unbind(1)
+        flat = (high <= low).tolist()  # blank images are equal
         for digest, key, subject, label, blank in zip(
             data.digests, data.keys, data.subjects, data.labels.tolist(), flat, strict=True
         ):
@@ -163,7 +182,7 @@ def _near_duplicates(sections: Mapping[str, CheckedDataset]) -> list[tuple[str, 
     keys = [key for data in sections.values() for key in data.keys]
     subjects = [subject for data in sections.values() for subject in data.subjects]
     digests = [digest for data in sections.values() for digest in data.digests]
-    hashes = torch.cat([_perceptual_hashes(data.images) for data in sections.values()])
+    hashes = torch.cat([_perceptual_hashes(x) for data in sections.values() for x in data.images.split(BATCH)])
     pairs: list[tuple[str, str]] = []
     for first in range(0, len(hashes), 1024):
         agree = hashes[first : first + 1024] @ hashes.T / hashes.shape[1]  # 1 - 2 · share of different bits

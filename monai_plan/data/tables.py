@@ -14,7 +14,10 @@ from pathlib import Path
 
 from monai_plan.utils import ConfigError, DataError
 
-MISSING = {"", "nan", "na", "n/a", "none", "null", "<na>"}
+MISSING = {"", "nan", "nat", "na", "n/a", "none", "null", "nil", "<na>"}
+MISSING |= {"#n/a", "#na", "#name?", "#ref!", "#value!", "#num!", "#null!", "#div/0!"}  # of spreadsheets
+SHORTENED = re.compile(r"[+-]?\d([.,]\d+)?E\+\d+")  # what they make of long numbers
+LOOK_LATIN = str.maketrans("аеорсухіјѕкмтοναρτυχικ", "aeopcyxijskmtovaptuxik")  # Cyrillic and Greek letters that do
 SEPARATORS = ",;\t|"
 SHOWN = 3  # groups of look-alikes that an error names
 
@@ -41,6 +44,9 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str]) -> list[dic
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
     try:
         names = {name.strip(): name for name in reader.fieldnames or [] if name is not None}
+        twice = [name for name, count in Counter(map(str.strip, reader.fieldnames or [])).items() if count > 1]
+        if set(twice) & set(columns):
+            raise DataError(f"{path} has {min(set(twice) & set(columns))!r} twice in its header: rename one of them.")
         absent = [column for column in columns if column not in names]
         if absent:
             raise DataError(f"{path} has no column {absent[0]!r}, only {list(names)}: name the right column.")
@@ -109,9 +115,11 @@ def number_classes(texts: Iterable[str]) -> dict[str, int]:
 
 
 def look_alike_key(text: str) -> str:
-    """What is left of a name once case, spaces, ``.0`` and leading zeros are gone."""
-    plain = "".join(unicodedata.normalize("NFKC", text).casefold().split())
-    plain = re.sub(r"(?<=\d)\.0+$", "", plain)
+    """What is left of a name once case, spaces, ``.0``, leading zeros and what the eye does not tell apart are gone."""
+    plain = "".join(unicodedata.normalize("NFKC", text).casefold().split()).translate(LOOK_LATIN)
+    kinds = {"Cf": "", "Pd": "-"}  # characters without a shape, and dashes of any length
+    plain = "".join(kinds.get(unicodedata.category(letter), letter) for letter in plain)
+    plain = re.sub(r"(?<=\d)[.,]0+$", "", plain)
     return re.sub(r"(?<!\d)0+(?=\d)", "", plain)
 
 
@@ -144,8 +152,8 @@ def unify(texts: Sequence[str], *, what: str, remedy: str) -> list[str]:
         shown = ", ".join(" = ".join(map(repr, group)) for group in groups[:SHOWN])
         more = f" and {len(groups) - SHOWN} groups more" if len(groups) > SHOWN else ""
         raise DataError(
-            f"there are {what} that differ only in case, spaces, .0 or leading zeros: {shown}{more}. If they are the "
-            "same, say --merge-look-alikes, if not, --keep-look-alikes."
+            f"there are {what} that differ only in case, spaces, .0, leading zeros or letters that look the same: "
+            f"{shown}{more}. If they are the same, say --merge-look-alikes, if not, --keep-look-alikes."
         )
     counts = Counter(texts)
     best = {text: max(group, key=lambda text: (counts[text], text)) for group in groups for text in group}

@@ -32,6 +32,7 @@ def _header(image: Any) -> ImageHeader:
         raise ImageRefusedError("has complex values: write their magnitude")
     if stored.names is not None and stored.names[:3] != RGB:
         raise ImageRefusedError(f"has values of the parts {', '.join(stored.names)}: write it as grey or RGB")
+    _check_directions(image)
     channels = 3 if stored.names is not None else 1
     size = shape
     if len(shape) == 3:
@@ -49,6 +50,8 @@ def volume_pixels(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]
     values = np.asanyarray(image.dataobj)
     shape = [*values.shape[:3], *[1] * (3 - values.ndim)]
     if values.dtype.names is not None:
+        if "A" in values.dtype.names and (values["A"] != 255).any():
+            raise ImageRefusedError("is transparent in places, which every viewer fills as it likes: flatten it")
         values = np.stack([values[name] for name in RGB])
     pixels, affine = to_ras(values.reshape(header.channels, *shape), _affine(image))
     if len(header.size) == 2:
@@ -57,6 +60,22 @@ def volume_pixels(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]
         kept = [axis for axis in range(3) if axis != flat]
         affine = affine[:, [*kept, flat, 3]]
     return pixels, affine
+
+
+def _check_directions(image: Any) -> None:
+    """Whether the two directions that a NIfTI header can hold agree on which side is which."""
+    if not hasattr(image, "get_qform"):
+        return
+    affines = [
+        affine for affine in (image.get_sform(coded=True)[0], image.get_qform(coded=True)[0]) if affine is not None
+    ]
+    if len(affines) == 2 and all(np.isfinite(affine).all() for affine in affines):
+        sform, qform = ("".join(map(str, nibabel.aff2axcodes(affine))) for affine in affines)
+        if sform != qform:
+            raise ImageRefusedError(
+                f"has a header of two minds on what is left and right: its sform says {sform}, its qform {qform}, and "
+                "viewers follow one or the other: make them agree"
+            )
 
 
 def _affine(image: Any) -> np.ndarray:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from monai_plan.engines.handlers import BestWeights, LossProgressBar, ResumeHandler, StopAtNaN
 from monai_plan.engines.inferers import AdversarialInferer
+from monai_plan.metrics import Images
 from monai_plan.rules import Ruled, checked, number, whole
 from monai_plan.utils import DataError, derive_seed, seeded_generator
 
@@ -65,11 +66,11 @@ def new_classifier(factory: Callable[[], nn.Module], *, seed: int) -> nn.Module:
 
 def fit_classifier(
     network: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     settings: ClassifierSettings,
-    validation: tuple[Tensor, Tensor] | None = None,
+    validation: tuple[Images, Tensor] | None = None,
     augment: Augmentation | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -144,7 +145,7 @@ def fit_classifier(
 def _validate(
     trainer: SupervisedTrainer,
     network: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     settings: ClassifierSettings,
@@ -181,7 +182,7 @@ class _Batches:
     """Shuffled batches of one epoch, as many and as even as the batch size allows, so that none is of one image."""
 
     def __init__(
-        self, images: Tensor, labels: Tensor, *, batch_size: int, augment: Augmentation | None, seed: int
+        self, images: Images, labels: Tensor, *, batch_size: int, augment: Augmentation | None, seed: int
     ) -> None:
         self.images, self.labels, self.augment, self.seed = images, labels, augment, seed
         self.count = min(-(-len(images) // batch_size), len(images) // 2)
@@ -210,7 +211,7 @@ class _Batches:
 
 
 def predict_probabilities(
-    network: nn.Module, images: Tensor, *, batch_size: int = 64, device: torch.device | str = "cpu"
+    network: nn.Module, images: Images, *, batch_size: int = 64, device: torch.device | str = "cpu"
 ) -> Tensor:
     """The class probabilities [N, K] of images [N, C, *spatial], in eval mode; on the CPU, rows sum to 1.
 

@@ -17,6 +17,8 @@ FREE_SHARE = 0.25  # of a GPU's free memory that the images may take; the networ
 class ResidentLoader:
     """Endless shuffled batches of a data set that is held in memory, on the GPU where it fits.
 
+    Images are held as the data set holds them, in 8 bits where these say all, and become float32 batch by batch.
+
     Pass p over the data set follows a permutation drawn from (seed, p), so that a training that is continued sees the
     batches that it would have seen. Under ``torch.distributed`` every rank takes its part of one global batch.
 

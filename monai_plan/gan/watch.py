@@ -19,7 +19,7 @@ from torch import Tensor
 
 from monai_plan.data import CheckedDataset, contact_sheet
 from monai_plan.gan.trainer import StyleGAN2Trainer
-from monai_plan.metrics import PerceptualEmbedding, embed, frechet_distance
+from monai_plan.metrics import FeatureStatistics, PerceptualEmbedding, embed_statistics, frechet_distance
 from monai_plan.networks import StyleGAN2Generator, load_generator, save_generator
 from monai_plan.utils import ArtifactError, ConfigError, seeded_generator
 
@@ -157,7 +157,7 @@ class BestGenerator:
         self.dataset, self.embedding, self.path = dataset, embedding, path
         self.every_images, self.num_images, self.seed, self.writer = every_images, num_images, seed, writer
         self.history: list[tuple[int, float]] = []
-        self._real_features: Tensor | None = None
+        self._real: FeatureStatistics | None = None
 
     def attach(self, engine: StyleGAN2Trainer) -> None:
         """Register with the trainer, on the first rank only. Its place is before ``ResumeHandler``."""
@@ -191,11 +191,11 @@ class BestGenerator:
 
     def _distance(self, engine: StyleGAN2Trainer) -> float:
         device = engine.state.device
-        if self._real_features is None:
-            self._real_features = embed(self.embedding, self.dataset.images, device=device, pooled=True)
+        if self._real is None:
+            self._real = embed_statistics(self.embedding, self.dataset.images, device=device)
         order = torch.randperm(len(self.dataset), generator=seeded_generator(self.seed, "labels"))
         samples = _samples(engine, self.dataset.labels[order[: self.num_images]], seed=self.seed)
-        return frechet_distance(embed(self.embedding, samples, device=device, pooled=True), self._real_features)
+        return frechet_distance(embed_statistics(self.embedding, samples, device=device), self._real)
 
     def state_dict(self) -> dict[str, Any]:
         """The measurements so far."""

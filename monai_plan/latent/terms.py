@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_plan.metrics import PerceptualEmbedding, nearest_other_images
+from monai_plan.metrics import Images, PerceptualEmbedding, nearest_other_images
 from monai_plan.networks import frozen
 from monai_plan.utils import ConfigError, DataError
 
@@ -102,7 +102,7 @@ class MarginTerm(nn.Module):
     def __init__(
         self,
         embedding: PerceptualEmbedding,
-        images: Tensor,
+        images: Images,
         *,
         margin: float | None = None,
         identities: Tensor | None = None,

@@ -1,7 +1,15 @@
 """Perceptual distance, exact nearest-real search and fidelity."""
 
-from monai_plan.metrics.frechet import frechet_distance
-from monai_plan.metrics.nearest import NearestReal, embed, nearest_other_images, nearest_real, nearest_real_images
+from monai_plan.metrics.frechet import FeatureStatistics, frechet_distance
+from monai_plan.metrics.nearest import (
+    Images,
+    NearestReal,
+    embed,
+    embed_statistics,
+    nearest_other_images,
+    nearest_real,
+    nearest_real_images,
+)
 from monai_plan.metrics.perceptual import (
     LPIPSEmbedding,
     PerceptualEmbedding,
@@ -11,12 +19,15 @@ from monai_plan.metrics.perceptual import (
 )
 
 __all__ = [
+    "FeatureStatistics",
+    "Images",
     "LPIPSEmbedding",
     "NearestReal",
     "PerceptualEmbedding",
     "RandomFeatureEmbedding",
     "SqueezeNetEmbedding",
     "embed",
+    "embed_statistics",
     "frechet_distance",
     "nearest_other_images",
     "nearest_real",

@@ -8,16 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from math import ceil, isqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import ignite.distributed as idist
 import torch
 from torch import Tensor
 
+from monai_plan.metrics.frechet import FeatureStatistics
 from monai_plan.metrics.perceptual import PerceptualEmbedding
 from monai_plan.utils import ConfigError, DataError
 
-__all__ = ["NearestReal", "embed", "nearest_other_images", "nearest_real", "nearest_real_images"]
+__all__ = [
+    "Images",
+    "NearestReal",
+    "embed",
+    "embed_statistics",
+    "nearest_other_images",
+    "nearest_real",
+    "nearest_real_images",
+]
 
 MEMORY = 2 * 1024**3  # bytes
 SLAB = 2048  # columns of one product: the error bound grows with it
@@ -29,6 +38,21 @@ LONGEST = 1e18  # beyond, squares come near to float32's largest number
 
 
 Groups = tuple[Tensor, Tensor] | None
+
+
+class Images(Protocol):
+    """Images [N, C, *spatial] in [-1, 1]: a tensor, or what gives float32 tensors when it is indexed or split."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """[N, C, *spatial]."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> Tensor: ...
+
+    def split(self, size: int) -> Iterable[Tensor]:
+        """Batches of at most ``size`` images."""
 
 
 class NearestReal(NamedTuple):
@@ -106,8 +130,8 @@ def nearest_real(
 
 @torch.no_grad()
 def nearest_real_images(
-    queries: Tensor,
-    reals: Tensor,
+    queries: Images,
+    reals: Images,
     embedding: PerceptualEmbedding,
     *,
     batch_size: int = 64,
@@ -181,7 +205,7 @@ def nearest_real_images(
 
 
 def nearest_other_images(
-    images: Tensor,
+    images: Images,
     identities: Tensor,
     embedding: PerceptualEmbedding,
     *,
@@ -212,11 +236,10 @@ def nearest_other_images(
 @torch.no_grad()
 def embed(
     embedding: PerceptualEmbedding,
-    images: Tensor,
+    images: Images,
     *,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
-    pooled: bool = False,
 ) -> Tensor:
     """Embed many images, batch by batch.
 
@@ -225,23 +248,52 @@ def embed(
         images: [N, C, *spatial], values in [-1, 1].
         batch_size: images at a time.
         device: where to compute, in the weights' precision whatever autocast says.
-        pooled: False for ``embedding(images)``, whose squared distances are the perceptual ones; True for
-            ``embedding.pooled(images)``, the features of the Fréchet distance.
 
     Returns:
-        [N, E], or [N, F] if ``pooled``, on the CPU.
+        [N, E], on the CPU; the squared distances of its rows are the perceptual ones.
 
     Raises:
         DataError: if there are no images or they do not fit the embedding.
         ConfigError: if ``batch_size`` is less than 1.
     """
+    return torch.cat([batch.cpu() for batch in _embedded(embedding, embedding, images, batch_size, device)])
+
+
+@torch.no_grad()
+def embed_statistics(
+    embedding: PerceptualEmbedding,
+    images: Images,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+) -> FeatureStatistics:
+    """Mean and covariance of ``embedding.pooled(images)``, for the Fréchet distance, batch by batch.
+
+    Args, Raises: see ``embed``.
+
+    Returns:
+        On the CPU.
+    """
+    statistics = FeatureStatistics()
+    for features in _embedded(embedding, embedding.pooled, images, batch_size, device):
+        statistics.add(features.cpu())  # float64, which not every device knows
+    return statistics
+
+
+def _embedded(
+    embedding: PerceptualEmbedding,
+    function: Callable[[Tensor], Tensor],
+    images: Images,
+    batch_size: int,
+    device: torch.device | str,
+) -> Iterator[Tensor]:
+    """What a function of the embedding makes of each batch."""
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
     if not len(images):
         raise DataError("there are no images to embed.")
     embedding.to(device)
-    function = embedding.pooled if pooled else embedding
-    return torch.cat([_embed_batch(function, batch, device).cpu() for batch in images.split(batch_size)])
+    return (_embed_batch(function, batch, device) for batch in images.split(batch_size))
 
 
 def _embed_batch(function: Callable[[Tensor], Tensor], images: Tensor, device: torch.device | str) -> Tensor:
@@ -249,14 +301,14 @@ def _embed_batch(function: Callable[[Tensor], Tensor], images: Tensor, device: t
         return function(images.to(device))
 
 
-def _check_sides(queries: Tensor, reals: Tensor, groups: Groups, device: torch.device) -> Groups:
+def _check_sides(queries: Images, reals: Images, groups: Groups, device: torch.device) -> Groups:
     """The groups on the device, if both sides have rows and as many groups."""
     if not len(queries) or not len(reals):
         raise DataError(f"a nearest-real search needs images on both sides, got {len(queries)} and {len(reals)}.")
     if groups is None:
         return None
     for side, numbers in zip((queries, reals), groups, strict=True):
-        if numbers.shape != side.shape[:1] or numbers.is_floating_point():
+        if numbers.shape != (len(side),) or numbers.is_floating_point():
             raise DataError(f"groups must be [N] integers, N = {len(side)}: got {tuple(numbers.shape)}.")
     return groups[0].to(device), groups[1].to(device)
 

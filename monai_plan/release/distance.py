@@ -6,7 +6,7 @@ import ignite.distributed as idist
 import torch
 from torch import Tensor
 
-from monai_plan.metrics import PerceptualEmbedding, nearest_other_images, nearest_real_images
+from monai_plan.metrics import Images, PerceptualEmbedding, nearest_other_images, nearest_real_images
 from monai_plan.utils import ConfigError, DataError
 
 __all__ = ["DistanceCheck", "check_quantile"]
@@ -53,7 +53,7 @@ class DistanceCheck:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Images,
         identities: Tensor,
         embedding: PerceptualEmbedding,
         *,

@@ -41,7 +41,8 @@ def load_paths(paths_file: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         ``paths`` [P, T, *latent], ``labels`` [P], ``pairs`` [P, 2], ``losses``, ``kept`` [P, T] bool,
-        ``num_images`` (class → number), ``min_end_distance`` (see ``points_to_leave``) and ``secret`` (see
+        ``num_images`` (class → number), ``anchor_kind`` ("prior" or "k_same": whether patients are behind the ends),
+        ``min_end_distance`` (see ``points_to_leave``) and ``secret`` (see
         ``release_secret``), with the file's header.
 
     Raises:
@@ -64,6 +65,7 @@ def load_paths(paths_file: str | os.PathLike[str]) -> dict[str, Any]:
             "a number from 0 to below 0.5",
             isinstance(distance, (int, float)) and 0 <= distance < 0.5,
         ),
+        "anchor_kind": ("'prior' or 'k_same'", data.get("anchor_kind") in ("prior", "k_same")),
         "secret": ("64 hexadecimal digits", isinstance(secret, str) and re.fullmatch("[0-9a-f]{64}", secret)),
         "num_images": (
             "a whole number per class",
@@ -107,7 +109,8 @@ def may_leave(paths: Mapping[str, Any]) -> Tensor:
         paths: see ``load_paths``.
     """
     kept: Tensor = paths["kept"]
-    return kept & points_to_leave(paths["paths"], paths["min_end_distance"])
+    distance = paths["min_end_distance"] if paths["anchor_kind"] == "k_same" else None
+    return kept & points_to_leave(paths["paths"], distance)
 
 
 def select(paths: Mapping[str, Any], *, num_images: Mapping[int, int] | None = None) -> ReleasePoints:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -309,12 +310,19 @@ LOOK_ALIKE_PATIENTS = {
     "7.0 beside 7": lambda n: f"{n // 2}{'.0' if n % 2 else ''}",
     "zeros in front": lambda n: f"{n // 2:0{3 if n % 2 else 1}d}",
     "case and spaces": lambda n: ("p {}", "P{}")[n % 2].format(n // 2),
+    "full width": lambda n: str(n // 2).translate({} if n % 2 else {48 + d: 0xFF10 + d for d in range(10)}),
+    "an accent in two pieces": lambda n: ("\u00e9{}", "e\u0301{}")[n % 2].format(n // 2),
+    "a letter of another alphabet": lambda n: ("A{}", "\u0410{}")[n % 2].format(n // 2),
+    "another dash": lambda n: ("p-{}", "p\u2013{}")[n % 2].format(n // 2),
+    "a character without a shape": lambda n: ("p{}", "p\u200b{}")[n % 2].format(n // 2),
+    "a decimal comma": lambda n: f"{n // 2}{'' if n % 2 else ',0'}",
+    "one zero and two": lambda n: "0" * (n % 2 + 1) if n < 2 else f"{'0' * (n % 2)}{n // 2}",
 }
 
 
 @pytest.mark.parametrize("case", LOOK_ALIKE_PATIENTS)
 def test_patients_that_look_alike(tmp_path, case, caplog):
-    text = rows(lambda number: f"{number}.png,{number // 2 % 2},{LOOK_ALIKE_PATIENTS[case](number)}")
+    text = rows(lambda number: f'{number}.png,{number // 2 % 2},"{LOOK_ALIKE_PATIENTS[case](number)}"')
     with pytest.raises(DataError, match=r"patients that differ only in .*, .* = .*--merge-look-alikes"):
         table(tmp_path, text)
     _, training, test = table(tmp_path, text, look_alikes="merge")
@@ -353,13 +361,28 @@ def test_classes_that_look_alike(tmp_path):
     assert sum(item["label"] == 1 for item in training + test) == 16
 
 
-@pytest.mark.parametrize("nothing", ["nan", "NaN", "NA", "N/A", "None", "null", "", "  ", "<NA>"])
+@pytest.mark.parametrize("nothing", ["nan", "NaN", "NA", "N/A", "None", "null", "", "  ", "<NA>", "#N/A", "#REF!"])
 def test_nothing_is_no_patient_and_no_class(tmp_path, nothing):
     for column in ("label", "patient"):
         text = rows(lambda n, c=column: f"{n}.png," + ",".join(
             nothing if n == 3 and name == c else str(n % 2) for name in ("label", "patient")))  # fmt: skip
         with pytest.raises(DataError, match=f"line 5, has no '{column}'"):
             table(tmp_path, text)
+
+
+def test_cells_with_line_breaks_and_separators(tmp_path):
+    text = rows(
+        lambda n: f'"{n}.png","a ""b"";\r\nc{n % 2}",p{n},"free\ntext, of two lines"', "image,label,patient,note"
+    )
+    datalist, training, test = table(tmp_path, text)
+    assert len(training) + len(test) == 24
+    assert [" ".join(name.split()) for name in datalist.labels.values()] == ['a "b"; c0', 'a "b"; c1']
+
+
+def test_numbers_that_a_spreadsheet_shortened_are_no_patients(tmp_path):
+    text = rows(lambda n: f"{n}.png,{n % 2},{'1.23E+05' if n == 7 else n}")
+    with pytest.raises(DataError, match=r"1 patients such as '1\.23E\+05'.*export that column as text"):
+        table(tmp_path, text)
 
 
 def test_a_subject_that_says_nothing_is_missing(tmp_path):
@@ -373,6 +396,7 @@ def test_a_cell_too_many_and_a_spreadsheet(tmp_path):
     for content, message in (
         (b"image,label\na.png,0,1\n", "line 2, has more cells than the header"),
         (b"PK\x03\x04 and so on", "is a spreadsheet"),
+        (b"image,label,image\na.png,0,a.png\n", "has 'image' twice in its header"),
         (b"image,label\n\x81\x8d.png,0\n", "neither UTF-8, UTF-16 nor cp1252"),
     ):
         (tmp_path / "t.csv").write_bytes(content)
@@ -400,6 +424,15 @@ def test_folders_with_links_other_formats_and_what_is_left_out(tmp_path, caplog)
     (root / "tb" / "wrong").symlink_to(root / "normal")
     with pytest.raises(DataError, match="is in two classes, normal and tb, by a link"):
         datalist_from_folders(root, output=root / "datalist.json")
+
+
+def test_a_volume_of_two_files_is_one(tmp_path):
+    for number in range(8):
+        folder = tmp_path / ("normal", "tb")[number % 2]
+        folder.mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Pair(np.zeros((4, 4, 4), np.uint8), np.eye(4)), folder / f"{number}.img")
+    _, training, test = sides(datalist_from_folders(tmp_path, output=tmp_path / "datalist.json"))
+    assert sorted(i["key"][-5:] for i in training + test) == [f"{number}.img" for number in range(8)]
 
 
 def test_folders_of_dicom(tmp_path, caplog):

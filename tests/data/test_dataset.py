@@ -14,6 +14,7 @@ from monai.transforms import Compose, LoadImaged, RandFlipd, RandRotated, Resize
 from PIL import Image
 
 from monai_plan.data import CheckedDataset, IntensityScaling, LoadShownImaged, ScaleShownd
+from monai_plan.data.loading import clear_cache
 from monai_plan.utils import ConfigError, DataError
 
 # MONAI's own remarks on DICOM plug-ins and missing orientation.
@@ -103,7 +104,7 @@ def test_formats(tmp_path, kind):
             array = array.swapaxes(0, 1)  # rows are y; MONAI's first spatial axis is x
         arrays.append(array.transpose(2, 0, 1) if channels == 3 else array[None])
     data = checked(write_list(tmp_path, items), img_size=arrays[0].shape[1:], img_channels=channels)
-    difference = ((data.images + 1) * 127.5 - torch.from_numpy(np.stack(arrays)).float()).abs().max()
+    difference = ((data.images[:] + 1) * 127.5 - torch.from_numpy(np.stack(arrays)).float()).abs().max()
     assert difference < (12 if "rgb" in kind and "jpg" in kind else 3 if "jpg" in kind else 1e-2)
     assert data.affine is not None
     if kind == "nii.gz":
@@ -114,7 +115,7 @@ def test_items_and_attributes(tmp_path, good):
     data = checked(write_list(tmp_path, good))
     assert len(data) == 4
     assert data.images.shape == (4, 1, SIZE, SIZE)
-    assert data.images.dtype == torch.float32
+    assert data.images[:].dtype == torch.float32
     assert data.labels.tolist() == [0, 0, 1, 1]
     assert data.subjects == ["p2", "p10", "p2", "p3"]
     assert data.keys == [item["image"] for item in good]
@@ -144,7 +145,7 @@ def test_random_transforms_and_loader_on_top(tmp_path, good, num_workers):
     data = checked(write_list(tmp_path, good))
     augmented = MonaiDataset(data=data, transform=Compose([RandFlipd("image", prob=1.0, spatial_axis=0)]))
     batch = next(iter(DataLoader(augmented, batch_size=4, num_workers=num_workers)))
-    assert torch.equal(torch.as_tensor(batch["image"]), data.images.flip(2))
+    assert torch.equal(torch.as_tensor(batch["image"]), data.images[:].flip(2))
     assert batch["identity"].tolist() == data.identities.tolist()
     assert batch["key"] == data.keys
 
@@ -199,7 +200,7 @@ def test_bad_images(tmp_path, good, caplog, name, make, label, message):
         data = checked(path, skip_bad_images=True)
     assert [key for key, _ in data.skipped] == [name]
     assert name in caplog.text
-    assert torch.equal(data.images, checked(write_list(tmp_path, good)).images)
+    assert torch.equal(data.images[:], checked(write_list(tmp_path, good)).images[:])
     assert "bad" not in data.subjects
     assert data.num_subjects == 3
 
@@ -297,7 +298,7 @@ def test_what_was_read_is_kept(tmp_path, good, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("monai_plan.data.loading._load", None)  # nothing is read
         again = checked(path, transform=shown(), **options)
-    assert torch.equal(again.images, first.images)
+    assert torch.equal(again.images[:], first.images[:])
     assert torch.equal(again.affines, first.affines)
     assert (again.digests, again.skipped, again.keys) == (first.digests, first.skipped, first.keys)
     assert again.intensity == IntensityScaling("range", (0.0, 255.0))
@@ -319,8 +320,50 @@ def test_what_was_kept_is_not_used_when_anything_changed(tmp_path, good, change)
         (tmp_path / "cache" / "training.pt").write_bytes(b"damaged")
     steps = Compose([LoadShownImaged("image"), ScaleShownd("image", scaling)])
     again = checked(path, transform=steps, **options)
-    assert torch.equal(again.images, checked(path, transform=steps).images)
-    assert torch.equal(again.images, first.images) == (change == "damage")
+    assert torch.equal(again.images[:], checked(path, transform=steps).images[:])
+    assert torch.equal(again.images[:], first.images[:]) == (change == "damage")
+
+
+def held_in(folder):
+    """The pixels of the files of a cache, by file: bytes to search for a picture, as it is held."""
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("way", ["list", "file", "section", "no list", "damaged list"])
+def test_who_was_removed_is_gone_from_the_cache_before_anything_is_read(tmp_path, good, way, monkeypatch):
+    removed = pixels(50, SIZE, SIZE)
+    Image.fromarray(removed).save(tmp_path / "removed.png")
+    Image.fromarray(pixels(51, SIZE, SIZE)).save(tmp_path / "other.png")
+    item, other = ({"image": f"{name}.png", "label": 1, "subject": name} for name in ("removed", "other"))
+    sections = {"training": good, "test": [item, other | {"label": 0}]}
+    path = write_list(tmp_path, [])
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | sections))
+    options = {"cache_dir": tmp_path / "cache", "transform": shown()}
+    for section in sections:
+        checked(path, section=section, **options)
+    look = removed.T.tobytes()
+    assert {name for name, held in held_in(tmp_path / "cache").items() if look in held} == {"test.pt"}
+    clear_cache(tmp_path / "cache", [path])
+    assert len(held_in(tmp_path / "cache")) == 2  # nobody was removed
+    if way == "list":
+        path.write_text(json.dumps(content | {"training": good, "test": [other | {"label": 0}]}))
+    elif way == "file":
+        (tmp_path / "removed.png").unlink()
+    elif way == "section":
+        path.write_text(json.dumps(content | {"training": good}))
+    elif way == "no list":
+        path.unlink()
+    else:
+        path.write_text("{")
+    if way in ("no list", "damaged list"):
+        with pytest.raises(DataError):
+            checked(path, **options)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr("monai_plan.data.loading._load", None)  # what belongs is kept
+            checked(path, **options)  # of another section
+    assert not any(look in held for held in held_in(tmp_path / "cache").values())
 
 
 def test_a_transform_that_cannot_be_pickled_is_not_kept(tmp_path, good):
@@ -365,7 +408,7 @@ def test_monais_switch_to_plain_tensors_changes_nothing(tmp_path, loader):
         assert not get_track_meta()
     finally:
         set_track_meta(True)
-    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.images[:], second.images[:])
     assert torch.equal(first.affines, second.affines)
     assert first.affine == second.affine
     assert first.digests == second.digests

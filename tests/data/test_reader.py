@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 from monai.data.meta_tensor import MetaTensor
+from odd_files import ODD
 from variants import COLOUR, RAS, VARIANTS, Variant, dicom, in_frame, nifti, picture, series, volume
 
 from monai_plan.data import ImageRefusedError, LoadShownImaged, image_header, read_image
 
+ALL = [*VARIANTS, *ODD]
 DOCS = Path(__file__).parents[2] / "docs" / "own_data.md"
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.id)
+@pytest.mark.parametrize("variant", ALL, ids=lambda variant: variant.id)
 def test_the_value_that_a_viewer_shows_or_a_refusal(variant: Variant, tmp_path: Path) -> None:
     path = variant.write(tmp_path)
     if variant.values is None:
@@ -31,7 +33,7 @@ def test_the_value_that_a_viewer_shows_or_a_refusal(variant: Variant, tmp_path: 
     assert np.abs(image.numpy() - variant.values).max() <= variant.tolerance
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.values is not None], ids=lambda variant: variant.id)
+@pytest.mark.parametrize("variant", [v for v in ALL if v.values is not None], ids=lambda variant: variant.id)
 def test_the_header_says_what_is_read(variant: Variant, tmp_path: Path) -> None:
     path = variant.write(tmp_path)
     header = image_header(path)
@@ -52,12 +54,12 @@ def test_the_pictures_are_not_symmetric() -> None:
 def table() -> str:
     """By format: the variants that are read with the right values, and those that are refused."""
     lines = ["| format | read, with the value that a viewer shows | refused, by name |", "|---|---|---|"]
-    for format in dict.fromkeys(variant.format for variant in VARIANTS):
+    for format in dict.fromkeys(variant.format for variant in ALL):
         names: tuple[list[str], list[str]] = ([], [])
-        for variant in VARIANTS:
+        for variant in ALL:
             if variant.format == format:
                 names[variant.values is None].append(variant.name)
-        lines.append(f"| {format} | {', '.join(names[0])} | {', '.join(names[1])} |")
+        lines.append(f"| {format} | {'; '.join(names[0])} | {'; '.join(names[1])} |")
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ from ignite.engine import Events
 from PIL import Image
 
 from monai_plan.gan import BestGenerator, GANProgressBar, SampleSheetHandler, summary_writer
-from monai_plan.metrics import frechet_distance, perceptual_embedding
+from monai_plan.metrics import FeatureStatistics, frechet_distance, perceptual_embedding
 from monai_plan.networks import load_generator, save_generator
 from monai_plan.utils import ConfigError, seeded_generator
 
@@ -74,7 +74,7 @@ def test_best_generator_is_measured_and_kept(tmp_path, spatial_dims, num_classes
     z = torch.randn(12, 5, generator=seeded_generator(0, "samples"))
     labels = best.dataset.labels[torch.randperm(12, generator=seeded_generator(0, "labels"))]
     images = generator(z, labels if num_classes else None).clamp(-1, 1)
-    features = [best.embedding.pooled(x) for x in (images, best.dataset.images)]
+    features = [FeatureStatistics(best.embedding.pooled(x)) for x in (images, best.dataset.images)]
     assert distance == pytest.approx(frechet_distance(*features), rel=1e-4)
 
 

@@ -7,8 +7,13 @@ import pytest
 import scipy.linalg
 import torch
 
-from monai_plan.metrics import frechet_distance
+from monai_plan.metrics import FeatureStatistics
+from monai_plan.metrics import frechet_distance as distance_of_statistics
 from monai_plan.utils import DataError
+
+
+def frechet_distance(a, b):
+    return distance_of_statistics(FeatureStatistics(a), FeatureStatistics(b))
 
 
 def with_moments(mean, covariance, n=40, seed=0):
@@ -70,9 +75,30 @@ def test_agrees_with_monai():
 
 def test_bad_features_are_refused():
     ok = torch.zeros(3, 2)
-    with pytest.raises(DataError, match="must share F"):
+    with pytest.raises(DataError, match="of one width"):
         frechet_distance(ok, torch.zeros(3, 4))
     with pytest.raises(DataError, match="two or more"):
         frechet_distance(ok, torch.zeros(1, 2))
     with pytest.raises(DataError, match="NaN"):
         frechet_distance(ok, torch.full((3, 2), math.nan))
+    with pytest.raises(DataError, match="of one width"):
+        FeatureStatistics(ok).add(torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize("sizes", [[64] * 4, [1, 255], [3, 100, 0, 153]])
+def test_the_sums_do_not_depend_on_the_batches(sizes):
+    """Also where the mean is far larger than the spread, and of features in float32."""
+    rows = torch.randn(256, 7, generator=torch.Generator().manual_seed(0)) + 1e4
+    statistics = FeatureStatistics()
+    for batch in rows.split(sizes):
+        statistics.add(batch)
+    assert statistics.count == 256
+    torch.testing.assert_close(statistics.mean, rows.double().mean(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(statistics.covariance, rows.double().T.cov(), rtol=1e-9, atol=1e-9)
+
+
+def test_they_hold_no_rows():
+    statistics = FeatureStatistics()
+    for _ in range(50):
+        statistics.add(torch.randn(1000, 4))
+    assert sum(x.numel() for x in vars(statistics).values() if torch.is_tensor(x)) == 4 + 16

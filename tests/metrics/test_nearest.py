@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_plan.metrics import RandomFeatureEmbedding, embed, nearest_other_images, nearest_real
+from monai_plan.metrics import RandomFeatureEmbedding, embed, embed_statistics, nearest_other_images, nearest_real
 from monai_plan.metrics import nearest as module
 from monai_plan.metrics.nearest import nearest_real_images
 from monai_plan.utils import ConfigError, DataError
@@ -311,7 +311,9 @@ def test_embed_is_the_embedding_batch_by_batch(spatial_dims):
     embedding = RandomFeatureEmbedding(spatial_dims, 1)
     images = torch.rand(5, 1, *[8] * spatial_dims) * 2 - 1
     torch.testing.assert_close(embed(embedding, images, batch_size=2), embedding(images))
-    torch.testing.assert_close(embed(embedding, images, batch_size=2, pooled=True), embedding.pooled(images))
+    statistics, features = embed_statistics(embedding, images, batch_size=2), embedding.pooled(images).double()
+    torch.testing.assert_close(statistics.mean, features.mean(0), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(statistics.covariance, features.T.cov(), rtol=1e-4, atol=1e-7)
     with pytest.raises(DataError, match="no images"):
         embed(embedding, images[:0])
     with pytest.raises(ConfigError, match="batch_size"):

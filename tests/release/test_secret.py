@@ -45,7 +45,7 @@ def test_neither_order_nor_numbers_tell_of_paths():
     labels, (paths, points) = torch.tensor([0] * 6 + [1] * 4), (10, 8)
     place = torch.stack(torch.meshgrid(torch.arange(paths), torch.arange(points), indexing="ij"), dim=2)
     data = {"paths": place.float(), "labels": labels, "kept": torch.ones(paths, points, dtype=torch.bool)}
-    data |= {"min_end_distance": 0.0}
+    data |= {"anchor_kind": "k_same", "min_end_distance": 0.0}
     found = {"path": [], "point": [], "walk": [], "more": []}
     for secret in SECRETS:
         chosen = select({**data, "secret": secret}, num_images={0: 20, 1: 15}).places

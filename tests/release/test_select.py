@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import itertools
+import math
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import monai_plan
@@ -37,7 +38,8 @@ def walked(labels, kept, *, min_end_distance=0.0, secret=SECRETS[0]):
     """Paths whose point t of path p is (p, t)."""
     place = torch.stack(torch.meshgrid(*map(torch.arange, kept.shape), indexing="ij"), dim=2)
     return {
-        "paths": place.float(), "labels": labels, "kept": kept, "min_end_distance": min_end_distance, "secret": secret
+        "paths": place.float(), "labels": labels, "kept": kept, "anchor_kind": "k_same",
+        "min_end_distance": min_end_distance, "secret": secret
     }  # fmt: skip
 
 
@@ -165,13 +167,16 @@ def test_no_door_gives_a_refused_point_or_an_end(tmp_path, random):
     data = {
         "paths": 4 * torch.randn(3, 7, 6), "labels": labels, "kept": kept,
         "num_images": {label: int(kept[labels == label, 1:-1].sum()) for label in (0, 1)},
-        "min_end_distance": 0.0, "secret": SECRETS[0],
+        "anchor_kind": "k_same", "min_end_distance": 0.0, "secret": SECRETS[0],
     }  # fmt: skip
     made_by = {"settings": WalkSettings.fast(7).as_dict(), "min_distance_quantile": 0.1}
     save_artifact(tmp_path / "paths.pt", kind="paths", data=data, made_by=made_by)
     save_artifact(tmp_path / "anchors.pt", kind="anchors", data={"labels": torch.tensor([0, 0, 1, 1]), "k": 5})
     save_generator(generator, tmp_path / "model.pt")
     images = synthesize_images(generator, data["paths"].flatten(0, 1)).unflatten(0, (3, 7))
+    pixels = images.flatten(0, 1).flatten(1)
+    apart = torch.cdist(pixels, pixels, p=math.inf) + torch.eye(len(pixels))
+    assume(apart.min() > 5 / 255)  # or an image would not tell which point it is
     allowed = {tuple(place) for place in kept.nonzero().tolist() if 0 < place[1] < 6}
 
     def place_of(image):
@@ -211,6 +216,7 @@ WRONG = {
     "labels": [_whole(2), _whole(3, 1), torch.zeros(3)],
     "pairs": [_whole(2, 2), _whole(3, 3), torch.zeros(3, 2)],
     "kept": [None, torch.ones(2, 4, dtype=torch.bool), torch.ones(3, 4), torch.ones(3, 5, dtype=torch.bool)],
+    "anchor_kind": [None, "average", 5],
     "min_end_distance": [None, -1, -1.0, 0.5, True, "0.3", torch.tensor(0.3)],
     "secret": [None, "", 7, "5e", "x" * 64],
     "num_images": [{0: -1}, {0: 2.5}, {"0": 2}],
@@ -220,7 +226,12 @@ WRONG = {
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
 def test_paths_that_do_not_say_what_may_leave_are_refused(tmp_path, name, value):
     data = {"paths": torch.zeros(3, 4, 6), "labels": _whole(3), "pairs": _whole(3, 2), "num_images": {0: 2}}
-    data |= {"min_end_distance": 0.0, "secret": SECRETS[0], "kept": torch.ones(3, 4, dtype=torch.bool)}
+    data |= {
+        "anchor_kind": "k_same",
+        "min_end_distance": 0.0,
+        "secret": SECRETS[0],
+        "kept": torch.ones(3, 4, dtype=torch.bool),
+    }
     save_artifact(tmp_path / "paths.pt", kind="paths", data=data)
     load_paths(tmp_path / "paths.pt")
     save_artifact(tmp_path / "paths.pt", kind="paths", data={**data, name: value})

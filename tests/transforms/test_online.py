@@ -41,7 +41,7 @@ def make_files(folder, img_size=(8, 16), *, seed=0, w_dim=4):
         paths = 3 * torch.randn(3, 5, w_dim)
     save_generator(generator, folder / "model.pt")
     data = {"paths": paths, "labels": torch.tensor([0, 1, 0]), "kept": torch.ones(3, 5, dtype=torch.bool)}
-    data |= {"min_end_distance": 0.0, "secret": "00" * 32}
+    data |= {"anchor_kind": "k_same", "min_end_distance": 0.0, "secret": "00" * 32}
     save_artifact(folder / "paths.pt", kind="paths", data=data)
     return generator, paths
 

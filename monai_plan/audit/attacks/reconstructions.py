@@ -37,7 +37,7 @@ class SoftReconstructions(CopyAttack):
     title = "Soft reconstructions"
     attacker = "the released images and images of the person sought"
     alarm = "rank"
-    planted = ("exact", "softened")
+    planted = must_find = ("exact", "softened")
 
     embedder: Embedder
 

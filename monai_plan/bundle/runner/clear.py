@@ -26,7 +26,7 @@ def make_way(stage: Stage, record: StageRecord, now: Fingerprint, output: Path, 
     where an output is no longer what the stage wrote: then somebody, on other data perhaps, has worked there since.
     """
     nobodys = [stage.work] if record.made_with is None and contents(output, stage.work) else []
-    written = [item for write in stage.writes for item in (contents(output, write) or {}).items()]
+    written = [item for write in stage.writes for item in contents(output, write).items()]
     foreign = not all(record.vouches_for(*item) for item in written)
     if record.made_with is not None and (foreign or differences(record.made_with, now)):
         _remove(output / stage.work)
@@ -64,7 +64,7 @@ def remove_leftovers(stages: Sequence[Stage], output: Path, echo: Echo) -> None:
     for name in sorted(recorded_stages(output) - {stage.name for stage in stages}):
         record = StageRecord(output, name, echo)
         for file in (record.finished or {"writes": {}})["writes"]:
-            if all(record.vouches_for(*item) for item in (contents(output, file) or {}).items()):
+            if all(record.vouches_for(*item) for item in contents(output, file).items()):
                 _remove(output / file)
         work = f"private/{name}"
         if not any(covers(place, work) or covers(work, place) for place in places):
@@ -91,7 +91,7 @@ def _clear(
         *(
             file
             for write in writes
-            for file, sha256 in (contents(output, write) or {}).items()
+            for file, sha256 in contents(output, write).items()
             if not record.vouches_for(file, sha256)
         ),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from monai.bundle import ConfigExpression, ConfigParser, ReferenceResolver
 
-from monai_plan.bundle.runner.declared import UsedPaths, parsed, used_paths
+from monai_plan.bundle.runner.declared import parsed, used_paths
 from monai_plan.bundle.runner.stages_file import Stage, read_config
 from monai_plan.data.datalist import DATALIST_NAME
 from monai_plan.utils import ConfigError
@@ -29,7 +30,8 @@ class Plan:
     overrides: dict[str, object]
     config: dict[str, Any]  # id of each leaf that the stage reaches -> raw value, paths replaced by their names
     datalist: Path | None  # None: the stage does not look at the data set
-    used: UsedPaths
+    below: set[str]  # the paths below output_dir that its config leads to
+    elsewhere: dict[str, Path]  # what any other text in it would be as a path
 
 
 def _merged(stage: Stage) -> ConfigParser:
@@ -82,13 +84,13 @@ def _make_plan(stage: Stage, parser: ConfigParser, overrides: dict[str, object],
         raise ConfigError(f"stage {stage.name}: its config cannot be parsed: {error}") from error
     _check_expressions(parser, stage)
     config, named = _reached(parser, stage)
-    used = used_paths(stage, parser, config, named, paths)
+    below, elsewhere = used_paths(stage, parser, config, named, paths)
     datalist = None
     if "datalist_file" in config or any("<dataset_dir>" in str(value) for value in config.values()):
         datalist = Path(paths["dataset_dir"]) / DATALIST_NAME
         if "datalist_file" in parser:
             datalist = _datalist(stage, {**overrides, **paths})
-    return Plan(stage=stage, overrides={**overrides, **paths}, config=config, datalist=datalist, used=used)
+    return Plan(stage, {**overrides, **paths}, config, datalist, below, elsewhere)
 
 
 def _check_expressions(parser: ConfigParser, stage: Stage) -> None:
@@ -113,7 +115,7 @@ def _datalist(stage: Stage, overrides: dict[str, object]) -> Path:
     parser = _merged(stage)
     parser.update(deepcopy(overrides))
     try:
-        return Path(parser.get_parsed_content("datalist_file"))
+        return Path(os.path.abspath(parser.get_parsed_content("datalist_file")))
     except Exception as error:  # an expression may raise anything
         raise ConfigError(f"stage {stage.name}: its config id datalist_file is no path: {error}") from error
 

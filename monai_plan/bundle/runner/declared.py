@@ -12,7 +12,6 @@ import ast
 import os
 import posixpath
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
@@ -25,23 +24,9 @@ from monai_plan.utils import ConfigError
 OUTPUT = "<output_dir>"  # the value of the id output_dir in the parser; the other two paths have such values too
 
 
-@dataclass
-class UsedPaths:
-    """What the config of a stage leads to.
-
-    Attributes:
-        below: paths below ``output_dir``.
-        elsewhere: text of the config → what it would be as a path, of all texts that lead to no place below
-            ``output_dir``; few are paths.
-    """
-
-    below: set[str] = field(default_factory=set)
-    elsewhere: dict[str, Path] = field(default_factory=dict)
-
-
 def used_paths(
     stage: Stage, parser: ConfigParser, leaves: Mapping[str, Any], named: Set[str], paths: Mapping[str, str]
-) -> UsedPaths:
+) -> tuple[set[str], dict[str, Path]]:
     """Find the paths that a stage uses, and refuse those below ``output_dir`` that its entry does not name.
 
     Args:
@@ -52,10 +37,14 @@ def used_paths(
             it is referred to, and may as well be a folder that only other paths begin with.
         paths: ``dataset_dir``, ``output_dir`` and ``bundle_root``.
 
+    Returns:
+        The paths below ``output_dir``, and all other texts with what they would be as paths; few are.
+
     Raises:
         ConfigError: if a path is not among the reads and writes nor in the work folder.
     """
-    used = UsedPaths()
+    below: set[str] = set()
+    elsewhere: dict[str, Path] = {}
     for id, value in leaves.items():
         above = accumulate(id.split("#")[:-1], "{}#{}".format)
         by_name_alone = id in named and named.isdisjoint(above)
@@ -73,10 +62,10 @@ def used_paths(
                         "which stages.json names neither among the reads nor among the writes of the stage: name it "
                         f"there, or keep it in the stage's own folder {stage.work}."
                     )
-                used.below.add(path)
+                below.add(path)
             elif whole and id.split("#")[-1] != "cache_dir":  # what lies there says itself what it is of
-                used.elsewhere[text] = _real(text, paths)
-    return used
+                elsewhere[text] = _real(text, paths)
+    return below, elsewhere
 
 
 def _real(text: str, paths: Mapping[str, str]) -> Path:
@@ -120,10 +109,11 @@ def _texts_below(node: ast.AST, parser: ConfigParser) -> Iterator[tuple[str, boo
     if text is not None:
         yield text, True
         return
-    known = list(takewhile(lambda part: part is not None, (_evaluated(part, parser) for part in _joined(node))))
+    pieces = _joined(node)
+    known = list(takewhile(lambda part: part is not None, (_evaluated(piece, parser) for piece in pieces)))
     if known:
-        yield "".join(part for part in known if part is not None), False
-    for child in [*ast.iter_child_nodes(node)] if not known else _joined(node)[len(known) :]:
+        yield "".join(part or "" for part in known), False
+    for child in pieces[len(known) :] or ast.iter_child_nodes(node):
         yield from _texts_below(child, parser)
 
 
@@ -164,4 +154,4 @@ def _evaluated(node: ast.AST, parser: ConfigParser) -> str | None:
     if isinstance(node, ast.FormattedValue) and node.conversion == -1 and node.format_spec is None:
         return _evaluated(node.value, parser)
     parts = [_evaluated(part, parser) for part in _joined(node)]
-    return None if None in parts or not parts else "".join(part for part in parts if part is not None)
+    return None if None in parts or not parts else "".join(part or "" for part in parts)

@@ -94,19 +94,17 @@ def _clock() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def contents(output: Path, path: str) -> dict[str, str] | None:
-    """The SHA-256 of a file or of all files of a folder, by their paths below ``output``; None if there is nothing."""
+def contents(output: Path, path: str) -> dict[str, str]:
+    """The SHA-256 of a file or of all files of a folder, by their paths below ``output``; of nothing there is none."""
     place = output / path
-    if not place.exists():
-        return None
-    files = files_below(place) if place.is_dir() else [place]
+    files = files_below(place) if place.is_dir() else [place] if place.exists() else []
     return {file.relative_to(output).as_posix(): file_digest(file) for file in files}
 
 
 def fingerprint(plan: Plan, data: Mapping[Path, dict[str, Any]], output: Path) -> Fingerprint:
     """All that the result of a stage depends on, in the form in which it is recorded."""
     reads = {read: _digest(output / read) for read in plan.stage.reads}
-    for text, path in plan.used.elsewhere.items():
+    for text, path in plan.elsewhere.items():
         # a word may be the name of a folder by chance, and a folder above the output changes with it
         folder = "/" in text and os.path.isdir(path) and path != Path(str(plan.overrides["dataset_dir"]))
         if path != plan.datalist and (os.path.isfile(path) or (folder and not output.is_relative_to(path))):
@@ -186,7 +184,7 @@ def written_differences(finished: Mapping[str, Any], stage: Stage, output: Path)
     found = []
     for write in stage.writes:
         now = contents(output, write)
-        if now is None:
+        if not now:
             found.append(f"{write} is missing")
         elif now != {file: sha256 for file, sha256 in finished["writes"].items() if covers(write, file)}:
             found.append(f"{write} changed")

@@ -50,7 +50,8 @@ from monai_plan.bundle.runner.record import (
     fingerprint,
     written_differences,
 )
-from monai_plan.bundle.runner.stages_file import Stage, check_reads, covers, feeds, load_stages
+from monai_plan.bundle.runner.stages_file import CACHE, Stage, check_reads, covers, feeds, load_stages
+from monai_plan.data.loading import clear_cache
 from monai_plan.utils import ArtifactError, ConfigError, PLANError
 
 __all__ = ["StageOutcome", "run_bundle"]
@@ -118,6 +119,7 @@ def run_bundle(
     if output.exists() and not output.is_dir():
         raise ConfigError(f"output_dir {output} is a file: give a folder.")
     plans = make_plans(stages, overrides or {}, paths)
+    datalists = {plan.datalist for plan in plans if plan.datalist is not None}
     if only is not None:
         names = [stage.name for stage in stages]
         for name in only:
@@ -128,6 +130,7 @@ def run_bundle(
     _check_writes(plans)
 
     with _locked(output / RECORDS):
+        clear_cache(output / CACHE, datalists)  # first of all: who was removed from the data is gone from there
         remove_leftovers(stages, output, echo)
         run = _Run(stages, output, {stage.name: StageRecord(output, stage.name, echo) for stage in stages}, echo)
         data: dict[Path, dict[str, Any]] = {}
@@ -170,10 +173,11 @@ def _check_text(name: str, value: object) -> None:
 
 def _check_writes(plans: Sequence[Plan]) -> None:
     """Refuse a stage all of whose files were led elsewhere by an override, before hours of computing for nothing."""
-    for stage, used in ((plan.stage, plan.used) for plan in plans):
-        if stage.writes and not any(covers(write, path) for write in stage.writes for path in used.below):
+    for plan in plans:
+        writes = plan.stage.writes
+        if writes and not any(covers(write, path) for write in writes for path in plan.below):
             raise ConfigError(
-                f"stage {stage.name}: nothing in its config leads to {stage.writes[0]} in output_dir, which "
+                f"stage {plan.stage.name}: nothing in its config leads to {writes[0]} in output_dir, which "
                 "stages.json promises: leave the ids of its files as they are, or correct stages.json."
             )
 
@@ -243,7 +247,7 @@ class _Run:
         written: dict[str, str] = {}
         for write in stage.writes:
             found = contents(self.output, write)
-            if found is None:
+            if not found:
                 raise ArtifactError(
                     f"stage {stage.name} ended without writing {write}, which stages.json promises: correct the config."
                 )

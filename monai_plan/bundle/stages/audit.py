@@ -111,7 +111,7 @@ class AuditStage:
         test, inverter = self.test, self.inverter
 
         def make() -> dict[str, Tensor]:
-            result = inverter(test.images, test.labels, test.keys)
+            result = inverter(test.images[:], test.labels, test.keys)
             return {"latents": result.latents, "distances": result.distances}
 
         how = [*inverter.networks, inverter.settings.as_dict(), inverter.seed, test.images, test.labels, test.keys]
@@ -134,7 +134,7 @@ def _differencing(found: Tensor, latents: Mapping[str, Any], members: list[list[
 
 def _of_dataset(dataset: CheckedDataset) -> ReadImages:
     return ReadImages(
-        images=dataset.images,
+        images=dataset.images[:],
         subjects=dataset.subjects,
         has_subjects=dataset.has_subjects,
         keys=dataset.keys,

@@ -17,7 +17,7 @@ from monai_plan.bundle.stages.synthesize import how_made
 from monai_plan.data import CheckedDataset
 from monai_plan.engines import ClassifierSettings, predict_probabilities
 from monai_plan.latent import linear_path
-from monai_plan.metrics import PerceptualEmbedding
+from monai_plan.metrics import Images, PerceptualEmbedding
 from monai_plan.networks import LatentDecoder
 from monai_plan.release import Release, load_paths, select, stamp, synthesize_images
 from monai_plan.utils import load_artifact, write_text
@@ -177,7 +177,7 @@ def _straight(paths: Mapping[str, Any]) -> Tensor:
     return torch.stack([linear_path(path[0], path[-1], num_points) for path in paths["paths"]])
 
 
-def _samples(images: Tensor, labels: Tensor, names: Mapping[int, str]) -> dict[str, Tensor]:
+def _samples(images: Images, labels: Tensor, names: Mapping[int, str]) -> dict[str, Tensor]:
     """By the name of the class, some images spread evenly over all of it."""
     samples = {}
     for label, name in names.items():

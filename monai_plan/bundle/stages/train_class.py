@@ -28,6 +28,6 @@ class TrainClassStage(TrainClassifierStage):
         sides = split_by_subject(items, test_fraction=VALIDATION_SHARE, seed=self.seed)
         training, validation = (torch.tensor([item["image"] for item in side]) for side in sides)
         return (
-            (dataset.images[training], dataset.labels[training]),
-            (dataset.images[validation], dataset.labels[validation]),
+            (dataset.images.subset(training), dataset.labels[training]),
+            (dataset.images.subset(validation), dataset.labels[validation]),
         )

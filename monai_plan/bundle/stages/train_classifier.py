@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from monai_plan.data import CheckedDataset
 from monai_plan.engines import ClassifierSettings, fit_classifier, new_classifier
+from monai_plan.metrics import Images
 from monai_plan.networks import save_classifier
 
 __all__ = ["TrainClassifierStage"]
 
-Labelled = tuple[Tensor, Tensor]  # images [N, C, *spatial] and labels [N]
+Labelled = tuple[Images, Tensor]  # images [N, C, *spatial] and labels [N]
 
 
 class TrainClassifierStage(ABC):

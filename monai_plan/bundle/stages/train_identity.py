@@ -55,8 +55,9 @@ class TrainIdentityStage(TrainClassifierStage):
         if data["keys"] != self.dataset.keys:
             raise DataError(f"{self.latents_file} is of other images than the data list: run the stage invert again.")
         starts = [synthesize_images(self.generator, latents) for latents in data["latents"].unbind(1)]
-        held_out = starts.pop() if len(starts) > 1 else self.dataset.images
-        images = torch.cat([self.dataset.images, *starts])
+        real = self.dataset.images[:]
+        held_out = starts.pop() if len(starts) > 1 else real
+        images = torch.cat([real, *starts])
         return (images, labels.repeat(1 + len(starts))), (held_out, labels)
 
 

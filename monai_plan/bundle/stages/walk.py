@@ -149,7 +149,8 @@ class WalkStage:
                 "losses": losses,
                 "kept": all_kept,
                 "num_images": num_images,
-                "min_end_distance": self._min_end_distance(anchors),
+                "anchor_kind": "prior" if anchors["k"] is None else "k_same",
+                "min_end_distance": self.walk.settings.min_end_distance,
                 "secret": secret,
             }
             made_by = {

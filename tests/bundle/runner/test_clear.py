@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from toy import EMIT, STAGES, TRAIN, Toy, toy_bundle
 
-from monai_plan.utils import ArtifactError, temporary_name, write_text
+from monai_plan.data import read_datalist
+from monai_plan.data.loading import image_marks
+from monai_plan.utils import ArtifactError, DataError, temporary_name, write_tensors, write_text
 
 
 @pytest.fixture
@@ -125,6 +128,18 @@ def test_a_removed_patient_is_gone(toy: Toy, earlier: Callable[[Toy], None]) -> 
     assert _traces(toy) == []
     assert toy.reasons() == {}
     assert len(list((toy.out / "release" / "images").iterdir())) == 4
+
+
+def test_the_cache_of_images_is_cleared_before_anything_else(toy: Toy) -> None:
+    """Also if no stage reads a picture, and the first one fails."""
+    file = toy.out / "private" / "cache" / "training.pt"
+    marks = image_marks(read_datalist(toy.data / "datalist.json").sections["training"])
+    write_tensors(file, {"key": "of a transform", "belongs": marks, "images": {"stored": torch.zeros(3)}})
+    for names in (("a", "b", "c"), ("a", "c")):
+        toy.write_datalist(*names)
+        with pytest.raises(DataError):
+            toy.run({"train#trainer#fail": "on_init"})
+        assert file.exists() == ("b" in names)
 
 
 def test_a_work_folder_behind_a_link_is_emptied(toy: Toy) -> None:

@@ -119,7 +119,7 @@ def walk_anchors(**options):
 
 def nobody(dataset):
     """A test section without images."""
-    return SimpleNamespace(images=dataset.images[:0], identities=dataset.identities[:0])
+    return SimpleNamespace(images=dataset.images.subset([]), identities=dataset.identities[:0])
 
 
 def synthesize(**options):

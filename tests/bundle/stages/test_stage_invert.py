@@ -33,7 +33,7 @@ from monai_plan.utils import load_artifact
 def test_invert_gives_what_the_inverter_gives(case):
     data = load_artifact(case.files.latents, kind="latents")
     dataset = case.dataset
-    expected = make_inverter(case.generator)(dataset.images, dataset.labels, dataset.keys)
+    expected = make_inverter(case.generator)(dataset.images[:], dataset.labels, dataset.keys)
     torch.testing.assert_close(data["latents"], expected.latents, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(data["distances"], expected.distances, rtol=1e-3, atol=1e-4)
     assert torch.equal(data["best"], data["distances"].argmin(1))
@@ -105,6 +105,7 @@ def test_a_damaged_part_is_made_again(case, tmp_path, content, caplog):
 def test_what_counts_as_reproduced(spatial_dims, tmp_path):
     """Latents are images here: a copy is reproduced, also where the patient has a second image just like it."""
     dataset = make_dataset(tmp_path, spatial_dims)
+    dataset.images = dataset.images[:]
     latents = dataset.images.flatten(1).clone()
     dataset.images[1] = dataset.images[0]  # of the same subject
     latents[2] = dataset.images[5].flatten()  # another patient's image

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from monai_plan.bundle.stages import TrainClassStage, TrainIdentityStage, identities
+from monai_plan.data import HeldImages
 from monai_plan.engines import ClassifierSettings
 from monai_plan.networks import classifier_outputs, load_classifier
 from monai_plan.release import synthesize_images
@@ -41,7 +42,8 @@ def case(request, tmp_path):
     g = torch.Generator().manual_seed(0)
     names = [f"patient{i // 2}" for i in range(20)]
     dataset = Dataset(
-        images=torch.rand(20, 1, *[2] * request.param, generator=g) * 2 - 1, labels=torch.arange(20) // 2 % 2,
+        images=HeldImages(torch.rand(20, 1, *[2] * request.param, generator=g) * 2 - 1),
+        labels=torch.arange(20) // 2 % 2,
         subjects=names, keys=[f"{i}.png" for i in range(20)], identities=torch.arange(20) // 2,
     )  # fmt: skip
     latents = torch.rand(20, 2, pixels, generator=g) * 2 - 1
@@ -68,7 +70,7 @@ def test_the_identity_net_learns_reals_and_reconstructions(case, identity_of):
     expected = [i // 2 if identity_of == "subject" else i for i in range(20)]
     assert labels.tolist() == expected * 2  # real images and the first of two starts
     assert held_out_labels.tolist() == expected
-    assert torch.equal(images[:20], case.dataset.images)
+    assert torch.equal(images[:20], case.dataset.images[:])
     assert torch.equal(images[20:], synthesize_images(case.generator, case.latents[:, 0]))
     assert torch.equal(held_out, synthesize_images(case.generator, case.latents[:, 1]))  # not in the training
     stage.run()
@@ -85,7 +87,7 @@ def test_of_a_single_start_the_real_images_validate(case):
     )
     (images, _), (held_out, _) = stage.data()
     assert len(images) == 40
-    assert torch.equal(held_out, case.dataset.images)
+    assert torch.equal(held_out, case.dataset.images[:])
 
 
 def test_the_identity_net_s_errors(case):
@@ -103,7 +105,7 @@ def test_the_class_net_is_validated_on_other_patients(case):
         stage = TrainClassStage(network=case.network(2), seed=seed, **case.options)
         found = []
         for images, labels in stage.data():
-            index = [int((case.dataset.images == image).flatten(1).all(1).nonzero()) for image in images]
+            index = [int((case.dataset.images[:] == image).flatten(1).all(1).nonzero()) for image in images]
             assert torch.equal(labels, case.dataset.labels[index])
             found.append(index)
         return found

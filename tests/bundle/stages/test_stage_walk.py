@@ -321,7 +321,7 @@ def test_all_points_between_the_generators_own_leave_and_each_end_once(case, tmp
     draw_anchors(case, options["anchors_file"], num_images=4 * T)
     walk_anchors(num_images=6 * T, **options)  # more than disjoint pairs give
     paths = load_paths(options["output_file"])
-    assert paths["min_end_distance"] is None
+    assert paths["anchor_kind"] == "prior"
     assert len(paths["pairs"]) > len(paths["pairs"].unique()) // 2
     points = select(paths)
     assert len(points.latents.unique(dim=0)) == len(points.latents)

@@ -1,0 +1,83 @@
+"""Peak memory of every stage of the bundle beside what ``check`` says that it needs.
+
+    python benchmarks/stage_memory.py [--patients 300] [--img_size 64] [--small]
+
+Phantoms, every stage in a process of its own with as few steps as it runs with: the peak is that of the first ones. It
+is what the system says of the process, Python and PyTorch included, as the estimate has them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from monai_plan.bundle import run_bundle
+from monai_plan.data import make_phantoms
+
+BUNDLE = Path(__file__).parents[1] / "bundles" / "chest_xray_plan"
+FEW_STEPS = {
+    "total_images": 128, "epoch_images": 64, "metric_images": 10**6, "encoder_epochs": 1, "encoder_epoch_steps": 2,
+    "inversion_steps": 2, "identity_epochs": 1, "class_epochs": 1, "walk_steps": 2, "min_distance_quantile": 0.0,
+    "evaluation_epochs": 1, "evaluation_seeds": 1, "k": 3,
+}  # fmt: skip
+SMALL = (
+    *("z_dim", "w_dim", "channel_base", "channel_max", "batch_size", "classifier_layers", "classifier_channels"),
+    *("classifier_stride", "classifier_batch_size", "encoder_channels", "num_points", "evaluation_batch_size"),
+)
+
+
+def run(stage: str, folder: Path, overrides: dict) -> None:
+    """One stage, in this process."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+    run_bundle(BUNDLE, dataset_dir=folder / "data", output_dir=folder / "out", overrides=overrides, only=[stage])
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--patients", type=int, default=300)
+    parser.add_argument("--img_size", type=int, default=64)
+    parser.add_argument("--small", action="store_true", help="the networks of the quickstart")
+    parser.add_argument("--stage", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.stage:
+        run(options.stage[0], Path(options.stage[1]), json.loads(options.stage[2]))
+        return
+    overrides = {**FEW_STEPS, "img_size": [options.img_size] * 2}
+    if options.small:
+        quick = json.loads((BUNDLE / "configs" / "quickstart.json").read_text())
+        overrides |= {id: quick[id] for id in SMALL}
+    estimates: dict[str, float] = {}
+    stages = [entry["name"] for entry in json.loads((BUNDLE / "configs" / "stages.json").read_text())["stages"]]
+    with tempfile.TemporaryDirectory() as folder:
+        make_phantoms(
+            Path(folder) / "data", img_size=options.img_size, num_subjects=options.patients,
+            num_test_subjects=options.patients // 4, seed=0,
+        )  # fmt: skip
+        print(f"{'MiB':16}{'peak':>8}{'estimate':>10}{'ratio':>7}")
+        for stage in stages:
+            command = [sys.executable, str(Path(__file__)), "--stage", stage, folder, json.dumps(overrides)]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            told = process.stdout.read() if process.stdout else ""
+            _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                raise SystemExit(f"{stage} failed:\n{told}")
+            if stage == "check":
+                line = re.search(r"memory of the stages, about, in GiB: (.*)", told)
+                estimates = {n: float(x) * 1024 for n, x in re.findall(r"(\w+) ([\d.]+)", line[1] if line else "")}
+            peak = usage.ru_maxrss / 1024
+            if stage in estimates:
+                print(f"{stage:16}{peak:8.0f}{estimates[stage]:10.0f}{estimates[stage] / peak:7.2f}", flush=True)
+            else:
+                print(f"{stage:16}{peak:8.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
