@@ -231,7 +231,7 @@ def test_the_release_holds_no_weight_and_no_latent(contents: dict[str, bytes], f
         content = torch.load(file, weights_only=True)
         tensors = [t for t in _tensors(content) if t.dtype == torch.float32]
         traces = set().union(*map(_traces, tensors))
-        assert traces or file.parent.name in ("evaluate", "audit"), file  # some of whose parts are figures
+        assert traces or file.parent.name in ("evaluate", "audit", "cache"), file  # figures, and 8-bit pixels
         stored = file.read_bytes()
         assert all(trace in stored for trace in list(traces)[:50]), "a trace is what the file holds"
         assert not any(trace in released for trace in traces), file

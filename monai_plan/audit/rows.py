@@ -75,8 +75,11 @@ def copy_row(attack: CopyAttack, found: CopyFindings) -> Row:
         attacker=attack.attacker,
         main=f"{alarming} of {tested} {'images' if tail else 'groups'}, p = {_p(p_value)}",
         control=f"{found.control.hits} of {found.control.trials} held-out patients",
-        baseline=f"0; strangers reach the smallest p of {_p(smallest_rate(found.strangers))} by chance",
-        power=f"{hits} of {planted} planted copies ({by_kind}).{noticed}",
+        baseline="none",
+        power=(
+            f"{hits} of {planted} planted copies ({by_kind}).{noticed} With {found.strangers} strangers, rates of false "
+            f"positives below {100 * smallest_rate(found.strangers):.2g} % cannot be seen."
+        ),
         verdict=verdict,
         sentence=sentence,
         figures={

@@ -66,7 +66,7 @@ def test_the_page_and_the_json_say_the_same(audits, data):
         assert not page.open
         assert page.links == []
         assert copies["sentence"] in text
-        assert name in text
+        assert f"Privacy audit of {name}" in text
 
 
 def test_the_gallery_names_the_exposed_and_stays_private(audits, data):
