@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from monai_plan.audit.statistics import (
 )
 from monai_plan.utils import DataError, finished_part, seeded_generator
 
-__all__ = ["ALARM", "CopyFindings", "find_copies"]
+__all__ = ["ALARM", "CopyFindings", "find_copies", "judge"]
 
 ALARM = 0.01  # p below which an attack alarms; several attacks together stay below one false alarm in twenty
 PLANTED = 5  # members whose copies are planted
@@ -34,7 +34,7 @@ MOST_STRANGERS = 1000  # images of a side of the null
 BLOCK = 128  # images that are scored, and kept, at a time
 BIAS_CONFIDENCE = 0.99
 BIAS = 0.1  # by which the area under the curve differs from a half before the split counts as biased
-FEWEST_PATIENTS = 20  # of either side
+FEWEST_PATIENTS = 2  # of either side; below 50 in all there is no tail, and a row that needs it has no answer
 
 
 @dataclass(frozen=True)
@@ -167,43 +167,66 @@ def find_copies(
         seed: of the members that are planted, and of the strangers where there are too many.
 
     Raises:
-        DataError: if a patient is on both sides, or there are fewer than 20 patients on one.
+        DataError: if a patient is on both sides, or there are fewer than two patients on one.
     """
     _check(members, held_out)
     score = _Scorer(attack, members, cache_dir)
-    numbers = members.numbers
     some = _draw(len(members.images), MOST_STRANGERS, seed, "members")
     others = _draw(len(held_out.images), MOST_STRANGERS, seed, "held out")
-    main = score("released", released)
-    outside = score("held-out", held_out.images[others]).values
-    inside = score("members", members.images[some], numbers[some]).values
-    outside_subjects = [held_out.subjects[i] for i in others.tolist()]
-    inside_subjects = [members.subjects[i] for i in some.tolist()]
-
-    null = _Null([(outside, outside_subjects), (inside, inside_subjects)])
-    units = null.unit(main.values)
-    tested = len(released)
-    planted = {}
     rows = _draw(len(members.images), PLANTED, seed, "planted")
-    for kind in attack.planted:
-        copies = score(f"planted-{kind}", disguise(members.images[rows], kind, seed=seed))
-        planted[kind] = exact_interval(sum(null.found(null.unit(copies.values), tested, attack.alarm)), len(rows))
+    return judge(
+        score("released", released),
+        groups=groups,
+        outside=score("held-out", held_out.images[others]).values,
+        outside_subjects=[held_out.subjects[i] for i in others.tolist()],
+        inside=score("members", members.images[some], members.numbers[some]).values,
+        inside_subjects=[members.subjects[i] for i in some.tolist()],
+        planted={
+            kind: score(f"planted-{kind}", disguise(members.images[rows], kind, seed=seed)).values
+            for kind in attack.planted
+        },
+        alarm=attack.alarm,
+    )
 
-    members_null = _Null([(inside, inside_subjects)])
+
+def judge(
+    main: Scores,
+    *,
+    groups: Sequence[str],
+    outside: Tensor,
+    outside_subjects: Sequence[str],
+    inside: Tensor,
+    inside_subjects: Sequence[str],
+    planted: Mapping[str, Tensor],
+    alarm: str,
+) -> CopyFindings:
+    """Say what scores mean.
+
+    Args:
+        main: of the released images.
+        groups: of each of them.
+        outside: scores [N, S] of held-out images against all members.
+        inside: of members against the other ones.
+        outside_subjects, inside_subjects: whose they are.
+        planted: scores of planted copies by disguise.
+        alarm: see ``CopyAttack``.
+    """
+    sides = [(outside, outside_subjects), (inside, inside_subjects)]
+    null, members_null, tested = _Null(sides), _Null(sides[1:]), len(main.values)
+    units = null.unit(main.values)
     peaks = _by_patient(members_null.unit(outside)[:, None], outside_subjects, "amax")[:, 0]
-    control = exact_interval(sum(members_null.found(peaks, len(peaks), attack.alarm)), len(peaks))
-    means = [
-        _by_patient(null.unit(values)[:, None], subjects, "mean")[:, 0].numpy()
-        for values, subjects in ((outside, outside_subjects), (inside, inside_subjects))
-    ]
+    means = [_by_patient(null.unit(values)[:, None], subjects, "mean")[:, 0].numpy() for values, subjects in sides]
     return CopyFindings(
         rank=rank_test(_by_patient(units[:, None], groups, "amax")[:, 0].numpy(), null.peaks),
         p_values=tuple(null.p_values(units, tested)),
         nearest=tuple(main.nearest.tolist()),
         scores=tuple(units.tolist()),
         strangers=len(null.peaks),
-        control=control,
-        planted=planted,
+        control=exact_interval(sum(members_null.found(peaks, len(peaks), alarm)), len(peaks)),
+        planted={
+            kind: exact_interval(sum(null.found(null.unit(values), tested, alarm)), len(values))
+            for kind, values in planted.items()
+        },
         bias=area_under_curve(*means, confidence=BIAS_CONFIDENCE),
     )
 
@@ -217,8 +240,8 @@ def _check(members: People, held_out: People) -> None:
     least = min(len(set(side.subjects)) for side in (members, held_out))
     if least < FEWEST_PATIENTS:
         raise DataError(
-            f"an audit needs {FEWEST_PATIENTS} patients or more that took part and as many that did not, got {least} "
-            "on one side: add images of patients to that section of the data list."
+            f"an audit needs two patients or more who took part and as many who did not, got {least} on one side: add "
+            "images of patients to that section of the data list."
         )
 
 

@@ -49,8 +49,12 @@ class ReadImages:
     name: str
 
 
-def read_real(datalist_file: str | os.PathLike[str]) -> tuple[ReadImages, ReadImages]:
+def read_real(datalist_file: str | os.PathLike[str], *, img_size: int | None = None) -> tuple[ReadImages, ReadImages]:
     """The members and the held-out patients: the sections ``training`` and ``test`` of a data list.
+
+    Args:
+        datalist_file: the data list.
+        img_size: elements of each axis; None chooses a size that fits the files, see ``inspect_datalist``.
 
     Raises:
         DataError: as ``CheckedDataset``; if there is no section ``test``.
@@ -62,9 +66,9 @@ def read_real(datalist_file: str | os.PathLike[str]) -> tuple[ReadImages, ReadIm
             "which likeness is chance. Put images of other patients there."
         )
     facts = inspect_datalist(datalist_file)
+    size = facts.img_size if img_size is None else (img_size,) * facts.spatial_dims
     training, test = (
-        _read(datalist_file, section, size=facts.img_size, channels=facts.img_channels)
-        for section in ("training", "test")
+        _read(datalist_file, section, size=size, channels=facts.img_channels) for section in ("training", "test")
     )
     return training, test
 

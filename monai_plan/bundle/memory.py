@@ -19,7 +19,7 @@ from monai_plan.utils import ConfigError
 __all__ = ["Need", "check_memory", "stage_needs"]
 
 GIB = 1024**3
-ITSELF = GIB // 2  # of Python, PyTorch and MONAI
+ITSELF = 600 * 1024**2  # of Python, PyTorch, MONAI and the libraries of a stage; 500 were measured
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,50 @@ def stage_needs(
         inverter, walk, discriminator: as the stages will use them.
         options: the values of the ids of the bundle.
     """
-    generator, embedding = walk.generator, inverter.embedding
+    generator, embedding, encoder = walk.generator, inverter.embedding, inverter.encoder or nn.Identity()
+    first = training.images[:1].to(walk.device)
+    made, judged, embedded, encoded, who, what = kept = _kept_per_image(training, inverter, walk, discriminator)
+    with torch.no_grad():
+        width = embedding(first).shape[1]
+
+    image, number = first.nbytes, len(training)
+    released = number if options["num_images"] is None else options["num_images"]
+    held = training.images.nbytes
+    both = held + test.images.nbytes
+    search = min(MEMORY, 16 * width * (number + released))
+    batch = {name: options[f"{name}_batch_size"] for name in ("encoder", "inversion", "classifier", "evaluation")}
+    points = options["points_per_batch"] or (options["num_points"] if walk.device.type == "cpu" else 1024)
+    starts = inverter.settings.starts
+    classifiers = _weights(walk.identity_net, walk.class_net)
+    networks = _weights(generator, discriminator, embedding, encoder) + classifiers
+    return [
+        # four images through each network, see ``_kept``
+        Need("check", both, networks + 4 * max(kept), "img_size"),
+        # D sees real and generated images, and the penalty on its gradient keeps as much again
+        Need("train", held, 5 * _weights(generator, discriminator)
+             + options["batch_size"] * (made + 4 * judged), "batch_size"),
+        Need("train_encoder", 0, _weights(generator) + 4 * _weights(encoder)
+             + batch["encoder"] * (encoded + image), "encoder_batch_size"),
+        # the reconstructions of all images are made at the end
+        Need("invert", held + 2 * number * image, max(search, batch["inversion"] * (made + embedded)),
+             "inversion_batch_size"),
+        # the images, their reconstructions, and both in one
+        Need("train_identity", held + number * image * (1 + 2 * starts), 4 * _weights(walk.identity_net)
+             + batch["classifier"] * 2 * who, "inversion_starts"),
+        Need("train_class", 2 * held + number * image // 4, 4 * _weights(walk.class_net)
+             + batch["classifier"] * what, "classifier_batch_size"),
+        Need("walk", 2 * both, classifiers + max(search, points * (made + who + what)), "points_per_batch"),
+        Need("synthesize", held + 2 * released * image, _weights(generator), "num_images"),
+        Need("evaluate", both + 4 * released * image, classifiers + max(search, batch["evaluation"] * what),
+             "num_images"),
+    ]  # fmt: skip
+
+
+def _kept_per_image(
+    training: CheckedDataset, inverter: LatentInverter, walk: LatentWalk, discriminator: nn.Module
+) -> tuple[int, ...]:
+    """Bytes that G, D, the embedding, the encoder, φ_id and φ_class keep of one image more, see ``_kept``."""
+    generator = walk.generator
     first, label = training.images[:1].to(walk.device), training.labels[:1].to(walk.device)
 
     def images(count: int) -> Tensor:
@@ -63,37 +106,12 @@ def stage_needs(
     def latents(count: int) -> Tensor:
         return torch.zeros(count, generator.w_dim, device=walk.device, requires_grad=True)
 
-    made = _kept(lambda count: generator.synthesis(latents(count)))
-    judged = _kept(lambda count: discriminator(images(count), label.repeat(count) if generator.num_classes else None))
-    embedded, encoded, who, what = (
-        _kept(lambda count, network=network: network(images(count)))  # type: ignore[misc]
-        for network in (embedding, inverter.encoder or nn.Identity(), walk.identity_net, walk.class_net)
+    others = (inverter.embedding, inverter.encoder or nn.Identity(), walk.identity_net, walk.class_net)
+    return (
+        _kept(lambda count: generator.synthesis(latents(count))),
+        _kept(lambda count: discriminator(images(count), label.repeat(count) if generator.num_classes else None)),
+        *(_kept(lambda count, network=network: network(images(count))) for network in others),  # type: ignore[misc]
     )
-    with torch.no_grad():
-        width = embedding(first).shape[1]
-
-    image, number = first.nbytes, len(training)
-    released = number if options["num_images"] is None else options["num_images"]
-    real = (number + len(test)) * image
-    search = min(MEMORY, 16 * width * (number + released))
-    batch = {name: options[f"{name}_batch_size"] for name in ("encoder", "inversion", "classifier", "evaluation")}
-    points = options["points_per_batch"] or (options["num_points"] if walk.device.type == "cpu" else 1024)
-    starts = inverter.settings.starts
-    return [
-        Need("check", real, 0, "img_size"),
-        # D sees real and generated images, and the penalty on its gradient keeps as much again
-        Need("train", number * image, 5 * _weights(generator, discriminator)
-             + options["batch_size"] * (made + 4 * judged), "batch_size"),
-        Need("train_encoder", 0, _weights(generator) + batch["encoder"] * encoded, "encoder_batch_size"),
-        Need("invert", number * image, max(search, batch["inversion"] * (made + embedded)), "inversion_batch_size"),
-        Need("train_identity", number * image * 2 * (1 + starts), 4 * _weights(walk.identity_net)
-             + batch["classifier"] * 2 * who, "inversion_starts"),
-        Need("train_class", number * image * 2, 4 * _weights(walk.class_net) + batch["classifier"] * what,
-             "classifier_batch_size"),
-        Need("walk", number * image, max(search, points * (made + who + what)), "points_per_batch"),
-        Need("synthesize", (number + released) * image, _weights(generator), "num_images"),
-        Need("evaluate", real + 3 * released * image, max(search, batch["evaluation"] * what), "num_images"),
-    ]  # fmt: skip
 
 
 def check_memory(needs: Iterable[Need], device: torch.device, options: Mapping[str, Any]) -> str:

@@ -56,11 +56,11 @@ def people(count, seed, *, per_patient=1, noise=1.0):
 
 def find(tmp_path, attack=None, *, members=None, held_out=None, released=None, groups=None):
     members = members or people(60, 0)
-    released = people(50, 2).images if released is None else released
+    released = people(50, 6).images if released is None else released
     return find_copies(
         attack or NearestPixels(),
         members=members,
-        held_out=held_out or people(40, 1),
+        held_out=held_out or people(40, 11),
         released=released,
         groups=groups or [str(i) for i in range(len(released))],
         cache_dir=tmp_path,
@@ -82,7 +82,7 @@ def test_strangers_do_not_alarm_and_what_is_planted_is_found(tmp_path, kind):
 
 def test_a_copy_alarms_and_names_its_patient(tmp_path):
     members = people(60, 0)
-    released = people(50, 2).images
+    released = people(50, 6).images
     released[7] = members.images[33]
     found = find(tmp_path, members=members, released=released)
     assert found.num_alarming == 1
@@ -98,7 +98,7 @@ def test_a_copy_alarms_and_names_its_patient(tmp_path):
 def test_many_near_images_alarm_by_rank_and_groups_count_once(tmp_path):
     members = people(60, 0)
     near = members.images[:20] + 0.3 * people(20, 3).images
-    released = torch.cat([people(30, 2).images, near])
+    released = torch.cat([people(30, 6).images, near])
     found = find(tmp_path, RankedPixels(), members=members, released=released)
     assert found.rank.above == 20
     assert copy_row(RankedPixels(), found).verdict == "Alarm"
@@ -108,11 +108,19 @@ def test_many_near_images_alarm_by_rank_and_groups_count_once(tmp_path):
 
 
 def test_noise_on_the_held_out_patients_alone_is_no_answer(tmp_path):
-    found = find(tmp_path, held_out=people(40, 1, noise=2.0))
+    found = find(tmp_path, held_out=people(40, 11, noise=2.0))
     assert found.biased
     row = copy_row(NearestPixels(), found)
     assert row.verdict == "No answer"
     assert "Split the data list anew" in row.sentence
+
+
+def test_few_patients_are_no_answer(tmp_path):
+    found = find(tmp_path, members=people(30, 0), held_out=people(19, 11))
+    row = copy_row(NearestPixels(), found)
+    assert row.verdict == "No answer"
+    assert "More patients in both sections help" in row.sentence
+    assert copy_row(RankedPixels(), find(tmp_path, RankedPixels(), held_out=people(2, 11))).verdict == "Nothing found"
 
 
 def test_an_attack_that_misses_what_was_planted_has_no_say(tmp_path):
@@ -129,7 +137,7 @@ def test_a_disguise_that_escapes_is_named(tmp_path):
 
 
 def test_patients_count_and_not_images(tmp_path):
-    found = find(tmp_path, members=people(30, 0, per_patient=3), held_out=people(25, 1, per_patient=2))
+    found = find(tmp_path, members=people(30, 0, per_patient=3), held_out=people(25, 11, per_patient=2))
     assert found.strangers == 55
     assert found.control.trials == 25
 
@@ -139,7 +147,7 @@ def test_finished_blocks_are_read_again_until_an_input_changes(tmp_path):
     NearestPixels.calls = 0
     assert find(tmp_path) == first
     assert NearestPixels.calls == 0
-    released = people(50, 2).images
+    released = people(50, 6).images
     released[0] += 0.01
     find(tmp_path, released=released)
     assert NearestPixels.calls == 1, "of the release alone"
@@ -150,5 +158,5 @@ def test_finished_blocks_are_read_again_until_an_input_changes(tmp_path):
 def test_sides_that_share_a_patient_or_are_too_small_are_refused(tmp_path):
     with pytest.raises(DataError, match="subject 0-000 is a member and held out"):
         find(tmp_path, held_out=people(40, 0))
-    with pytest.raises(DataError, match="needs 20 patients or more that took part and as many that did not, got 19"):
-        find(tmp_path, held_out=people(19, 1))
+    with pytest.raises(DataError, match="needs two patients or more who took part and as many who did not, got 1"):
+        find(tmp_path, held_out=people(1, 11))

@@ -24,9 +24,9 @@ AUDIT = Audit("cats & dogs", (ROW,), 9, 3, 20, 10, 12, 8, True, parameters={"k":
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Real phantoms of 24 + 22 patients, a clean release of other ones without a data list, and one with copies."""
+    """Real phantoms of 30 + 24 patients, a clean release of other ones without a data list, and one with copies."""
     folder = tmp_path_factory.mktemp("audit")
-    sizes = {"img_size": 16, "num_subjects": 24, "num_test_subjects": 22, "images_per_subject": (1, 1)}
+    sizes = {"img_size": 16, "num_subjects": 30, "num_test_subjects": 24, "images_per_subject": (1, 1)}
     real = make_phantoms(folder / "real", **sizes)
     made = make_phantoms(folder / "made", **sizes | {"seed": 1})
     (folder / "made" / "datalist.json").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -13,12 +14,12 @@ from monai_plan.audit.attacks.registration import agreement, fit_motions
 
 __all__ = ["RegisteredCopies"]
 
-SHORTLIST = 10  # members an image is laid over, for each way of turning it
-KEPT = 10  # pairs of an image that are fitted to the end
 COARSE_STEPS, FINE_STEPS = 12, 12
 COARSE = 1.5  # blur of the maps in the first half of the fit, in elements
 FIT_SMOOTH = 1.0
 BLURS = (0.0, 1.0, 2.0)  # at which the fitted pair is compared: noise leaves the coarser ones
+OF_ONE = 4  # of the pairs fitted to the end, at most so many are of the most promising patient
+NOTHING = -0.5 * math.log(2)  # t of a correlation of 0
 SHORTLIST_SMOOTH = 1.5  # of the maps that stand in for features
 
 
@@ -49,14 +50,14 @@ class RegisteredCopies(CopyAttack):
     alarm = "tail"
     planted = ("exact", "turned", "cropped", "mirrored", "noised", "combined")
 
+    shortlist = 10  # members an image is laid over, for each way of turning it
+    kept = 10  # pairs of an image that are fitted to the end
+
     def settings(self) -> dict[str, Any]:
         """See the base class."""
         embedding = None if self.embedder is None else self.embedder.embedding
-        return {
-            "embedding": embedding,
-            "title": None if embedding is None else embedding.title,
-            "numbers": [SHORTLIST, KEPT, COARSE_STEPS, FINE_STEPS, COARSE, FIT_SMOOTH, BLURS, SHORTLIST_SMOOTH],
-        }
+        numbers = [self.shortlist, self.kept, COARSE_STEPS, FINE_STEPS, COARSE, FIT_SMOOTH, BLURS, SHORTLIST_SMOOTH]
+        return {"embedding": embedding, "title": embedding and embedding.title, "numbers": numbers}
 
     def _features(self, images: Tensor, greys: Tensor) -> Tensor:
         if self.embedder is not None:
@@ -72,8 +73,21 @@ class RegisteredCopies(CopyAttack):
 
     def scores(self, index: _Index, images: Tensor, *, own: Tensor | None = None) -> Scores:
         """See the base class."""
+        closeness, members = self.fitted(index, images, own=own)
+        return statistics(closeness, members, index.subjects[members])
+
+    def fitted(self, index: _Index, images: Tensor, *, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Lay images over the members of their shortlists.
+
+        Args:
+            index, images, own: see ``scores``.
+
+        Returns:
+            t [blurs, N, kept], and the rows of the members [N, kept]; a member of the image's own patient, where there
+            are too few others, has the t of images that have nothing in common.
+        """
         n, shapes = len(images), [images, images.flip(2), -images, -images.flip(2)]
-        count = min(SHORTLIST, len(index.subjects))
+        count = min(self.shortlist, len(index.subjects))
         greys, lists = [], []
         for shape in shapes:
             greys.append(small_greys(shape))
@@ -87,15 +101,28 @@ class RegisteredCopies(CopyAttack):
 
         maps = local_maps(fixed, smooth=FIT_SMOOTH)
         motions, rough = fit_motions(blurred(maps, COARSE), index.coarse, pairs.flatten(0, 1), steps=COARSE_STEPS)
-        if own is not None:  # where there are too few others, the list ends with the image's own patient
-            rough = rough.masked_fill(index.subjects[pairs[..., 1]].eq(own[:, None]).flatten(), -2.0)
-        kept = rough.reshape(n, -1).topk(min(KEPT, pairs.shape[1]), dim=1).indices
+        kept = _promising(rough.reshape(n, -1), index.subjects[pairs[..., 1]], own, self.kept)
         pairs = pairs.gather(1, kept[:, :, None].expand(-1, -1, 2))
         motions = motions.reshape(n, -1, motions.shape[1]).gather(1, kept[:, :, None].expand(-1, -1, motions.shape[1]))
         flat = pairs.flatten(0, 1)
         motions, _ = fit_motions(maps, index.maps, flat, start=motions.flatten(0, 1), steps=FINE_STEPS)
         found = [agreement(fixed, index.greys, flat, motions, blur=blur).reshape(n, -1) for blur in BLURS]
-        return _statistics(torch.stack([log_closeness(s) for s in found]), pairs[..., 1], index.subjects, own)
+        closeness = torch.stack([log_closeness(s) for s in found])
+        if own is not None:
+            closeness = closeness.masked_fill(index.subjects[pairs[..., 1]] == own[:, None], NOTHING)
+        return closeness, pairs[..., 1]
+
+
+def _promising(rough: Tensor, patients: Tensor, own: Tensor | None, count: int) -> Tensor:
+    """[N, at most count]: the pairs to be fitted to the end, by their rough correlations [N, pairs].
+
+    Others than the best patient are among them, or nothing would say how far he is ahead.
+    """
+    if own is not None:  # where there are too few others, the list ends with the image's own patient
+        rough = rough.masked_fill(patients == own[:, None], -2.0)
+    best = patients == patients.gather(1, rough.argmax(1, keepdim=True))
+    order = rough.masked_fill(~best, -3.0).argsort(dim=1, descending=True).argsort(dim=1)
+    return rough.masked_fill(best & (order >= OF_ONE), -2.0).topk(min(count, rough.shape[1]), dim=1).indices
 
 
 def log_closeness(correlations: Tensor) -> Tensor:
@@ -103,11 +130,13 @@ def log_closeness(correlations: Tensor) -> Tensor:
     return -0.5 * (2 - 2 * correlations).clamp_min(1e-6).log()
 
 
-def _statistics(closeness: Tensor, members: Tensor, subjects: Tensor, own: Tensor | None) -> Scores:
-    """Scores from the closeness [blurs, N, pairs] to ``members`` [N, pairs]."""
-    patients = subjects[members]
-    if own is not None:
-        closeness = closeness.masked_fill(patients == own[:, None], float(log_closeness(torch.tensor(-1.0))))
+def statistics(closeness: Tensor, members: Tensor, patients: Tensor) -> Scores:
+    """The three scores of images.
+
+    Args:
+        closeness: t [blurs, N, pairs].
+        members, patients: [N, pairs], the rows of the members and whose they are.
+    """
     best = closeness[0].max(dim=1)
     values = [best.values, _lead(closeness[0], patients), _lead(closeness.sum(0), patients)]
     return Scores(torch.stack(values, dim=1), members.gather(1, best.indices[:, None])[:, 0])

@@ -50,7 +50,12 @@ def small_greys(images: Tensor, *, size: int = MAP_SIZE) -> Tensor:
             f"images of {' x '.join(map(str, spatial))} are too narrow to be compared: no axis may be shorter than "
             f"{SMALLEST / size:g} of the longest."
         )
-    return grey if list(spatial) == target else functional.interpolate(grey, size=target, mode="area")
+    if list(spatial) == target:
+        return grey
+    if max(spatial) > size:
+        return functional.interpolate(grey, size=target, mode="area")
+    mode = "bilinear" if len(target) == 2 else "trilinear"
+    return functional.interpolate(grey, size=target, mode=mode, align_corners=False)
 
 
 def local_maps(greys: Tensor, *, smooth: float = SMOOTH) -> Tensor:

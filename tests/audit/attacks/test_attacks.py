@@ -86,6 +86,15 @@ def test_a_second_patient_with_the_same_image_takes_the_lead_away(kind):
         assert values[0, 0] == alone[0, 0], "but it is as close as before"
 
 
+def test_a_patient_with_many_images_does_not_crowd_out_the_others():
+    pictures = images(8, (16, 16), 0)
+    many = pictures[:1] + 0.05 * images(40, (16, 16), 3)
+    attack = RegisteredCopies()
+    index = attack.index(People(torch.cat([many, pictures[1:]]), ["a"] * 40 + list("bcdefgh")))
+    values = attack.scores(index, pictures[:1]).values
+    assert (values[:, 1:] > 0.3).all(), "the lead before the best of the others is known"
+
+
 def test_a_single_member_has_no_lead():
     pictures = images(2, (16, 16), 0)
     for kind in (RegisteredCopies, SoftReconstructions):

@@ -1,0 +1,165 @@
+"""What the audit's attack on copies finds, and how often it alarms for nothing: many splits by patient of one data set.
+
+    python benchmarks/audit.py --real DATALIST --img_size 64
+    python benchmarks/audit.py --phantoms 1200 --img_size 64
+    python benchmarks/audit.py --phantoms 300 --img_size 24 --spatial_dims 3
+
+Patients are split at random into members, held-out ones and others, whose real images play the release: all that is
+found in it is a false alarm. Into each release copies of five members are planted under each disguise. A table says how
+many of them are found one by one, in how many splits one or more alarm, and how often the clean release does.
+
+Every image is laid over all others once, and a split looks at its members among them. So the shortlist is longer than
+the audit's and then cut to members; all else is the audit's own code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from monai_plan.audit.attacks import Embedder, People, RegisteredCopies, Scores
+from monai_plan.audit.attacks.copies import NOTHING, statistics
+from monai_plan.audit.attacks.maps import blurred
+from monai_plan.audit.controls import DISGUISES, disguise
+from monai_plan.audit.findings import ALARM, judge
+from monai_plan.audit.privacy import audit_embeddings
+from monai_plan.audit.reading import read_real
+from monai_plan.audit.statistics import wilson_interval
+from monai_plan.data import phantom_image
+from monai_plan.utils import seeded_generator
+
+BLOCK = 128
+SHARES = (0.5, 0.2)  # of the patients: members, held out; the rest plays the release
+
+
+def jpeg(images: Tensor) -> Tensor:
+    """Saved as JPEG of quality 50 and read again; of volumes every slice."""
+    slices = ((images + 1) * 127.5).round().clamp(0, 255).byte().movedim(1, -1)
+    done = []
+    for pixels in slices.reshape(-1, *slices.shape[-3:])[..., 0].numpy():
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=50)
+        done.append(torch.from_numpy(np.array(Image.open(buffer))))
+    return (torch.stack(done).reshape(images.shape).float() / 127.5) - 1
+
+
+def downscaled(images: Tensor) -> Tensor:
+    """Halved and enlarged again."""
+    size, mode = images.shape[2:], "bilinear" if images.ndim == 4 else "trilinear"
+    half = functional.interpolate(images, [length // 2 for length in size], mode="area")
+    return functional.interpolate(half, size, mode=mode, align_corners=False)
+
+
+FURTHER: dict[str, Callable[[Tensor], Tensor]] = {
+    "inverted": torch.neg,
+    "gamma": lambda images: ((images + 1) / 2) ** 1.5 * 2 - 1,
+    "blur": lambda images: blurred(images, max(images.shape[2:]) / 64),
+    "JPEG 50": jpeg,
+    "downscale": downscaled,
+}
+
+
+def pool_of(options: argparse.Namespace) -> People:
+    """All images of a data list, of both sections, or one of each phantom."""
+    if options.real:
+        sides = read_real(options.real, img_size=options.img_size)
+        images = torch.cat([side.images for side in sides])
+        return People(images, [subject for side in sides for subject in side.subjects])
+    images = [
+        phantom_image(
+            subject=number, image=0, label=number % 2, img_size=options.img_size, spatial_dims=options.spatial_dims
+        )
+        for number in range(options.phantoms)
+    ]
+    return People(torch.stack(images) * 2 - 1, [f"{number:05d}" for number in range(options.phantoms)])
+
+
+class Pool:
+    """All images laid over all others, and what a split sees of it."""
+
+    def __init__(self, people: People, options: argparse.Namespace) -> None:
+        dims, channels = people.images.ndim - 2, people.images.shape[1]
+        shortlist, _, note = audit_embeddings(dims, channels)
+        print(note or "shortlist by EfficientNet-lite0")
+        self.attack = RegisteredCopies(embedder=None if shortlist is None else Embedder(shortlist))
+        self.attack.shortlist, self.attack.kept = (round(size / SHARES[0]) for size in (10, 10))
+        self.people, self.numbers = people, people.numbers
+        self.index = self.attack.index(people)
+        self.candidates = torch.randperm(len(self.numbers), generator=seeded_generator(0, "planted"))[: options.copies]
+        start = time.perf_counter()
+        self.reals = self._fitted(people.images, self.numbers)
+        print(f"{len(people.images)} images laid over in {time.perf_counter() - start:.0f} s")
+        chosen = people.images[self.candidates]
+        made = {kind: disguise(chosen, kind) for kind in DISGUISES if kind != "softened"}
+        made |= {kind: change(chosen) for kind, change in FURTHER.items()}
+        self.planted = {kind: self._fitted(images, None) for kind, images in made.items()}
+
+    def _fitted(self, images: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
+        owns = [None] * len(images.split(BLOCK)) if own is None else own.split(BLOCK)
+        parts = [self.attack.fitted(self.index, a, own=b) for a, b in zip(images.split(BLOCK), owns, strict=True)]
+        return torch.cat([part[0] for part in parts], dim=1), torch.cat([part[1] for part in parts])
+
+    def scores(self, fitted: tuple[Tensor, Tensor], rows: Tensor, members: Tensor) -> Scores:
+        """Of some rows, with the members (a mask over all images) alone."""
+        closeness, found = fitted[0][:, rows], fitted[1][rows]
+        return statistics(closeness.masked_fill(~members[found], NOTHING), found, self.numbers[found])
+
+
+def play(pool: Pool, seed: int) -> tuple[dict[str, list[bool]], bool, bool, bool]:
+    """One split: found copies by disguise, and whether the clean release alarms by tail, by rank, and is biased."""
+    generator = seeded_generator(seed, "split")
+    order = torch.randperm(int(pool.numbers.max()) + 1, generator=generator)
+    ends = [round(len(order) * share) for share in (SHARES[0], sum(SHARES))]
+    sides = [torch.isin(pool.numbers, part) for part in order.tensor_split(ends)]
+    inside, outside, released = (side.nonzero()[:, 0] for side in sides)
+    members = sides[0]
+    chosen = members[pool.candidates].nonzero()[:, 0]
+    chosen = chosen[torch.randperm(len(chosen), generator=generator)[:5]]
+    names = pool.people.subjects
+    found = judge(
+        pool.scores(pool.reals, released, members),
+        groups=[str(row) for row in released.tolist()],
+        outside=pool.scores(pool.reals, outside, members).values,
+        outside_subjects=[names[row] for row in outside.tolist()],
+        inside=pool.scores(pool.reals, inside, members).values,
+        inside_subjects=[names[row] for row in inside.tolist()],
+        planted={kind: pool.scores(fitted, chosen, members).values for kind, fitted in pool.planted.items()},
+        alarm="tail",
+    )
+    hits = {kind: share.hits for kind, share in found.planted.items()}
+    return hits, found.num_alarming > 0, found.rank.p_value < ALARM, found.biased
+
+
+def main() -> None:
+    """See the text of the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--real", metavar="DATALIST", help="a data list; both sections are pooled and split anew")
+    source.add_argument("--phantoms", type=int, metavar="N", help="phantoms, one image of each")
+    parser.add_argument("--img_size", type=int, default=64, help="elements of each axis")
+    parser.add_argument("--spatial_dims", type=int, choices=(2, 3), default=2, help="of phantoms")
+    parser.add_argument("--splits", type=int, default=50)
+    parser.add_argument("--copies", type=int, default=60, help="images from which the planted ones are drawn")
+    options = parser.parse_args()
+    pool = Pool(pool_of(options), options)
+    played = [play(pool, seed) for seed in range(options.splits)]
+
+    print("| disguise | copies found | releases that alarm, 5 copies in each |\n|---|---|---|")
+    for kind in pool.planted:
+        hits = [found[kind] for found, *_ in played]
+        alarms = wilson_interval(sum(hit > 0 for hit in hits), len(hits))
+        print(f"| {kind} | {100 * sum(hits) / (5 * len(hits)):.0f} % | {alarms} |")
+    for name, place in (("by tail", 1), ("by rank", 2), ("biased", 3)):
+        print(f"clean releases, {name}: {wilson_interval(sum(play[place] for play in played), len(played))}")
+
+
+if __name__ == "__main__":
+    main()
