@@ -498,7 +498,7 @@ def _with_another_class(content: dict[str, Any], folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [_without_a_patient, _with_another_image, _with_another_class])
-@pytest.mark.parametrize("name", ["train", "invert", "train_identity", "train_class", "walk", "evaluate", "audit"])
+@pytest.mark.parametrize("name", ["train", "invert", "train_identity", "train_class", "walk", "evaluate"])
 def test_a_stage_alone_uses_nothing_that_it_made_of_other_data(
     name: str,
     change: Callable[[dict[str, Any], Path], None],
