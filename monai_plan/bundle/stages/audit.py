@@ -111,7 +111,7 @@ class AuditStage:
         test, inverter = self.test, self.inverter
 
         def make() -> dict[str, Tensor]:
-            result = inverter(test.images, test.labels, test.keys)
+            result = inverter(test.images[:], test.labels, test.keys)
             return {"latents": result.latents, "distances": result.distances}
 
         how = [*inverter.networks, inverter.settings.as_dict(), inverter.seed, test.images, test.labels, test.keys]
