@@ -25,7 +25,7 @@ BUNDLE = Path(__file__).parents[1] / "bundles" / "chest_xray_plan"
 FEW_STEPS = {
     "total_images": 128, "epoch_images": 64, "metric_images": 10**6, "encoder_epochs": 1, "encoder_epoch_steps": 2,
     "inversion_steps": 2, "identity_epochs": 1, "class_epochs": 1, "walk_steps": 2, "min_distance_quantile": 0.0,
-    "evaluation_epochs": 1, "evaluation_seeds": 1, "k": 3,
+    "num_images": 60, "evaluation_epochs": 1, "evaluation_seeds": 1, "k": 3,
 }  # fmt: skip
 SMALL = (
     *("z_dim", "w_dim", "channel_base", "channel_max", "batch_size", "classifier_layers", "classifier_channels"),

@@ -68,7 +68,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, patients: Path) -> Path:
     with logging_restored(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("secrets.token_hex", known_secret)
         outcomes = run_bundle(BUNDLE, dataset_dir=patients, output_dir=output, overrides=TINY, echo=lambda line: None)
-    assert [outcome.status for outcome in outcomes] == ["ran"] * 11
+    assert {outcome.status for outcome in outcomes} == {"ran"}
     return output
 
 

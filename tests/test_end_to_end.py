@@ -323,7 +323,7 @@ def test_a_removed_patient_leaves_nothing_behind(
     content["training"] = [item for item in content["training"] if item["subject"] != removed]
     (without / "datalist.json").write_text(json.dumps(content))
     overrides = {**measured, "use_best": True}
-    assert [outcome.status for outcome in _run(without, copied, overrides)] == ["ran"] * len(NAMES)
+    assert [outcome.status for outcome in _run(without, copied, overrides)] == ["ran"] * len(STAGES)
     _run(without, tmp_path / "never", overrides)
 
     def digests(output: Path) -> dict[str, str]:
@@ -608,8 +608,8 @@ def test_killed_in_the_training_it_goes_on_from_the_checkpoint(patients: Path, t
 
     done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, [line for line in done.stderr.splitlines() if re.match(r"\w*(Error|monai)", line)]
-    assert "[1/11] check: skipped, unchanged since" in done.stdout
-    assert "[2/11] train: resuming, it was stopped before its end" in done.stdout
+    assert f"[1/{len(STAGES)}] check: skipped, unchanged since" in done.stdout
+    assert f"[2/{len(STAGES)}] train: resuming, it was stopped before its end" in done.stdout
     assert f"continues after epoch {saved} from" in done.stdout
     assert _epoch(checkpoint) == epochs
     assert (output / "release" / "report.html").is_file()

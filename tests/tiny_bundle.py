@@ -7,7 +7,7 @@ from typing import Any
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "chest_xray_plan"
 
-# Everything as small as it goes: about seven seconds for the eleven stages on one core.
+# Everything as small as it goes: about seven seconds for all stages on one core.
 TINY: dict[str, Any] = {
     "img_size": [16, 16],
     "z_dim": 16,

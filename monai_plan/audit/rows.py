@@ -77,8 +77,8 @@ def copy_row(attack: CopyAttack, found: CopyFindings) -> Row:
         control=f"{found.control.hits} of {found.control.trials} held-out patients",
         baseline="none",
         power=(
-            f"{hits} of {planted} planted copies ({by_kind}).{noticed} With {found.strangers} strangers, rates of false "
-            f"positives below {100 * smallest_rate(found.strangers):.2g} % cannot be seen."
+            f"{hits} of {planted} planted copies ({by_kind}).{noticed} With {found.strangers} strangers, rates of "
+            f"false positives below {100 * smallest_rate(found.strangers):.2g} % cannot be seen."
         ),
         verdict=verdict,
         sentence=sentence,

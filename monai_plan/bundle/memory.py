@@ -64,7 +64,8 @@ def stage_needs(
     released = number if options["num_images"] is None else options["num_images"]
     held = training.images.nbytes
     both = held + test.images.nbytes
-    search = min(MEMORY, 16 * width * (number + released))
+    # of all embeddings on both sides: released against real images, and real ones against those of other patients
+    search, among = (min(MEMORY, 16 * width * n) for n in (number + released, 2 * (number + len(test))))
     batch = {name: options[f"{name}_batch_size"] for name in ("encoder", "inversion", "classifier", "evaluation")}
     points = options["points_per_batch"] or (options["num_points"] if walk.device.type == "cpu" else 1024)
     starts = inverter.settings.starts
@@ -79,14 +80,14 @@ def stage_needs(
         Need("train_encoder", 0, _weights(generator) + 4 * _weights(encoder)
              + batch["encoder"] * (encoded + image), "encoder_batch_size"),
         # the reconstructions of all images are made at the end
-        Need("invert", held + 2 * number * image, max(search, batch["inversion"] * (made + embedded)),
+        Need("invert", held + 2 * number * image, max(among, batch["inversion"] * (made + embedded)),
              "inversion_batch_size"),
         # the images, their reconstructions, and both in one
         Need("train_identity", held + number * image * (1 + 2 * starts), 4 * _weights(walk.identity_net)
              + batch["classifier"] * 2 * who, "inversion_starts"),
         Need("train_class", 2 * held + number * image // 4, 4 * _weights(walk.class_net)
              + batch["classifier"] * what, "classifier_batch_size"),
-        Need("walk", 2 * both, classifiers + max(search, points * (made + who + what)), "points_per_batch"),
+        Need("walk", 2 * both, classifiers + max(among, points * (made + who + what)), "points_per_batch"),
         Need("synthesize", held + 2 * released * image, _weights(generator), "num_images"),
         Need("evaluate", both + 4 * released * image, classifiers + max(search, batch["evaluation"] * what),
              "num_images"),
