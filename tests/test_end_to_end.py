@@ -145,6 +145,23 @@ def test_the_evaluation_has_the_rows_of_the_paper(finished: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("walk", ["none", "plan"])
+def test_points_of_the_generators_own(copied: Path, patients: Path, walk: str) -> None:
+    """The anchors of the other kind, as they are and walked between; nothing before them is made again."""
+    outcomes = _run(patients, copied, {"anchor_kind": "prior", "walk_kind": walk, "num_points": 6})
+    anew = ["check", "anchors", "walk", "synthesize", "evaluate", "audit"]
+    assert [outcome.name for outcome in outcomes if outcome.status == "ran"] == anew
+    rows = Evaluation.from_json((copied / "private" / "evaluation.json").read_text()).rows
+    released = {"none": ["selection"], "plan": ["PLAN"]}[walk]
+    beside = {"none": ["k-same"], "plan": ["linear", "selection", "k-same"]}[walk]
+    assert [row.name for row in rows] == ["real", *beside, *released]
+    card = (copied / "release" / "dataset_card.md").read_text()
+    assert ("points of the generator's own distribution" in card, "average" in card) == (True, False)
+    assert (copied / "private" / "figures" / "path.png").exists() == (walk == "plan")
+    items = _datalist(copied / "release")["training"]
+    assert len({item["subject"] for item in items}) == (len(items) if walk == "none" else 6)
+
+
 class _References(HTMLParser):
     """What a page loads or leads to, and its tags."""
 
