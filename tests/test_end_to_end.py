@@ -422,7 +422,7 @@ def test_no_released_figure_is_a_fingerprint(finished: Path, patients: Path) -> 
         files = [patients / item["image"] for item in _datalist(patients)[section]]
         pixels = torch.stack([LoadImage(ensure_channel_first=True)(file).as_tensor() for file in files])
         embedding = perceptual_embedding("random", spatial_dims=2, img_channels=1)
-        images.append(embed(embedding, pixels / 127.5 - 1, pooled=False).double())
+        images.append(embed(embedding, pixels / 127.5 - 1).double())
     pairs = torch.cdist(*images).square().flatten()
 
     def matches(figures: list[float]) -> int:
