@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from monai_plan.bundle.same_data import check_same_data
 from monai_plan.data import CheckedDataset, HeldImages
 from monai_plan.latent import Anchors, PriorAnchors, SelectionSettings, k_same
 from monai_plan.metrics import PerceptualEmbedding
 from monai_plan.networks import LatentDecoder
 from monai_plan.release import DistanceCheck
-from monai_plan.utils import load_artifact
+from monai_plan.utils import load_artifact, seeded_generator
 
 __all__ = ["AnchorMaker", "distance_check"]
 
@@ -77,6 +78,20 @@ class AnchorMaker:
     seed: int = 0
     device: torch.device | str = "cpu"
 
+    def check(self) -> None:
+        """Refuse networks and latents that were made of other data.
+
+        Raises:
+            DataError: see ``check_same_data``.
+        """
+        check_same_data(
+            self.training,
+            generator=self.generator,
+            latents=load_artifact(self.latents_file, kind="latents"),
+            identity_net=self.identity_net,
+            class_net=self.class_net,
+        )
+
     @property
     def most_k(self) -> int:
         """The largest k that all classes have patients for."""
@@ -92,7 +107,7 @@ class AnchorMaker:
         return k_same(_best(data), data["labels"], data["subjects"], self.k, seed=self.seed)
 
     def prior(self, wanted: Mapping[int, int]) -> Anchors:
-        """Points of G's own distribution, see ``monai_plan.latent.PriorAnchors``; all of them pass the final check.
+        """Points of G's own distribution, see ``monai_plan.latent.PriorAnchors``; all of them passed the final check.
 
         Args:
             wanted: class → number.
@@ -101,9 +116,11 @@ class AnchorMaker:
             self.training, self.test, self.embedding, quantile=self.min_distance_quantile, device=self.device
         )
 
+        rng = seeded_generator(self.seed, "check of anchors")
+
         def far(images: Tensor) -> Tensor:
             assert check is not None
-            return check(images, torch.ones(len(images)))  # by the strictest draw, so that no later one refuses
+            return check(images, torch.rand(len(images), generator=rng))
 
         make = PriorAnchors(
             self.generator, self.identity_net, self.class_net, settings=self.selection, seed=self.seed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from monai_plan.data.datalist import Datalist, read_datalist
 from monai_plan.data.facts import check_classes, check_files
 from monai_plan.data.intensity import ScaleShownd
 from monai_plan.data.loading import clear_cache, load_images
-from monai_plan.utils import ConfigError, DataError
+from monai_plan.utils import ConfigError, DataError, digest
 
 logger = logging.getLogger(__name__)
 
@@ -129,13 +130,18 @@ class CheckedDataset(Dataset):
 
     def _merge_duplicates(self, items: list[dict[str, Any]], known: Sequence[str]) -> list[dict[str, Any]]:
         """Leave out what another section has, and give subjects who share an image the name of the first of them."""
-        apart = [index for index, digest in enumerate(self.digests) if digest not in set(known)]
+        apart = [index for index, found in enumerate(self.digests) if found not in set(known)]
         if len(apart) < len(items):
             logger.warning("left out %d images that another section has", len(items) - len(apart))
             self.images, self.affines = self.images.subset(apart), self.affines[apart]
             self.digests, items = [self.digests[index] for index in apart], [items[index] for index in apart]
         joined = join_subjects(self.digests, [item["subject"] for item in items])
         return [item | {"subject": joined[item["subject"]]} for item in items]
+
+    @cached_property
+    def made_of(self) -> str:
+        """64 hexadecimal digits, equal for the same pictures of the same classes and patients in the same order."""
+        return digest(self.digests, self.labels, self.subjects)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -160,8 +166,8 @@ def join_subjects(digests: Sequence[str], subjects: Sequence[str]) -> dict[str, 
         return subject
 
     first: dict[str, str] = {}
-    for digest, subject in zip(digests, subjects, strict=True):
-        one, other = sorted((root(first.setdefault(digest, subject)), root(subject)))
+    for picture, subject in zip(digests, subjects, strict=True):
+        one, other = sorted((root(first.setdefault(picture, subject)), root(subject)))
         joined[other] = one
     return {subject: root(subject) for subject in joined}
 

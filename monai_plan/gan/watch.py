@@ -187,7 +187,7 @@ class BestGenerator:
                 self.every_images,
             )  # fmt: skip
         chosen = load_generator(self.path) if use_best and self.history else ema
-        save_generator(chosen, path)
+        save_generator(chosen, path, made_by={"data": getattr(self.dataset, "made_of", None)})
 
     def _distance(self, engine: StyleGAN2Trainer) -> float:
         device = engine.state.device

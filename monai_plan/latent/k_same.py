@@ -25,12 +25,14 @@ class Anchors:
         members: for each centroid the ascending indices of the images behind it; every image belongs to exactly one.
             Empty for points of G's own distribution.
         k: the least number of subjects behind a centroid; None for points of G's own distribution.
+        less_sure: how many of the points φ_class is less sure of than was asked for.
     """
 
     latents: Tensor
     labels: Tensor
     members: list[list[int]]
     k: int | None
+    less_sure: int = 0
 
 
 def k_same(latents: Tensor, labels: Tensor, subjects: Sequence[str], k: int, *, seed: int = 0) -> Anchors:

@@ -114,11 +114,15 @@ class PriorAnchors:
                 raise ConfigError(f"anchors of class {label} are wanted, but G has the classes 0 to {classes - 1}.")
         with frozen(self.generator, self.identity_net, self.class_net):
             chosen = {label: self._of_class(label, n, patients, far) for label, n in sorted(wanted.items())}
-        labels = [label for label, latents in chosen.items() for _ in latents]
-        return Anchors(torch.cat(list(chosen.values())), torch.tensor(labels, dtype=torch.int64), [], None)
+        labels = [label for label, (latents, _) in chosen.items() for _ in latents]
+        points = torch.cat([latents for latents, _ in chosen.values()])
+        less_sure = sum(count for _, count in chosen.values())
+        return Anchors(points, torch.tensor(labels, dtype=torch.int64), [], None, less_sure)
 
-    def _of_class(self, label: int, number: int, patients: Tensor, far: Callable[[Tensor], Tensor] | None) -> Tensor:
-        """[n, w_dim], or fewer: those first that φ_id knows least."""
+    def _of_class(
+        self, label: int, number: int, patients: Tensor, far: Callable[[Tensor], Tensor] | None
+    ) -> tuple[Tensor, int]:
+        """[n, w_dim], or fewer, those first that φ_id knows least; and of how many φ_class is less sure."""
         draws = None
         for turn in range(ROUNDS):
             more = self._draw(label, number * self.settings.candidates, patients, turn=turn)
@@ -127,7 +131,7 @@ class PriorAnchors:
             ranked = draws.latents[sure][draws.top_identity[sure].argsort(stable=True)]
             chosen, near = self._far_ones(ranked, number, far)
             if len(chosen) == number:
-                return chosen
+                return chosen, 0
         assert draws is not None
         surest = draws.of_class[~sure].argsort(descending=True, stable=True)
         others, also_near = self._far_ones(draws.latents[~sure][surest], number - len(chosen), far)
@@ -141,7 +145,7 @@ class PriorAnchors:
             "points are draws of which it is less sure: train G and φ_class longer",
             label, len(sure), len(ranked), near, len(others), len(chosen) + len(others),
         )  # fmt: skip
-        return torch.cat([chosen, others])
+        return torch.cat([chosen, others]), len(others)
 
     def _draw(self, label: int, number: int, patients: Tensor, *, turn: int) -> _Draws:
         z = torch.randn(number, self.generator.z_dim, generator=seeded_generator(self.seed, "prior", label, turn))

@@ -73,6 +73,7 @@ def load_generator(path: str | os.PathLike[str], *, fit: Mapping[str, Any] | Non
         ) from error
     if fit is not None:
         _check_fit(generator, fit, path)
+    generator.made_of = data["header"]["made_by"].get("data")
     return generator.eval().requires_grad_(False)
 
 
@@ -125,18 +126,25 @@ def _check_architecture(
             raise ConfigError(f"{name} has the shape {stored.get(name)} in the file and {built.get(name)} by it")
 
 
-def save_classifier(network: nn.Module, path: str | os.PathLike[str], *, kind: str, num_outputs: int) -> None:
+def save_classifier(
+    network: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    kind: str,
+    num_outputs: int,
+    made_by: Mapping[str, Any] | None = None,
+) -> None:
     """Save a classifier's weights; its architecture is a config's, and stays there.
 
     Args:
         network: any classifier, [B, C, *spatial] → [B, num_outputs].
-        path: see ``save_artifact``.
+        path, made_by: see ``save_artifact``.
         kind: "identity_net" or "class_net"; ``load_classifier`` checks it.
         num_outputs: number of classes.
     """
     weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     data = {"network": type(network).__name__, "num_outputs": num_outputs, "state_dict": weights}
-    save_artifact(path, kind=kind, data=data)
+    save_artifact(path, kind=kind, data=data, made_by=made_by)
 
 
 def classifier_outputs(path: str | os.PathLike[str], *, kind: str) -> int:
@@ -158,7 +166,8 @@ def load_classifier(
     """Load weights written by ``save_classifier`` into a network of that architecture.
 
     Returns:
-        ``network`` on ``device``, in eval mode and without gradients.
+        ``network`` on ``device``, in eval mode and without gradients, with the attribute ``made_of``: the data set that
+        it was trained on, as the file says, or None.
 
     Raises:
         ArtifactError: if the file is missing, damaged, of another kind, or belongs to another architecture.
@@ -172,4 +181,5 @@ def load_classifier(
             f"{type(network).__name__} of the config: use the config that trained it, or train again. "
             f"({first_line(error)})"
         ) from error
+    network.made_of = data["header"]["made_by"].get("data")
     return network.to(device).eval().requires_grad_(False)

@@ -31,6 +31,7 @@ class LatentDecoder(nn.Module):
         img_channels: channels of an image.
         num_ws: number of layers that can have a w of their own, at least 2; None: there is no W+.
         architecture: the arguments of the constructor by name, as plain values: numbers, texts, None, lists and dicts.
+        made_of: of one that was loaded, the data set that it was trained on, as its file says; None if it does not.
     """
 
     mapping: Callable[..., Tensor]
@@ -42,6 +43,7 @@ class LatentDecoder(nn.Module):
     img_channels: int
     num_ws: int | None = None
     architecture: dict[str, Any]
+    made_of: str | None = None
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """z [B, z_dim], labels [B] int → images [B, img_channels, *img_size]."""

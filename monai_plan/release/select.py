@@ -81,18 +81,19 @@ def load_paths(paths_file: str | os.PathLike[str]) -> dict[str, Any]:
     return data
 
 
-def points_to_leave(paths: Tensor, min_end_distance: float | None) -> Tensor:
-    """[P, T] bool: the points at least so far from both ends along their path; never an end itself.
+def points_to_leave(paths: Tensor, min_end_distance: float, *, anchor_kind: str) -> Tensor:
+    """[P, T] bool: the points at least so far from both ends along their path; never an average of patients itself.
 
     With the arc length s_t = Σ_{u<t} ‖w̄_{u+1} − w̄_u‖: min(s_t, s_T − s_t) ≥ ``min_end_distance`` · s_T. Where an end
     is the average of k patients, a point near it gives the last of them to whoever knows the others.
 
     Args:
         paths: [P, T, *latent].
-        min_end_distance: a share of the path's length, in [0, 0.5); None where the ends are points of G's own
-            distribution, behind which nobody is: then all points may leave, the ends among them.
+        min_end_distance: a share of the path's length, in [0, 0.5).
+        anchor_kind: what the ends are: "k_same", averages of patients, or "prior", points of G's own distribution,
+            behind which nobody is: at 0 all points may leave then, the ends among them.
     """
-    if min_end_distance is None:
+    if anchor_kind == "prior" and not min_end_distance:
         return torch.ones(paths.shape[:2], dtype=torch.bool)
     steps = paths.double().diff(dim=1).flatten(2).norm(dim=2)
     before = torch.cat([steps.new_zeros(len(steps), 1), steps.cumsum(1)], dim=1)
@@ -109,8 +110,7 @@ def may_leave(paths: Mapping[str, Any]) -> Tensor:
         paths: see ``load_paths``.
     """
     kept: Tensor = paths["kept"]
-    distance = paths["min_end_distance"] if paths["anchor_kind"] == "k_same" else None
-    return kept & points_to_leave(paths["paths"], distance)
+    return kept & points_to_leave(paths["paths"], paths["min_end_distance"], anchor_kind=paths["anchor_kind"])
 
 
 def select(paths: Mapping[str, Any], *, num_images: Mapping[int, int] | None = None) -> ReleasePoints:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from tiny_bundle import BUNDLE, TINY
 
 from monai_plan.bundle import run_bundle
 from monai_plan.bundle.options import OPTIONS, check_options
+from monai_plan.bundle.runner.configs import make_plans
+from monai_plan.bundle.runner.stages_file import load_stages
 from monai_plan.utils import ConfigError
 
 PATHS = {"bundle_root"}
@@ -102,3 +105,20 @@ def test_the_stage_check_refuses_before_an_image_is_read(
             only=["check"], echo=lambda line: None,
         )  # fmt: skip
     assert not (tmp_path / "out" / "private" / "data.json").exists()
+
+
+def test_the_docs_name_the_stages_that_use_an_id(tmp_path: Path) -> None:
+    """The last column of the table of ids; ``check`` looks at all of them."""
+    settings = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "out"), "bundle_root": str(BUNDLE)}
+    plans = [plan for plan in make_plans(load_stages(BUNDLE), {}, settings) if plan.stage.name != "check"]
+    used = {
+        id: [plan.stage.name for plan in plans if any(key.partition("#")[0] == id for key in plan.config)]
+        for id in OPTIONS
+    }
+    text = (Path(__file__).parents[2] / "docs" / "stages.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| ([^|]*?) \|$", text.partition("## The ids")[2], re.MULTILINE))
+    assert set(OPTIONS) <= rows.keys()
+    for id, names in used.items():
+        left_out = [plan.stage.name for plan in plans if plan.stage.name not in names]
+        short = "all" if not left_out else f"all but {', '.join(left_out)}"
+        assert rows[id] in (short, ", ".join(names)), id

@@ -7,7 +7,9 @@ import os
 from dataclasses import dataclass
 
 from monai_plan.bundle.anchor_maker import AnchorMaker
+from monai_plan.bundle.same_data import made_of
 from monai_plan.bundle.stages.walk import class_counts
+from monai_plan.latent import Anchors
 from monai_plan.utils import save_artifact
 
 __all__ = ["AnchorsStage"]
@@ -42,6 +44,7 @@ class AnchorsStage:
 
     def run(self) -> None:
         """Make them, and save."""
+        self.maker.check()
         anchors = self.maker.prior(self._wanted()) if self.kind == "prior" else self.maker.k_same()
         of = "G's own distribution" if anchors.k is None else f"{anchors.k} or more patients each"
         logger.info("%d anchors of %s", len(anchors.labels), of)
@@ -52,14 +55,21 @@ class AnchorsStage:
             made_by={
                 "kind": self.kind,
                 "k": anchors.k,
-                "selection": str(self.maker.selection) if anchors.k is None else None,
+                "selection": self._selection(anchors) if anchors.k is None else None,
                 "seed": self.maker.seed,
+                "data": made_of(self.maker.training),
             },
         )
+
+    def _selection(self, anchors: Anchors) -> str:
+        """In words, for the card."""
+        exceptions = f", less for {anchors.less_sure} of {len(anchors.labels)}" if anchors.less_sure else ""
+        return f"{self.maker.selection}{exceptions}"
 
     def _wanted(self) -> dict[int, int]:
         """Points of each class that the images asked for need."""
         images = class_counts(self.maker.training.labels, num_images=self.num_images, balance=self.balance)
         if self.walk == "none":
             return images
-        return {label: 2 * -(-number // self.num_points) for label, number in images.items()}
+        # four give six pairs: what the final check drops of a small class is replaced
+        return {label: max(2 * -(-number // self.num_points), 4) for label, number in images.items()}

@@ -16,6 +16,7 @@ from monai_plan.audit import Evaluation, ReadImages, audit, write_audit, write_g
 from monai_plan.audit.attacks import People
 from monai_plan.audit.leaks import differencing_row, generator_row, membership_row
 from monai_plan.audit.rows import Row
+from monai_plan.bundle.same_data import check_same_data
 from monai_plan.bundle.stages.synthesize import how_made
 from monai_plan.data import CheckedDataset
 from monai_plan.latent import LatentInverter
@@ -74,6 +75,7 @@ class AuditStage:
         )
         anchors = load_artifact(self.anchors_file, kind="anchors")
         paths = load_paths(self.paths_file)
+        check_same_data(self.training, anchors=anchors, paths=paths)
         made = how_made(paths, anchors, has_subjects=self.training.has_subjects)
         result, exposed = audit(
             released,

@@ -18,7 +18,7 @@ from monai_plan.data import CheckedDataset, describe_data
 from monai_plan.latent import LatentInverter, LatentWalk
 from monai_plan.networks import frozen, is_imported, load_generator
 from monai_plan.release import check_quantile, check_words
-from monai_plan.utils import ConfigError, DataError, write_json
+from monai_plan.utils import ArtifactError, ConfigError, DataError, write_json
 
 __all__ = ["CheckStage"]
 
@@ -89,8 +89,7 @@ class CheckStage:
         self._check_given_generator()
         class_counts(self.training.labels, num_images=self.num_images, balance=self.balance)
         self._try_networks()
-        if self.anchor_kind == "k_same":
-            self._check_subjects()
+        self._check_subjects()
         if self.min_distance_quantile is not None:
             check_quantile(self.min_distance_quantile, self.training.identities)
         needs = stage_needs(self.training, self.test, self.inverter, self.walk, self.discriminator, self.options)
@@ -100,20 +99,29 @@ class CheckStage:
     def _check_given_generator(self) -> None:
         """An imported generator in the place of the trained one, of which no earlier stage knows."""
         file = Path(self.report_file).with_name("model.pt")
-        if file.exists() and is_imported(file):
+        if file.exists() and _is_imported(file):
             shape = self.training.images.shape[1:]
             classes = max(self.training.label_names) + 1
             load_generator(file, fit={"img_size": shape[1:], "img_channels": shape[0], "num_classes": classes})
 
     def _check_subjects(self) -> None:
+        """Two anchors of k patients per class, or else two patients, of whom one validates φ_class."""
         data = self.training
+        if len(data.label_names) < 2:
+            raise DataError("the training section has one class, but φ_class tells two or more apart: add another.")
+        averaged = self.anchor_kind == "k_same"
         for label, name in data.label_names.items():
             subjects = {s for s, y in zip(data.subjects, data.labels.tolist(), strict=True) if y == label}
-            if len(subjects) < 2 * self.k:
+            if averaged and len(subjects) < 2 * self.k:
                 raise DataError(
                     f"class {label} ({name}) has {len(subjects)} subjects in the training section, but a walk needs "
                     f"two anchors of k = {self.k} subjects each: add patients"
                     + (f", or use k <= {len(subjects) // 2}." if len(subjects) >= 4 else " or leave the class out.")
+                )
+            if len(subjects) < 2:
+                raise DataError(
+                    f"class {label} ({name}) has one subject in the training section, but φ_class learns from one and "
+                    "is validated with another: add patients, or leave the class out."
                 )
 
     @torch.no_grad()
@@ -149,3 +157,12 @@ class CheckStage:
             logger.info(
                 "%s: %d images of %d subjects, %d left out", name, len(data), data.num_subjects, len(data.skipped)
             )
+
+
+def _is_imported(file: Path) -> bool:
+    """A damaged file is none: the training will replace it."""
+    try:
+        return is_imported(file)
+    except ArtifactError as error:
+        logger.warning("%s: the stage train makes it again", error)
+        return False

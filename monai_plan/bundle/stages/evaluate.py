@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from monai_plan.audit import AuditInputs, ImageSet, evaluate, write_report
 from monai_plan.bundle.anchor_maker import AnchorMaker
 from monai_plan.bundle.path_figure import choose_path, path_section
+from monai_plan.bundle.same_data import check_same_data
 from monai_plan.bundle.stages.synthesize import how_made
 from monai_plan.data import CheckedDataset
 from monai_plan.engines import ClassifierSettings, predict_probabilities
@@ -89,6 +90,14 @@ class EvaluateStage:
         """Make the table and write the report."""
         training, paths = self.training, load_paths(self.paths_file)
         anchors = load_artifact(self.anchors_file, kind="anchors")
+        check_same_data(
+            training,
+            generator=self.generator,
+            anchors=anchors,
+            paths=paths,
+            identity_net=self.identity_net,
+            class_net=self.class_net,
+        )
         walked = paths["header"]["made_by"]["settings"] is not None
         released = ImageSet("PLAN" if walked else SELECTION, self.released.images, torch.tensor(self.released.labels))
         inputs = AuditInputs(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from monai_plan.bundle.same_data import check_same_data, made_of
 from monai_plan.data import CheckedDataset
 from monai_plan.latent import LatentInverter
 from monai_plan.metrics import PerceptualEmbedding, embed, nearest_other_images
@@ -57,7 +58,12 @@ class InvertStage:
     images_per_part: int = 32
 
     def run(self) -> None:
-        """Invert what is not inverted yet, and save."""
+        """Invert what is not inverted yet, and save.
+
+        Raises:
+            DataError: see ``check_same_data``.
+        """
+        check_same_data(self.dataset, generator=self.inverter.generator)
         rank, ranks = idist.get_rank(), idist.get_world_size()
         networks = digest(*self.inverter.networks)
         slices = [
@@ -119,7 +125,7 @@ class InvertStage:
                 "subjects": dataset.subjects,
                 "keys": dataset.keys,
             },
-            made_by=self._how,
+            made_by={**self._how, "data": made_of(dataset)},
         )
         self._report(distances.min(1).values, to_image, to_other)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_plan.bundle.same_data import check_same_data
 from monai_plan.data import CheckedDataset
 from monai_plan.latent import WalkSettings
 from monai_plan.networks import LatentDecoder
@@ -51,6 +52,7 @@ class SynthesizeStage:
         """Make the images, and write them with their data list and card."""
         dataset, paths = self.dataset, load_paths(self.paths_file)
         anchors = load_artifact(self.anchors_file, kind="anchors")
+        check_same_data(dataset, generator=self.generator, anchors=anchors, paths=paths)
         points = select(paths, num_images=paths["num_images"])
         made = how_made(paths, anchors, has_subjects=dataset.has_subjects)
         write_synthetic(

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from monai_plan.bundle.same_data import made_of
 from monai_plan.data import CheckedDataset
 from monai_plan.engines import ClassifierSettings, fit_classifier, new_classifier
 from monai_plan.metrics import Images
@@ -72,4 +73,10 @@ class TrainClassifierStage(ABC):
             checkpoint=Path(self.work_dir) / "checkpoint.pt",
             desc=self.name,
         )
-        save_classifier(network, self.output_file, kind=self.kind, num_outputs=int(labels.max()) + 1)
+        save_classifier(
+            network,
+            self.output_file,
+            kind=self.kind,
+            num_outputs=int(labels.max()) + 1,
+            made_by={"data": made_of(self.dataset)},
+        )

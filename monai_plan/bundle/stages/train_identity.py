@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_plan.bundle.same_data import check_same_data
 from monai_plan.bundle.stages.train_classifier import Labelled, TrainClassifierStage
 from monai_plan.data import CheckedDataset
 from monai_plan.networks import LatentDecoder
@@ -52,6 +53,7 @@ class TrainIdentityStage(TrainClassifierStage):
         """Real images and all starts but the last; the last start."""
         labels = identities(self.dataset, self.identity_of)
         data = load_artifact(self.latents_file, kind="latents")
+        check_same_data(self.dataset, latents=data, generator=self.generator)
         if data["keys"] != self.dataset.keys:
             raise DataError(f"{self.latents_file} is of other images than the data list: run the stage invert again.")
         starts = [synthesize_images(self.generator, latents) for latents in data["latents"].unbind(1)]

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from monai_plan.bundle.anchor_maker import distance_check
+from monai_plan.bundle.same_data import check_same_data, made_of
 from monai_plan.data import CheckedDataset
 from monai_plan.latent import LatentWalk, choose_pairs
 from monai_plan.metrics import PerceptualEmbedding
@@ -113,6 +114,14 @@ class WalkStage:
             TrainingError: if no point of a class is kept.
         """
         anchors = load_artifact(self.anchors_file, kind="anchors")
+        walk = self.walk
+        check_same_data(
+            self.dataset,
+            anchors=anchors,
+            generator=walk.generator,
+            identity_net=walk.identity_net,
+            class_net=walk.class_net,
+        )
         if self.kind == "none" and anchors["k"] is not None:
             raise ConfigError(
                 "walk_kind is 'none', by which the anchors themselves leave, but they are averages of patients: who "
@@ -149,14 +158,15 @@ class WalkStage:
                 "losses": losses,
                 "kept": all_kept,
                 "num_images": num_images,
-                "anchor_kind": "prior" if anchors["k"] is None else "k_same",
-                "min_end_distance": self.walk.settings.min_end_distance,
+                "anchor_kind": _kind_of(anchors),
+                "min_end_distance": 0.0 if self.kind == "none" else self.walk.settings.min_end_distance,
                 "secret": secret,
             }
             made_by = {
                 "settings": settings,
                 "min_distance_quantile": self.min_distance_quantile,
                 "seed": self.seed,
+                "data": made_of(self.dataset),
             }
             save_artifact(self.output_file, kind="paths", data=data, made_by=made_by)
 
@@ -168,16 +178,17 @@ class WalkStage:
         idist.barrier()
         return release_secret(file)
 
-    def _min_end_distance(self, anchors: Mapping[str, Any]) -> float | None:
-        """None where no patient is behind an end."""
-        return None if anchors["k"] is None else self.walk.settings.min_end_distance
+    def _may_leave(self, paths: Tensor, anchors: Mapping[str, Any]) -> Tensor:
+        """See ``points_to_leave``; an anchor that leaves itself is no end of anything."""
+        distance = 0.0 if self.kind == "none" else self.walk.settings.min_end_distance
+        return points_to_leave(paths, distance, anchor_kind=_kind_of(anchors))
 
     def _most_of_a_path(self, anchors: Mapping[str, Any]) -> int:
         """How many images a straight path would give."""
         if self.kind == "none":
             return 1
         line = torch.linspace(0, 1, self.walk.settings.num_points)[None, :, None]
-        return int(points_to_leave(line, self._min_end_distance(anchors)).sum())
+        return int(self._may_leave(line, anchors).sum())
 
     def _wanted(self, anchors: Mapping[str, Any]) -> tuple[dict[int, int], dict[int, int]]:
         """How many images of each class to make, and how many paths each class can have."""
@@ -190,9 +201,9 @@ class WalkStage:
         for label, number in wanted.items():
             if number > inner * most_pairs[label]:
                 logger.warning(
-                    "class %d: %d images were asked for, but %d anchors give %d pairs and so %d images; a smaller k or "
-                    "more points per path give more",
+                    "class %d: %d images were asked for, but %d anchors give %d paths and so %d images%s",
                     label, number, sizes[label], most_pairs[label], inner * most_pairs[label],
+                    "" if anchors["k"] is None else "; a smaller k or more points per path give more",
                 )  # fmt: skip
                 wanted[label] = inner * most_pairs[label]
         return wanted, most_pairs
@@ -251,10 +262,12 @@ class WalkStage:
         if not new:
             return
         paths = torch.stack([parts[number]["path"] for number in new])
-        allowed = points_to_leave(paths, self._min_end_distance(anchors)) & _once(pairs, paths.shape[1])[new]
+        allowed = self._may_leave(paths, anchors) & _once(pairs, paths.shape[1])[new]
         if check is not None and allowed.any():
             places = [(*pairs[new[path]].tolist(), point) for path, point in allowed.nonzero().tolist()]
             chances = torch.tensor([draw(secret, "check", *place) for place in places])
+            if anchors["k"] is None:  # the ends have passed it, each by its own draw
+                chances[[point in (0, paths.shape[1] - 1) for *_, point in places]] = 0
             allowed[allowed.clone()] = check(synthesize_images(self.walk.generator, paths[allowed]), chances)
         for number, row in zip(new, allowed, strict=True):
             kept[int(pairs[number, 0]), int(pairs[number, 1])] = row
@@ -273,6 +286,10 @@ class WalkStage:
                     label, number, found[label],
                 )  # fmt: skip
         return {label: min(number, found[label]) for label, number in wanted.items()}
+
+
+def _kind_of(anchors: Mapping[str, Any]) -> str:
+    return "prior" if anchors["k"] is None else "k_same"
 
 
 def _once(pairs: Tensor, num_points: int) -> Tensor:

@@ -38,7 +38,12 @@ def test_averages_with_too_few_patients(case, tmp_path):
 
 
 def test_points_of_the_generators_own_are_as_many_as_are_needed(case, tmp_path):
-    for walk, num_images, each in (("none", 7, [4, 3]), ("plan", 14, [4, 4]), ("plan", 2, [2, 2])):
+    for walk, num_images, each in (
+        ("none", 7, [4, 3]),
+        ("plan", 14, [4, 4]),
+        ("plan", 2, [4, 4]),
+        ("plan", 60, [10, 10]),
+    ):
         draw_anchors(case, tmp_path / "anchors.pt", walk=walk, num_images=num_images)
         anchors = load_artifact(tmp_path / "anchors.pt", kind="anchors")
         assert (anchors["k"], anchors["members"]) == (None, [])

@@ -84,7 +84,7 @@ def test_card_of_points_of_the_generators_own(case, tmp_path, kind):
     card = (tmp_path / "release" / "dataset_card.md").read_text()
     points = "points of the generator's own distribution (random draws)"
     if kind == "plan":
-        assert f"The images are points on 2 walks between {points}." in card
+        assert f"The images are points on 4 walks between {points}." in card
         assert "Images of one walk resemble each other" in card
     else:
         assert f"The images are {points}." in card

@@ -163,7 +163,7 @@ def test_walk_warns_when_there_are_too_few_pairs(case, tmp_path, caplog):
             output_file=tmp_path / "paths.pt", parts_dir=tmp_path / "parts",
         )  # fmt: skip
     assert len(caplog.records) == 2
-    assert "class 0: 10 images were asked for, but 2 anchors give 1 pairs and so 4 images" in caplog.text
+    assert "class 0: 10 images were asked for, but 2 anchors give 1 paths and so 4 images" in caplog.text
     paths = load_artifact(tmp_path / "paths.pt", kind="paths")
     assert paths["num_images"] == {0: 4, 1: 4}
     points = select(paths, num_images=paths["num_images"]).places
@@ -179,7 +179,7 @@ def test_only_the_middle_leaves(case, tmp_path):
         walk_anchors(walk=walk, output_file=tmp_path / f"{name}.pt", parts_dir=tmp_path / name, **options)
         paths = load_artifact(tmp_path / f"{name}.pt", kind="paths")
         assert paths["min_end_distance"] == share
-        assert torch.equal(paths["kept"], points_to_leave(paths["paths"], share))
+        assert torch.equal(paths["kept"], points_to_leave(paths["paths"], share, anchor_kind="k_same"))
         assert paths["kept"].sum(1).max() == (4 if name == "all" else 2)  # of six points
         assert paths["num_images"] == {0: 4, 1: 4}
         pairs.append(len(paths["pairs"]))
