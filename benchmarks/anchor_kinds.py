@@ -14,6 +14,8 @@ opinion of a second φ_id of another seed, which has chosen nothing and which no
 of who has G: patients of both sections projected alike, distance to the nearest released latent, area under the curve
 by patient with a 95 % interval of 2,000 bootstrap draws of patients; 0.5 is a guess.
 
+With ``--lesions``, for phantoms, the shares of the images of the last class that show no, one, two or more lesions.
+
 Everything is kept in ``--work_dir``, which derives from patients as the run does; started again it goes on where it
 was. ``ROW.png`` there shows images of each way.
 """
@@ -31,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from finished_run import add_arguments, parse, settings_of
+from lesions import LesionCounter, shares
 from scipy.stats import t
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -117,6 +120,7 @@ def main() -> None:
     parser.add_argument("--work_dir", required=True, type=Path)
     parser.add_argument("--seeds", type=int, default=5, help="classifiers per row")
     parser.add_argument("--rows", nargs="+", help="by default all")
+    parser.add_argument("--lesions", action="store_true", help="count the lesions, of phantoms in 2D")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
 
@@ -130,7 +134,8 @@ def main() -> None:
     )
     second_file = train_identity(settings, work / "second.pt", seed=base["seed"] + 1)
     found = projections(settings, work)
-    image_sets, areas = [], {}
+    counter = LesionCounter(generator.img_size) if options.lesions else None
+    image_sets, areas, lesions = [], {}, {}
     for name, ways in WAYS.items():
         if options.rows and name not in options.rows:
             continue
@@ -141,6 +146,8 @@ def main() -> None:
         contact_sheet(images[torch.cat(shown)], columns=SHOWN, path=work / f"{folder.name}.png", zoom=2)
         image_sets.append(ImageSet(name, images, labels))
         areas[name] = membership(points.latents, found)
+        if counter:
+            lesions[name] = " {:.1f}, {:.1f}, {:.1f} |".format(*shares(counter(images[labels == labels.max()])))
 
     second = load_classifier(
         base.get_parsed_content("identity_network")(), second_file, kind="identity_net"
@@ -154,8 +161,9 @@ def main() -> None:
     result = evaluate(image_sets, inputs)
     floor = result.row("real").results["fidelity"]["frechet"]
     print(f"\n{result.embedding_title}; ± is the 95 % interval of the mean over {options.seeds} classifiers\n")
-    print("| images | accuracy | AUC | Fréchet | / floor | mean-min | least | top identity, second φ_id | members |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    head = "| images | accuracy | AUC | Fréchet | / floor | mean-min | least | top identity, second φ_id | members |"
+    print(head + (" lesions, % |" if counter else ""))
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|" + ("---:|" if counter else ""))
     for row in result.rows:
         accuracy, distance = row.spread("utility", "accuracy"), row.results["distance"]
         half = (
@@ -169,7 +177,7 @@ def main() -> None:
         print(
             f"| {row.name} | {100 * accuracy.mean:.1f} ± {half:.1f} | {100 * row.spread('utility', 'auc').mean:.1f} "
             f"| {frechet:.4g} | {frechet / floor:.2f} | {distance['mean']:.3f} | {distance['least']:.3f} "
-            f"| {100 * row.results['identity']['top']:.1f} | {area} |"
+            f"| {100 * row.results['identity']['top']:.1f} | {area} |{lesions.get(row.name, '')}"
         )
 
 

@@ -30,7 +30,7 @@ from monai_plan.audit.attacks.copies import NOTHING, statistics
 from monai_plan.audit.attacks.maps import blurred
 from monai_plan.audit.controls import DISGUISES, disguise
 from monai_plan.audit.findings import ALARM, judge
-from monai_plan.audit.privacy import audit_embeddings
+from monai_plan.audit.privacy import shortlist_embedding
 from monai_plan.audit.reading import read_real
 from monai_plan.audit.statistics import wilson_interval
 from monai_plan.data import phantom_image
@@ -87,7 +87,7 @@ class Pool:
 
     def __init__(self, people: People, options: argparse.Namespace) -> None:
         dims, channels = people.images.ndim - 2, people.images.shape[1]
-        shortlist, _, note = audit_embeddings(dims, channels)
+        shortlist, note = shortlist_embedding(dims, channels)
         print(note or "shortlist by EfficientNet-lite0")
         self.attack = RegisteredCopies(embedder=None if shortlist is None else Embedder(shortlist))
         self.attack.shortlist, self.attack.kept = (round(size / SHARES[0]) for size in (10, 10))

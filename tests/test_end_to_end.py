@@ -78,6 +78,8 @@ def test_only_what_may_leave_is_in_the_release(finished: Path) -> None:
     images = {path for path in files if re.fullmatch(r"images/\d{6}\.png", path)}
     assert len(images) == 33
     assert files - images == {
+        "audit.html",
+        "audit.json",
         "datalist.json",
         "dataset_card.md",
         "evaluation.json",
@@ -141,6 +143,23 @@ def test_the_evaluation_has_the_rows_of_the_paper(finished: Path) -> None:
         "k-same",
         "PLAN",
     ]
+
+
+@pytest.mark.parametrize("walk", ["none", "plan"])
+def test_points_of_the_generators_own(copied: Path, patients: Path, walk: str) -> None:
+    """The anchors of the other kind, as they are and walked between; nothing before them is made again."""
+    outcomes = _run(patients, copied, {"anchor_kind": "prior", "walk_kind": walk, "num_points": 6})
+    anew = ["check", "anchors", "walk", "synthesize", "evaluate", "audit"]
+    assert [outcome.name for outcome in outcomes if outcome.status == "ran"] == anew
+    rows = Evaluation.from_json((copied / "private" / "evaluation.json").read_text()).rows
+    released = {"none": ["selection"], "plan": ["PLAN"]}[walk]
+    beside = {"none": ["k-same"], "plan": ["linear", "selection", "k-same"]}[walk]
+    assert [row.name for row in rows] == ["real", *beside, *released]
+    card = (copied / "release" / "dataset_card.md").read_text()
+    assert ("points of the generator's own distribution" in card, "average" in card) == (True, False)
+    assert (copied / "private" / "figures" / "path.png").exists() == (walk == "plan")
+    items = _datalist(copied / "release")["training"]
+    assert len({item["subject"] for item in items}) == (len(items) if walk == "none" else 6)
 
 
 class _References(HTMLParser):
@@ -229,7 +248,7 @@ def test_the_release_holds_no_weight_and_no_latent(contents: dict[str, bytes], f
         content = torch.load(file, weights_only=True)
         tensors = [t for t in _tensors(content) if t.dtype == torch.float32]
         traces = set().union(*map(_traces, tensors))
-        assert traces or file.parent.name == "evaluate", file  # some of whose parts are figures of the table
+        assert traces or file.parent.name in ("evaluate", "audit", "cache"), file  # figures, and 8-bit pixels
         stored = file.read_bytes()
         assert all(trace in stored for trace in list(traces)[:50]), "a trace is what the file holds"
         assert not any(trace in released for trace in traces), file
@@ -301,6 +320,7 @@ def test_a_changed_walk_redoes_the_walk_and_what_follows(copied: Path, patients:
         "walk": "config walk_steps changed from 2 to 3",
         "synthesize": "stage walk was redone",
         "evaluate": "stage walk was redone",
+        "audit": "stage walk was redone",
     }
     paths = load_artifact(copied / "private" / "paths.pt", kind="paths")
     assert paths["losses"]["identity"].shape[1] == 3 + 1
@@ -348,9 +368,9 @@ def test_the_same_seed_and_secret_give_the_same_release(
     np.random.seed(54321)
     with monkeypatch.context() as patch:
         patch.setattr("secrets.token_hex", known_secret)
-        _run(patients, tmp_path / "same", only=NAMES[:-1])
+        _run(patients, tmp_path / "same", only=NAMES[: NAMES.index("evaluate")])
     assert release(tmp_path / "same") == release(finished)
-    _run(patients, tmp_path / "other", {"seed": 918273645}, only=NAMES[:-1])
+    _run(patients, tmp_path / "other", {"seed": 918273645}, only=NAMES[: NAMES.index("evaluate")])
     other = release(tmp_path / "other")
     assert not {name for name, content in other.items() if b"918273645" in content}  # by which one could draw again
     images = [content for name, content in other.items() if name.startswith("images/")]
@@ -361,7 +381,7 @@ def test_another_secret_gives_another_order(copied: Path, patients: Path) -> Non
     """Kept while the stage is, so that what is lost comes back as it was; gone with it, when one deletes it."""
     before = {file: file.read_bytes() for file in _files(copied / "release")}
     (copied / "private" / "paths.pt").unlink()
-    assert [o.status for o in _run(patients, copied)].count("ran") == 3
+    assert [o.status for o in _run(patients, copied)].count("ran") == 4
     assert {file: file.read_bytes() for file in _files(copied / "release")} == before
     (copied / "private" / "paths.pt").unlink()
     (copied / "private" / "walk" / "secret.json").unlink()
@@ -402,7 +422,7 @@ def test_no_released_figure_is_a_fingerprint(finished: Path, patients: Path) -> 
         files = [patients / item["image"] for item in _datalist(patients)[section]]
         pixels = torch.stack([LoadImage(ensure_channel_first=True)(file).as_tensor() for file in files])
         embedding = perceptual_embedding("random", spatial_dims=2, img_channels=1)
-        images.append(embed(embedding, pixels / 127.5 - 1, pooled=False).double())
+        images.append(embed(embedding, pixels / 127.5 - 1).double())
     pairs = torch.cdist(*images).square().flatten()
 
     def matches(figures: list[float]) -> int:
@@ -410,9 +430,10 @@ def test_no_released_figure_is_a_fingerprint(finished: Path, patients: Path) -> 
 
     assert matches([full["rows"][0]["results"]["distance"]["least"]]) == 1  # what the private one tells
     assert matches(list(_numbers([row["results"]["distance"] for row in released["rows"]]))) == 0
-    assert all(number == float(f"{number:.3g}") for number in _numbers(released))
+    audited = json.loads((finished / "release" / "audit.json").read_text())
+    assert all(number == float(f"{number:.3g}") for number in _numbers([released, audited]))
     assert not any("least" in row["results"]["distance"] for row in released["rows"])
-    for name in ("evaluation.md", "report.html", "dataset_card.md"):
+    for name in ("evaluation.md", "report.html", "audit.html", "audit.json", "dataset_card.md"):
         text = re.sub('base64,[^"]*|<style>.*</style>', "", (finished / "release" / name).read_text(), flags=re.DOTALL)
         found = re.findall(r"(?<![\w.])\d+\.\d+(?![\w.]*\w)", text.replace("arXiv 2307.02984", ""))
         assert [x for x in found if len(x.replace(".", "").strip("0")) > 3] == [], name

@@ -28,6 +28,7 @@ TINY: dict[str, Any] = {
     "identity_epochs": 2,
     "class_epochs": 2,
     "anchor_kind": "k_same",
+    "walk_kind": "plan",
     "k": 2,
     "num_points": 96,
     "walk_coarse_points": 0,

@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -19,11 +18,11 @@ from monai_plan.audit.exclusion import exclusion_row
 from monai_plan.audit.findings import CopyFindings, find_copies
 from monai_plan.audit.reading import ReadImages
 from monai_plan.audit.rows import CATEGORIES, Row, copy_row
-from monai_plan.metrics import PerceptualEmbedding, perceptual_embedding
+from monai_plan.metrics import PerceptualEmbedding, RandomFeatureEmbedding
 from monai_plan.metrics.efficientnet import EfficientNetLite0Embedding
 from monai_plan.utils import ConfigError
 
-__all__ = ["SCHEMA_VERSION", "Audit", "audit", "audit_embeddings"]
+__all__ = ["SCHEMA_VERSION", "Audit", "audit", "shortlist_embedding"]
 
 SCHEMA_VERSION = 1
 VERDICTS = ("Alarm", "Attention", "No answer", "Nothing found")  # the first that a row has is the report's
@@ -111,35 +110,27 @@ def rounded(value: float | None) -> float | None:
     return value
 
 
-def audit_embeddings(
+def shortlist_embedding(
     spatial_dims: int, img_channels: int, *, weights: str | os.PathLike[str] | None = None
-) -> tuple[PerceptualEmbedding | None, PerceptualEmbedding, str]:
-    """The networks of the attacks: EfficientNet-lite0 where it can be had, else none.
+) -> tuple[PerceptualEmbedding | None, str]:
+    """EfficientNet-lite0's features, by which the attack on copies chooses the members that it tries, where it can.
 
     Args:
         spatial_dims, img_channels: of the images.
         weights: its local file; None takes that of the installed package.
 
     Returns:
-        The embedding of the shortlist, that of the distances, and a sentence on what is missing, which may be empty.
+        The embedding or None, and a sentence on what is missing, which may be empty.
     """
-    missing = ""
+    missing = "no trained network knows images of these axes or channels"
     if spatial_dims == 2 and img_channels in (1, 3):
         try:
-            options: dict[str, Any] = {"img_channels": img_channels}
-            shortlist = EfficientNetLite0Embedding(weights, taps=[SHORTLIST_TAP], **options)
-            return shortlist, EfficientNetLite0Embedding(weights, **options), missing
+            return EfficientNetLite0Embedding(weights, img_channels=img_channels, taps=[SHORTLIST_TAP]), ""
         except ConfigError as error:
             if weights is not None:
                 raise
-            missing = f"There was no trained network ({error})"
-    else:
-        missing = "No trained network knows images of these axes or channels"
-    embedding = perceptual_embedding("random", spatial_dims=spatial_dims, img_channels=img_channels)
-    text = (
-        f"{missing}: the members to be laid over were found by coarse maps, and distances are those of random filters."
-    )
-    return None, embedding, text
+            missing = str(error).rstrip(".")
+    return None, f"The members that an image is laid over were found by coarse maps, for {missing}."
 
 
 def audit(
@@ -162,7 +153,7 @@ def audit(
         members: real images that it was made from.
         held_out: real images of other patients.
         cache_dir: private folder of finished parts.
-        weights: see ``audit_embeddings``.
+        weights: see ``shortlist_embedding``.
         further: rows of attacks that need more than images.
         parameters: what made the release, for the report.
         seed: of everything that is drawn.
@@ -176,8 +167,8 @@ def audit(
         DataError: see ``find_copies``.
     """
     dims, channels = members.images.ndim - 2, members.images.shape[1]
-    shortlist, embedding, note = audit_embeddings(dims, channels, weights=weights)
-    distances = Embedder(embedding, device=device)
+    shortlist, note = shortlist_embedding(dims, channels, weights=weights)
+    distances = Embedder(RandomFeatureEmbedding(dims, channels), device=device)
     embedders = {"copies": None if shortlist is None else Embedder(shortlist, device=device)}
     people = [People(side.images, side.subjects) for side in (members, held_out)]
     rows, found = [], {}

@@ -21,7 +21,7 @@ from monai_plan.data import (
 )
 from monai_plan.data.datalist import DATALIST_NAME
 from monai_plan.data.reader import image_kind
-from monai_plan.utils import DataError, files_below
+from monai_plan.utils import DataError, files_below, read_json
 
 __all__ = ["ReadImages", "read_real", "read_released"]
 
@@ -123,5 +123,5 @@ def _read(datalist_file: str | os.PathLike[str], section: str, *, size: tuple[in
         keys=checked.keys,
         labels=torch.as_tensor(checked.labels),
         label_names=checked.label_names,
-        name=Path(datalist_file).absolute().parent.name,
+        name=str(read_json(datalist_file).get("name") or Path(datalist_file).absolute().parent.name),
     )

@@ -19,7 +19,7 @@ from monai_plan.audit.statistics import (
 __all__ = ["ATTENTION", "CATEGORIES", "Row", "copy_row"]
 
 ATTENTION = 0.05  # p below which a row asks to be looked at, though it does not alarm
-ENOUGH = 0.8  # of the planted copies that an attack must find, or it has no say
+ENOUGH = 0.8  # of the planted copies of a disguise that an attack must find, or it has no say
 CATEGORIES = ("singling out", "linkability", "inference")  # Article 29 Working Party, opinion 05/2014 (WP216)
 
 
@@ -75,8 +75,11 @@ def copy_row(attack: CopyAttack, found: CopyFindings) -> Row:
         attacker=attack.attacker,
         main=f"{alarming} of {tested} {'images' if tail else 'groups'}, p = {_p(p_value)}",
         control=f"{found.control.hits} of {found.control.trials} held-out patients",
-        baseline=f"0; strangers reach the smallest p of {_p(smallest_rate(found.strangers))} by chance",
-        power=f"{hits} of {planted} planted copies ({by_kind}).{noticed}",
+        baseline="none",
+        power=(
+            f"{hits} of {planted} planted copies ({by_kind}).{noticed} With {found.strangers} strangers, rates of "
+            f"false positives below {100 * smallest_rate(found.strangers):.2g} % cannot be seen."
+        ),
         verdict=verdict,
         sentence=sentence,
         figures={
@@ -119,12 +122,14 @@ def _verdict(attack: CopyAttack, found: CopyFindings, p_value: float, fewest: in
             f"(area under the curve {found.bias}), so what tells them apart may not be the release. Split the data "
             "list anew by patient, all images made and processed alike."
         )
-    if hits < ENOUGH * planted:
-        return "No answer", (
-            f"No answer: of {planted} planted copies the attack found {hits} only, so that it says nothing of this "
-            "data set. More patients in both sections help."
-        )
     weak = [kind for kind, share in found.planted.items() if share.hits < ENOUGH * share.trials]
+    missed = [kind for kind in weak if kind in attack.must_find]
+    if missed:
+        first = found.planted[missed[0]]
+        return "No answer", (
+            f"No answer: of {first.trials} planted copies that were {missed[0]} the attack found {first.hits} only, so "
+            "that it says nothing of this data set. More patients in both sections help."
+        )
     blind = f" Copies that are {' or '.join(weak)} may escape it." if weak else ""
     sentence = f"No copy found: it found {hits} of {planted} planted copies.{blind}"
     if fewest is not None and fewest > 1:

@@ -7,30 +7,42 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import re
 import secrets
 from pathlib import Path
 
-from monai_plan.utils import ArtifactError, write_json
+from monai_plan.utils import write_json
 
 __all__ = ["draw", "in_secret_order", "release_secret"]
+
+logger = logging.getLogger(__name__)
 
 
 def release_secret(file: str | os.PathLike[str]) -> str:
     """The secret in a private file, 64 hexadecimal digits; where there is none, a new one, kept there at once.
 
-    Raises:
-        ArtifactError: if the file holds anything else.
+    A damaged file is replaced, and a line says so: what is made anew then comes in another order.
     """
-    if not Path(file).exists():
-        write_json(file, {"secret": secrets.token_hex(32)})
+    path = Path(file)
+    if path.exists():
+        if secret := _read(path):
+            return secret
+        logger.warning("%s is damaged: another secret is drawn, and what is released comes in another order", path)
+    secret = secrets.token_hex(32)
+    write_json(path, {"secret": secret})
+    return secret
+
+
+def _read(path: Path) -> str | None:
+    """The secret in a file; None if it holds anything else."""
     try:
-        secret = json.loads(Path(file).read_text(encoding="utf-8"))["secret"]
-        if len(bytes.fromhex(secret)) == 32:
-            return str(secret)
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise ArtifactError(f"{file} holds no secret of 64 hexadecimal digits: delete it, and another one is drawn.")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    secret = content.get("secret") if isinstance(content, dict) else None
+    return secret if isinstance(secret, str) and re.fullmatch("[0-9a-f]{64}", secret) else None
 
 
 def draw(secret: str, *key: int | str) -> float:

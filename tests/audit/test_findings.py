@@ -27,7 +27,7 @@ class NearestPixels(CopyAttack):
     """Minus the logarithm of the distance of pixels: quick, and a copy stands out."""
 
     name, title, attacker = "pixels", "Pixels", "eyes"
-    alarm, planted = "tail", ("exact",)
+    alarm, planted, must_find = "tail", ("exact",), ("exact", "turned")
     calls = 0
 
     def settings(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def test_an_attack_that_misses_what_was_planted_has_no_say(tmp_path):
     found = replace(find(tmp_path), planted={"exact": exact_interval(3, 5)})
     row = copy_row(NearestPixels(), found)
     assert row.verdict == "No answer"
-    assert "of 5 planted copies the attack found 3 only" in row.sentence
+    assert "of 5 planted copies that were exact the attack found 3 only" in row.sentence
 
 
 def test_a_disguise_that_escapes_is_named(tmp_path):

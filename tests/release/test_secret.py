@@ -7,7 +7,6 @@ import torch
 
 from monai_plan.release import release_secret, select
 from monai_plan.release.secret import draw, in_secret_order
-from monai_plan.utils import ArtifactError
 
 SECRETS = [f"{number:064x}" for number in range(400)]
 
@@ -21,11 +20,18 @@ def test_it_is_drawn_once_and_kept(tmp_path):
     assert release_secret(file) != secret
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"secret": 5}', '{"secret": "00"}', f'{{"secret": "{"zz" * 32}"}}', "[]"])
-def test_another_file_is_no_secret(tmp_path, text):
-    (tmp_path / "secret.json").write_text(text)
-    with pytest.raises(ArtifactError, match=r"secret\.json holds no secret of 64 hexadecimal digits: delete it"):
-        release_secret(tmp_path / "secret.json")
+DAMAGED = ["", "{}", '{"secret": 5}', '{"secret": "00"}', f'{{"secret": "{"zz" * 32}"}}', "[]", "[" * 5000, "\x00"]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_one_is_drawn_anew_and_a_line_says_so(tmp_path, caplog, text):
+    file = tmp_path / "secret.json"
+    file.write_text(text)
+    with caplog.at_level("WARNING"):
+        secret = release_secret(file)
+    assert f"{file} is damaged: another secret is drawn" in caplog.text
+    assert len(bytes.fromhex(secret)) == 32
+    assert release_secret(file) == secret
 
 
 def test_draws_are_even_and_depend_on_secret_and_key():

@@ -61,7 +61,8 @@ class CopyAttack(ABC):
         title: in the report.
         attacker: what its attacker has.
         alarm: the test that may raise an alarm: "tail", by image, or "rank", by all images together.
-        planted: the disguises of planted copies that it should find, see ``disguise``.
+        planted: the disguises of planted copies, see ``disguise``.
+        must_find: those under which it has to find copies, or it has no say; the others are told.
 
     Args:
         embedder: gives features of images; None where there is no network for them.
@@ -72,6 +73,7 @@ class CopyAttack(ABC):
     attacker: ClassVar[str]
     alarm: ClassVar[str]
     planted: ClassVar[tuple[str, ...]]
+    must_find: ClassVar[tuple[str, ...]]
 
     def __init__(self, *, embedder: Embedder | None = None) -> None:
         self.embedder = embedder

@@ -49,6 +49,7 @@ class RegisteredCopies(CopyAttack):
     attacker = "the released images and images of the person sought"
     alarm = "tail"
     planted = ("exact", "turned", "cropped", "mirrored", "noised", "combined")
+    must_find = ("exact", "turned", "cropped", "mirrored")
 
     shortlist = 10  # members an image is laid over, for each way of turning it
     kept = 10  # pairs of an image that are fitted to the end

@@ -12,7 +12,7 @@ from monai_plan.utils import DataError
 
 __all__ = ["blurred", "local_maps", "small_greys"]
 
-MAP_SIZE = 32  # elements of the longest axis
+MAP_SIZES = {2: 32, 3: 24}  # elements of the longest axis at most, by the number of axes
 LOCAL = 3.0  # standard deviation of the window that exposure and contrast are taken of, in elements of a map
 FLOOR = 1e-2  # of a window's variance, for values in [-1, 1]: weaker structure counts less, and so does noise
 SMOOTH = 0.6  # of the result, so that a motion of less than an element changes little
@@ -37,25 +37,21 @@ def blurred(images: Tensor, sigma: float) -> Tensor:
     return x.reshape(images.shape)
 
 
-def small_greys(images: Tensor, *, size: int = MAP_SIZE) -> Tensor:
-    """Images [N, C, *spatial] as grey ones whose longest axis has ``size`` elements, proportions kept.
+def small_greys(images: Tensor) -> Tensor:
+    """Images [N, C, *spatial] as grey ones whose longest axis has 32 elements, 24 in 3D; smaller ones stay so.
 
     Raises:
         DataError: if an axis would have fewer than 8 elements.
     """
     grey, spatial = images.mean(1, keepdim=True), images.shape[2:]
-    target = [round(length * size / max(spatial)) for length in spatial]
+    longest = min(MAP_SIZES[len(spatial)], max(spatial))
+    target = [round(length * longest / max(spatial)) for length in spatial]
     if min(target) < SMALLEST:
         raise DataError(
-            f"images of {' x '.join(map(str, spatial))} are too narrow to be compared: no axis may be shorter than "
-            f"{SMALLEST / size:g} of the longest."
+            f"images of {' x '.join(map(str, spatial))} are too narrow to be compared: no axis may have fewer than "
+            f"{SMALLEST} elements where the longest has {longest}."
         )
-    if list(spatial) == target:
-        return grey
-    if max(spatial) > size:
-        return functional.interpolate(grey, size=target, mode="area")
-    mode = "bilinear" if len(target) == 2 else "trilinear"
-    return functional.interpolate(grey, size=target, mode=mode, align_corners=False)
+    return grey if list(spatial) == target else functional.interpolate(grey, size=target, mode="area")
 
 
 def local_maps(greys: Tensor, *, smooth: float = SMOOTH) -> Tensor:

@@ -24,16 +24,18 @@ def attack_of(kind, size):
     return kind(embedder=Embedder(RandomFeatureEmbedding(len(size), 1)))
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("disguised", ["exact", "turned", "cropped", "mirrored", "inverted"])
+@pytest.mark.parametrize(
+    ("size", "disguised"),
+    [*(((32, 32), kind) for kind in ("exact", "turned", "cropped", "mirrored", "inverted")), ((12, 12, 12), "turned")],
+)
 def test_a_copy_is_found_whatever_its_disguise(size, disguised):
-    members = People(images(12, size, 0), [f"p{i}" for i in range(12)])
+    members = People(images(6, size, 0), list("abcdef"))
     attack = RegisteredCopies()
     index = attack.index(members)
-    copies = -members.images[:3] if disguised == "inverted" else disguise(members.images[:3], disguised)
-    strangers = attack.scores(index, images(8, size, 1)).values
+    copies = -members.images[:2] if disguised == "inverted" else disguise(members.images[:2], disguised)
+    strangers = attack.scores(index, images(2, size, 1)).values
     found = attack.scores(index, copies)
-    assert found.nearest.tolist() == [0, 1, 2]
+    assert found.nearest.tolist() == [0, 1]
     assert (found.values.amin(0) > strangers.amax(0)).all()
 
 

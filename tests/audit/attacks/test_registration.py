@@ -50,7 +50,7 @@ def test_maps_know_neither_exposure_nor_contrast_and_turn_with_the_sign():
 
 def test_small_greys_keep_proportions_and_refuse_what_is_too_narrow():
     assert small_greys(torch.zeros(2, 3, 64, 48)).shape == (2, 1, 32, 24)
-    assert small_greys(torch.zeros(2, 1, 20, 16, 24)).shape == (2, 1, 27, 21, 32)
+    assert small_greys(torch.zeros(2, 1, 40, 32, 48)).shape == (2, 1, 20, 16, 24)
     image = torch.rand(1, 1, 32, 20)
     assert torch.equal(small_greys(image), image)
     with pytest.raises(DataError, match="64 x 12 are too narrow"):
