@@ -119,7 +119,7 @@ def _images_of_class(folder: Path, left_out: Counter[str]) -> dict[Path, str]:
     if dicom:
         found, without = dicom_images(dicom)
         images |= found
-        left_out.update({"DICOM without an image": without} if without else {})
+        left_out.update(without)
     if not images:
         raise DataError(f"{folder} holds no images: fill it or remove it.")
     return dict(sorted(images.items()))
@@ -390,7 +390,7 @@ def _image_files(folder: Path) -> tuple[list[Path], Counter[str]]:
             file = Path(place, name)
             if name.startswith("."):
                 left_out["hidden"] += 1
-            elif file.suffix.lower() == ".hdr" and file.with_suffix(".img").name in names:
+            elif file.suffix.lower() == ".hdr" and {file.stem + ".img", file.stem + ".IMG"} & set(names):
                 continue  # the first half of a volume of two files
             elif image_kind(file) is not None:
                 images.append(file)

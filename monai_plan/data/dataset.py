@@ -99,6 +99,7 @@ class CheckedDataset(Dataset):
             shape=shape,
             num_classes=num_classes,
             cache_file=None if cache_dir is None else Path(cache_dir) / f"{section}.pt",
+            keep_bad=skip_bad_images,
             desc=f"reading {section}" if progress else None,
         )
         if loaded.bad and not skip_bad_images:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,12 @@ from monai_plan.utils import first_line
 
 GREY, PALETTE = ("MONOCHROME1", "MONOCHROME2"), "PALETTE COLOR"
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 SPACING_TOLERANCE = 0.02  # of the distance of two slices
+
+
+class _NoImageError(ImageRefusedError):
+    """A DICOM object that is no image: a report, a directory of files."""
 
 
 def is_dicom(path: str | os.PathLike[str]) -> bool:
@@ -70,8 +75,12 @@ def _read(path: str | os.PathLike[str], *, pixels: bool = True) -> Any:
     except Exception as error:  # pydicom raises what it likes on a damaged file
         raise ImageRefusedError(f"cannot be read as DICOM: {first_line(error)}") from error
     if "Rows" not in dataset or "Columns" not in dataset:
+        if not (dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")):
+            raise ImageRefusedError(
+                "is damaged or no DICOM, for it has neither Rows (0028,0010) nor SOPClassUID: leave it out"
+            )
         kind = f"a {dataset.Modality} object" if dataset.get("Modality") else "DICOM"
-        raise ImageRefusedError(f"is {kind} without an image, for it has no Rows (0028,0010): leave it out")
+        raise _NoImageError(f"is {kind} without an image, for it has no Rows (0028,0010): leave it out")
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
     return dataset
@@ -109,8 +118,12 @@ def _check_bits(dataset: Any) -> None:
             "readers take for another: convert it"
         )
     for frame in range(int(dataset.get("NumberOfFrames") or 1)):
-        if _rescale(dataset, frame)[0] == 0.0:
-            raise ImageRefusedError("has RescaleSlope (0028,1053) 0, which makes all values one: mend its header")
+        slope, intercept = _rescale(dataset, frame)
+        if slope == 0.0 or not np.isfinite([slope, intercept]).all():
+            raise ImageRefusedError(
+                f"has RescaleSlope (0028,1053) {slope:g} and RescaleIntercept (0028,1052) {intercept:g}, which leave "
+                "no picture: mend its header"
+            )
 
 
 def _bits(dataset: Any) -> int:
@@ -230,8 +243,10 @@ def _padding(dataset: Any, rows: np.ndarray) -> np.ndarray | None:
     value = dataset.get("PixelPaddingValue")
     if value is None:
         return None
-    limit = dataset.get("PixelPaddingRangeLimit", value)
-    return (rows >= min(value, limit)) & (rows <= max(value, limit))
+    ends = np.array([value, dataset.get("PixelPaddingRangeLimit", value)])
+    if rows.dtype.kind in "iu":  # many files say it without a sign where their pixels have one
+        ends = ends.astype(rows.dtype)
+    return (rows >= ends.min()) & (rows <= ends.max())
 
 
 # ---- where slices lie ------------------------------------------------------------------------------------------------
@@ -293,37 +308,51 @@ def _placed(pixels: np.ndarray, planes: Any, what: str) -> tuple[np.ndarray, np.
 
 def _series(folder: str | os.PathLike[str]) -> list[Any]:
     """The headers of the slices of the one series in a folder, by InstanceNumber."""
-    files = [file for file in sorted(Path(folder).iterdir()) if file.is_file() and file.suffix.lower() == ".dcm"]
-    files = files or [file for file in sorted(Path(folder).iterdir()) if file.is_file() and is_dicom(file)]
-    if not files:
-        raise ImageRefusedError("is a folder without DICOM files: give one file, or the folder of a series")
-    slices = [_read(file, pixels=False) for file in files]
+    slices = []
+    for file in sorted(Path(folder).iterdir()):
+        named = file.name.lower().endswith(DICOM_SUFFIXES)
+        if file.name.startswith(".") or not file.is_file() or not (named or is_dicom(file)):
+            continue
+        try:
+            slices.append(_read(file, pixels=False))
+        except _NoImageError:  # a report lies with many series
+            continue
+        except ImageRefusedError as error:
+            raise ImageRefusedError(f"is a folder whose {file.name} {error}") from error
+    if not slices:
+        raise ImageRefusedError("is a folder without DICOM images: give one file, or the folder of a series")
     series = {str(dataset.get("SeriesInstanceUID", "")) for dataset in slices}
     if len(series) > 1:
         raise ImageRefusedError(f"is a folder of {len(series)} series: give each a folder of its own")
     return sorted(slices, key=lambda dataset: int(dataset.get("InstanceNumber") or 0))
 
 
-def dicom_images(files: list[Path]) -> tuple[dict[Path, str], int]:
+def dicom_images(files: list[Path]) -> tuple[dict[Path, str], Counter[str]]:
     """What of some DICOM files is an image: single files, and the folder of a series of slices in its files' place.
 
     Args:
         files: DICOM, of any folders.
 
     Returns:
-        PatientID (empty if there is none) by path, and the number of files without an image (reports, DICOMDIR, ...).
+        PatientID (empty if there is none) by path, and how many files of which kind are left out: without an image
+        (reports, DICOMDIR, ...) or damaged.
 
     Raises:
-        ImageRefusedError: if a folder holds slices of several series, naming it.
+        ImageRefusedError: if a folder holds slices of several series, naming it, or pydicom is not installed.
     """
     images: dict[Path, str] = {}
     slices: dict[Path, dict[str, list[tuple[Path, str]]]] = defaultdict(lambda: defaultdict(list))
-    without = 0
+    left_out: Counter[str] = Counter()
     for file in files:
         try:
             dataset = _read(file, pixels=False)
-        except ImageRefusedError:
-            without += 1
+        except _NoImageError:
+            left_out["DICOM without an image"] += 1
+            continue
+        except ImageRefusedError as error:
+            if isinstance(error.__cause__, ImportError):
+                raise ImageRefusedError(f"{file} {error}") from error
+            left_out["damaged DICOM"] += 1
             continue
         patient = str(dataset.get("PatientID") or "")
         if dataset.get("ImagePositionPatient") is None or int(dataset.get("NumberOfFrames") or 1) > 1:
@@ -337,4 +366,4 @@ def dicom_images(files: list[Path]) -> tuple[dict[Path, str], int]:
             raise ImageRefusedError(f"{folder} holds slices of {len(series)} series: give each a folder of its own")
         else:
             images[folder] = next(iter(series.values()))[0][1]
-    return images, without
+    return images, left_out

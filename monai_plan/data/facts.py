@@ -115,6 +115,13 @@ def _say(facts: DatalistFacts, sizes: Sequence[tuple[int, ...]]) -> None:
         facts.num_classes, facts.spatial_dims, facts.img_channels, " and ".join(bits),
         least if least == most else f"{least} to {most}", list(facts.img_size),
     )  # fmt: skip
+    without = [path for path, header in facts.headers.items() if not header.sided]
+    if without:
+        logger.warning(
+            "%d of %d volumes do not say where left and right are (neither sform nor qform), such as %s: their first "
+            "axis is taken to run to the left; viewers differ, and other volumes may lie mirrored against them",
+            len(without), len(facts.headers), without[0],
+        )  # fmt: skip
 
 
 def check_classes(datalist: Datalist, num_classes: int | None = None) -> None:

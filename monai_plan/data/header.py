@@ -25,6 +25,7 @@ class ImageHeader:
         value_range: least and greatest value that the file can hold, after rescaling; None where there is no end.
         modality: of DICOM ("CT", "DX"), else empty.
         frames: frames of a film, whose third axis is no place; 0 where there is none.
+        sided: whether a volume says where left and right are.
     """
 
     channels: int
@@ -33,6 +34,7 @@ class ImageHeader:
     value_range: tuple[float, float] | None
     modality: str = ""
     frames: int = 0
+    sided: bool = True
 
 
 def ras_size(size: tuple[int, ...], affine: np.ndarray) -> tuple[int, ...]:
@@ -58,7 +60,8 @@ def to_ras(pixels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarr
     Raises:
         ImageRefusedError: if the affine is not finite or has no inverse.
     """
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * sizes.prod():
         raise ImageRefusedError("has an affine without inverse, so that nobody knows which way is up: mend its header")
     turn = nibabel.orientations.io_orientation(affine)
     turned = nibabel.orientations.apply_orientation(np.moveaxis(pixels, 0, -1), turn)  # it takes leading axes

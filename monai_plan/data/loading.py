@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ from monai_plan.data.reader import LoadShownImaged, image_kind
 from monai_plan.utils import PLANError, write_tensors
 
 RANGE_TOLERANCE = 1e-3
+PAIR = (".hdr", ".img", ".mat", ".HDR", ".IMG", ".MAT")  # files that make one volume together
+# Of other versions, or once they are installed, an image may be another, or one at last.
+DECODERS = ("monai", "numpy", "pillow", "nibabel", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg",
+            "pylibjpeg-rle", "pyjpegls", "python-gdcm")  # fmt: skip
 BAR_DELAY = 2.0  # seconds before a progress bar is worth its line
 
 
@@ -84,6 +89,7 @@ def load_images(
     shape: tuple[int, ...],
     num_classes: int,
     cache_file: Path | None,
+    keep_bad: bool,
     desc: str | None,
 ) -> LoadedImages:
     """Read, transform and check images on all cores.
@@ -94,6 +100,8 @@ def load_images(
         shape: [C, *spatial] that each image must have afterwards.
         num_classes: labels are below it.
         cache_file: where the result is kept, if it is; what is there is used if nothing has changed.
+        keep_bad: whether the result is kept where images are bad. Who is going to mend something besides the images (a
+            right, a package, the memory) must not be told the same again.
         desc: what the progress bar says; none is shown without it.
     """
     key = _cache_key(transform, shape, num_classes) if cache_file is not None else None
@@ -129,7 +137,7 @@ def load_images(
         held, affines = held.subset(kept), affines[kept]
     bad = [(index, str(r), r.mend) for index, r in enumerate(results) if isinstance(r, BadImageError)]
     loaded = LoadedImages(held, kept, [r for r in results if isinstance(r, str)], affines, bad)
-    if cache_file is not None and key is not None:
+    if cache_file is not None and key is not None and (keep_bad or not bad):
         _write_cache(cache_file, key, belongs, loaded)
     return loaded
 
@@ -162,18 +170,36 @@ def _cache_key(transform: Callable[..., Any], shape: tuple[int, ...], num_classe
         digest = hashlib.sha256(b"".join(pickle.dumps(step) for step in _steps(transform)))
     except Exception:  # a lambda, or whatever a user's transform holds
         return None
-    digest.update(repr((__version__, torch.__version__, shape, num_classes)).encode())
+    versions = [__version__, torch.__version__, *map(_version, DECODERS)]
+    digest.update(repr((versions, shape, num_classes)).encode())
     return digest.hexdigest()
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
 def image_marks(items: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Of every image, by its key, what changes when the file or its label does."""
+    """Of every image, by its key, what changes when the file or its label does.
+
+    The time of change is asked as well as that of writing, which copies and archives restore: a file that was replaced
+    by one of the same size and date is another.
+    """
     marks = {}
     for item in items:
         path = Path(item["image"])
-        files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
-        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        marks[item["key"]] = repr((item["label"], stats))
+        if path.is_dir():
+            files = sorted(path.iterdir())
+        else:
+            parts = [path.with_suffix(part) for part in PAIR] if path.suffix in PAIR else [path]
+            files = [file for file in dict.fromkeys([path, *parts]) if os.path.exists(file)]
+        stats = [(file.name, file.stat()) for file in files]
+        marks[item["key"]] = repr(
+            (item["label"], [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats])
+        )
     return marks
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
@@ -13,8 +16,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from monai_plan.data.header import ImageHeader, ImageRefusedError
 
 ORIENTATION = 0x112  # of EXIF and TIFF; from 5 on rows and columns change places
-BITS, PHOTOMETRIC, SAMPLES, PLANES, SAMPLE_FORMAT = 258, 262, 277, 284, 339  # tags of TIFF
-WHITE_IS_ZERO, UNSIGNED, SIGNED, APART = 0, 1, 2, 2  # values of them
+KIND, BITS, PHOTOMETRIC, DESCRIPTION, SAMPLES, PLANES = 254, 258, 262, 270, 277, 284  # tags of TIFF
+COLOUR_MAP, EXTRA_SAMPLES, SAMPLE_FORMAT, DEPTH = 320, 338, 339, 32997
+THUMBNAIL, WHITE_IS_ZERO, PALETTE, UNSIGNED, SIGNED, APART = 1, 0, 3, 1, 2, 2  # values of them
 CODE_STREAM = b"\xff\x4f\xff\x51"  # of JPEG 2000; 42 bytes further are the bits of the first channel
 CHANNELS = {"1": 1, "L": 1, "P": 1, "I;16": 1, "I;16B": 1, "I;16L": 1, "I": 1, "F": 1, "LA": 1, "RGB": 3, "RGBA": 3}
 CHANNELS |= {"YCbCr": 3, "PA": 3}
@@ -76,6 +80,25 @@ def _check_tiff(image: Image.Image) -> bool:
     tags: Any = getattr(image, "tag_v2", {})
     bits, samples = tags.get(BITS, (1,)), tags.get(SAMPLES, 1)
     signed = set(tags.get(SAMPLE_FORMAT, (UNSIGNED,))) == {SIGNED}
+    if tags.get(KIND, 0) & THUMBNAIL:
+        raise ImageRefusedError("is a TIFF that shows its thumbnail first, as raw photographs do: export the picture")
+    frames = _described_frames(image, tags)
+    if frames > 1:
+        raise ImageRefusedError(
+            f"is a TIFF of {frames} frames in one, of which a reader would take the first: write each one that is an "
+            "image to a file of its own, or the stack as a NIfTI volume"
+        )
+    if samples == 2 and set(tags.get(EXTRA_SAMPLES, (0,))) == {0}:
+        raise ImageRefusedError("is a TIFF of 2 channels, of which a reader would take the first: choose one")
+    if tags.get(PHOTOMETRIC) == PALETTE and max(tags.get(COLOUR_MAP, (256,))) < 256:
+        raise ImageRefusedError("is a TIFF whose palette has 8 bits where 16 are the rule: write it as PNG")
+    if any(
+        tile[0] == "libtiff" and re.search("BS?F?$", tile[3][0]) and max(bits) > 8
+        for tile in getattr(image, "tile", ())
+    ):
+        raise ImageRefusedError(
+            "is a compressed TIFF in big-endian order, whose bytes Pillow mixes up: write it as PNG"
+        )
     if signed and max(bits) <= 8:
         raise ImageRefusedError("is a TIFF of 8-bit values with a sign: write it with 16 bits, or without the sign")
     if samples > 4:
@@ -83,6 +106,19 @@ def _check_tiff(image: Image.Image) -> bool:
     if samples > 1 and max(bits) > 8 and tags.get(PLANES) == APART:
         raise ImageRefusedError("is a TIFF of 16 bits whose channels lie in planes of their own: write it as RGB PNG")
     return signed
+
+
+def _described_frames(image: Image.Image, tags: Any) -> int:
+    """Frames that lie behind one directory of a TIFF, as its tags or ImageJ's or tifffile's text say."""
+    text = str(tags.get(DESCRIPTION, ""))
+    of_image_j = re.search(r"^ImageJ=.*^images=(\d+)", text, re.DOTALL | re.MULTILINE)
+    if of_image_j is not None:
+        return int(of_image_j[1])
+    try:
+        shape = json.loads(text)["shape"]
+        return math.prod(map(int, shape)) // (image.width * image.height * tags.get(SAMPLES, 1))
+    except (ValueError, TypeError, KeyError):  # any other text
+        return int(tags.get(DEPTH, 1))
 
 
 def _jpeg_2000_bits(image: Image.Image) -> int | None:
@@ -95,13 +131,19 @@ def _jpeg_2000_bits(image: Image.Image) -> int | None:
     file: BinaryIO = cast(Any, image).fp
     place = file.tell()
     file.seek(0)
-    head = file.read(4096)
+    content = file.read(4096)
+    if CODE_STREAM not in content[:-42]:  # profiles and notes before it have any length
+        content += file.read()
     file.seek(place)
-    start = head.find(CODE_STREAM)
-    bits = (head[start + 42] & 0x7F) + 1 if 0 <= start < len(head) - 42 else 16
+    start = content.find(CODE_STREAM)
+    if not 0 <= start < len(content) - 42:
+        raise ImageRefusedError("is JPEG 2000 whose code stream does not say its bits: write it as PNG")
+    bits = (content[start + 42] & 0x7F) + 1
+    if content[start + 42] & 0x80 or bits < 8:
+        raise ImageRefusedError(f"is JPEG 2000 with {bits} bits or with a sign: write it as PNG with 8 or 16 bits")
     if bits > 8 and CHANNELS[image.mode] > 1:
         raise ImageRefusedError(f"is JPEG 2000 with {bits} bits in each of several channels: write it as RGB PNG")
-    return max(bits, 8)
+    return bits
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -111,7 +153,8 @@ def _is_grey(image: Image.Image) -> bool:
 
 def _is_deep(image: Image.Image) -> bool:
     """Whether the file has 16 bits per channel, of which Pillow keeps 8 where there is more than one channel."""
-    return any(";16" in str(tile[3]) or ";12" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    modes = [str(tile[3]) for tile in getattr(image, "tile", ())]
+    return any((";16" in mode or ";12" in mode) and "BGR;16" not in mode for mode in modes)  # that is 5 + 6 + 5
 
 
 def raster_pixels(path: str | os.PathLike[str]) -> np.ndarray:

@@ -11,15 +11,15 @@ from monai.config import KeysCollection
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import MapTransform, Spacing
 
-from monai_plan.data.dicom import dicom_header, dicom_pixels, is_dicom
+from monai_plan.data.dicom import DICOM_SUFFIXES, dicom_header, dicom_pixels, is_dicom
 from monai_plan.data.header import ImageHeader, ImageRefusedError
 from monai_plan.data.raster import raster_header, raster_pixels
 from monai_plan.data.volumes import volume_header, volume_pixels
 
 RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".jp2")
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mgh", ".mgz", ".img", ".hdr")
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-MARKS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")  # of files without a suffix that is known
+# Of files without a suffix that is known.
+MARKS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def image_kind(path: str | os.PathLike[str]) -> str | None:
@@ -34,6 +34,8 @@ def image_kind(path: str | os.PathLike[str]) -> str | None:
             return kind
     if os.path.isdir(path):
         return "dicom"
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return None
     try:
         with open(path, "rb") as file:
             mark = file.read(8)

@@ -10,13 +10,15 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from decimal import Context, Decimal
 from pathlib import Path
 
 from monai_plan.utils import ConfigError, DataError
 
 MISSING = {"", "nan", "nat", "na", "n/a", "none", "null", "nil", "<na>"}
+MISSING |= {"-", "--", "?", ".", "n.a.", "-nan"}
 MISSING |= {"#n/a", "#na", "#name?", "#ref!", "#value!", "#num!", "#null!", "#div/0!"}  # of spreadsheets
-SHORTENED = re.compile(r"[+-]?\d([.,]\d+)?E\+\d+")  # what they make of long numbers
+SHORTENED = re.compile(r"[+-]?\d([.,]\d+)?[Ee]\+\d+")  # what they make of long numbers
 LOOK_LATIN = str.maketrans("аеорсухіјѕкмтοναρτυχικ", "aeopcyxijskmtovaptuxik")  # Cyrillic and Greek letters that do
 SEPARATORS = ",;\t|"
 SHOWN = 3  # groups of look-alikes that an error names
@@ -26,7 +28,12 @@ logger = logging.getLogger(__name__)
 
 def is_missing(text: object) -> bool:
     """Whether a cell says that nothing is known, as pandas, R and people write it."""
-    return text is None or str(text).strip().casefold() in MISSING
+    return text is None or _visible(str(text)).strip().casefold() in MISSING
+
+
+def _visible(text: str) -> str:
+    """Without the characters that have no shape, such as a space of no width."""
+    return "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
 
 
 def read_table(path: str | os.PathLike[str], columns: Sequence[str]) -> list[dict[str, str]]:
@@ -38,8 +45,10 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str]) -> list[dic
         DataError: if the file or a column is missing, a row has too many cells, or a cell is missing.
     """
     text = _decoded(path, columns)
-    header = text.lstrip("\r\n").splitlines()[0] if text.strip() else ""
-    separator = max(SEPARATORS, key=header.count)
+    header, separator = text.lstrip("\r\n").splitlines()[0] if text.strip() else "", ""
+    if re.fullmatch(f"sep=[{SEPARATORS}]", header.strip('"')):  # a line of Excel's own
+        separator, text = header.strip('"')[-1], "".join(text.lstrip("\r\n").splitlines(keepends=True)[1:])
+    separator = separator or _separator(header, columns)
     rows: list[dict[str, str]] = []
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
     try:
@@ -70,6 +79,15 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str]) -> list[dic
     return rows
 
 
+def _separator(header: str, columns: Sequence[str]) -> str:
+    """What parts the header into the wanted columns; else the commonest, for names may hold the others."""
+    for separator in SEPARATORS:
+        names = {name.strip() for name in next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])}
+        if names.issuperset(columns):
+            return separator
+    return max(SEPARATORS, key=header.count)
+
+
 def _decoded(path: str | os.PathLike[str], columns: Sequence[str]) -> str:
     try:
         content = Path(path).read_bytes()
@@ -79,7 +97,9 @@ def _decoded(path: str | os.PathLike[str], columns: Sequence[str]) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror}. Give a CSV file.") from error
     if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise DataError(f"{path} is a spreadsheet and no CSV: save it as CSV.")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if content.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        encodings = ["utf-32"]
+    elif content.startswith((b"\xff\xfe", b"\xfe\xff")):
         encodings = ["utf-16"]
     elif b"\0" in content[:200]:
         encodings = ["utf-16-le" if content[1:2] == b"\0" else "utf-16-be"]
@@ -117,9 +137,12 @@ def number_classes(texts: Iterable[str]) -> dict[str, int]:
 def look_alike_key(text: str) -> str:
     """What is left of a name once case, spaces, ``.0``, leading zeros and what the eye does not tell apart are gone."""
     plain = "".join(unicodedata.normalize("NFKC", text).casefold().split()).translate(LOOK_LATIN)
-    kinds = {"Cf": "", "Pd": "-"}  # characters without a shape, and dashes of any length
-    plain = "".join(kinds.get(unicodedata.category(letter), letter) for letter in plain)
+    plain = "".join("-" if unicodedata.category(letter) == "Pd" else letter for letter in _visible(plain))
+    plain = re.sub(r"""^'|^="(.*)"$""", r"\1", plain)  # how spreadsheets are told that a number is a text
+    if re.fullmatch(r"[+-]?\d+([.,]\d*)?(e[+-]?\d{1,3})?", plain):
+        return str(Decimal(plain.replace(",", ".")).normalize(Context(prec=len(plain) + 9)))
     plain = re.sub(r"(?<=\d)[.,]0+$", "", plain)
+    plain = re.sub(r"(?<=[^\W\d_])[-_](?=[^\W\d_])", "", plain)  # "non-covid" and "non covid"
     return re.sub(r"(?<!\d)0+(?=\d)", "", plain)
 
 

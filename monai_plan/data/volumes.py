@@ -40,7 +40,15 @@ def _header(image: Any) -> ImageHeader:
         size = tuple(n for n in size if n > 1) if sum(n > 1 for n in size) == 2 else size
     slope, intercept = getattr(image.dataobj, "slope", 1.0), getattr(image.dataobj, "inter", 0.0)
     eight = stored.names is not None or (stored == np.uint8 and (slope, intercept) == (1.0, 0.0))
-    return ImageHeader(channels, size, 8 if eight else None, (0.0, 255.0) if eight else None)
+    sided = len(shape) == 2 or _is_sided(image)
+    return ImageHeader(channels, size, 8 if eight else None, (0.0, 255.0) if eight else None, sided=sided)
+
+
+def _is_sided(image: Any) -> bool:
+    """Whether a header says where left and right are: ANALYZE has no place for it, NIfTI's can be empty."""
+    if hasattr(image, "get_qform"):
+        return bool(image.header["sform_code"] or image.header["qform_code"])
+    return not isinstance(image, nibabel.AnalyzeImage)
 
 
 def volume_pixels(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -19,8 +19,10 @@ from variants import (
     DEEP,
     DEEP_COLOUR,
     GREY,
+    IN_RAS,
     LARGE,
     LUT,
+    PADDED,
     RAS,
     SLICES,
     STORED,
@@ -30,9 +32,11 @@ from variants import (
     exif,
     grey_dicom,
     lut_item,
+    nifti,
     picture,
     rgb,
     saved,
+    series,
     shown,
     turned,
     volume,
@@ -100,9 +104,11 @@ def tiff(
         entries[273] = places
         directory = struct.pack(order + "H", len(entries))
         for tag, value in sorted(entries.items()):
-            values = value if isinstance(value, list) else [value]
+            values = value if isinstance(value, list | bytes) else [value]
             kind, letter = (4, "I") if tag in (273, 279) else (3, "H")
-            content = struct.pack(f"{order}{len(values)}{letter}", *values)
+            text = isinstance(values, bytes)
+            content = values if text else struct.pack(f"{order}{len(values)}{letter}", *values)
+            kind = 2 if text else kind
             if len(content) > 4:
                 place = struct.pack(order + "I", start + len(blob))
                 blob += content
@@ -116,8 +122,34 @@ def tiff(
     return write
 
 
+def bmp565(folder: Path) -> Path:
+    """Five, six and five bits of red, green and blue in two bytes, as some frame grabbers write."""
+    red, green, blue = np.moveaxis(COLOUR.astype(np.uint16), -1, 0)
+    rows = (red >> 3 << 11 | green >> 2 << 5 | blue >> 3)[::-1].astype("<u2").tobytes()
+    head = struct.pack("<IiiHHIIiiII", 40, *GREY.shape[::-1], 1, 16, 3, len(rows), 0, 0, 0, 0)
+    masks = struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    start = 14 + len(head) + len(masks)
+    (folder / "a.bmp").write_bytes(b"BM" + struct.pack("<III", start + len(rows), 0, start) + head + masks + rows)
+    return folder / "a.bmp"
+
+
+def with_long_notes(write: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    """JPEG 2000 with a box of notes before its code stream, longer than a reader's first look."""
+
+    def written(folder: Path) -> Path:
+        path = write(folder)
+        content = path.read_bytes()
+        place = content.find(b"jp2c") - 4
+        path.write_bytes(content[:place] + struct.pack(">I4s", 9008, b"xml ") + b" " * 9000 + content[place:])
+        return path
+
+    return written
+
+
 SIGNED = (DEEP.astype(np.int32) - 30000).astype(np.int16)
 WIDE = DEEP.astype(np.uint32) * 60000
+FLOATS = GREY.astype(np.float32) / 7
+ENTRIES = [value // part for part in (1, 2, 4) for value in range(256)]  # of a palette: reds, greens, blues
 PALETTE = bytes(part for value in range(4) for part in (value * 80, value * 40, value * 10))
 RGB_TAGS, PLANES = {262: 2, 277: 3}, {262: 2, 277: 3, 284: 2}
 
@@ -174,6 +206,36 @@ PICTURES = [
             tags={262: 2, 277: 5, 338: [0, 0]}), refusal="TIFF of 5 channels"),
     Variant("TIFF", "16-bit grey with alpha", tiff(np.stack([DEEP, DEEP], -1), like=GREY, bits=16,
             tags={277: 2, 338: 2}), refusal="does not know"),
+    Variant("TIFF", "palette", tiff(GREY, like=GREY, bits=8, tags={262: 3, 320: [257 * e for e in ENTRIES]}),
+            shown(COLOUR)),
+    Variant("TIFF", "palette of 8-bit entries", tiff(GREY, like=GREY, bits=8, tags={262: 3, 320: ENTRIES}),
+            refusal="palette has 8 bits"),
+    Variant("TIFF", "32-bit float, compressed", tiff(zlib.compress(FLOATS.tobytes()), like=GREY, bits=32,
+            tags={259: 8, 339: 3}), shown(FLOATS)),
+    *[Variant("TIFF", f"{name}, compressed, big-endian", tiff(zlib.compress(rows.byteswap().tobytes()), like=GREY,
+              bits=8 * rows.itemsize, tags={259: 8, 339: form}, big=True), refusal="compressed TIFF in big-endian")
+      for name, rows, form in (("32-bit float", FLOATS, 3), ("16 bits with a sign", SIGNED, 2))],
+    Variant("TIFF", "16-bit grey, compressed, big-endian", tiff(zlib.compress(DEEP.byteswap().tobytes()), like=GREY,
+            bits=16, tags={259: 8}, big=True), shown(DEEP)),
+    Variant("TIFF", "thumbnail first, as raw photographs have", tiff(COLOUR, like=GREY, bits=8,
+            tags={**RGB_TAGS, 254: 1}), refusal="shows its thumbnail first"),
+    Variant("TIFF", "two channels", tiff(COLOUR[..., :2].copy(), like=GREY, bits=8, tags={277: 2, 338: 0}),
+            refusal="TIFF of 2 channels"),
+    *[Variant("TIFF", f"three frames in one, {name}", tiff(np.concatenate([GREY] * 3), like=GREY, bits=8, tags=tags),
+              refusal="TIFF of 3 frames in one")
+      for name, tags in (("ImageJ", {270: b"ImageJ=1.54f\nimages=3\nslices=3\n\0"}), ("by depth", {32997: 3}),
+                         ("by shape", {270: b'{"shape": [3, 10, 14]}\0'}))],
+    Variant("TIFF", "a text that says nothing of frames", tiff(GREY, like=GREY, bits=8, tags={270: b"[images=3]\0"}),
+            shown(GREY)),
+    Variant("BMP", "5, 6 and 5 bits", bmp565, shown(COLOUR), tolerance=8),
+    *[Variant("JPEG 2000", f"{name}, long notes", with_long_notes(openjpeg(rows, **options)), shown(rows))
+      for name, rows, options in (
+          ("12-bit grey", LARGE, {"bits_stored": 12, "photometric_interpretation": 2}),
+          ("RGB", rgb((LARGE >> 4).astype(np.uint8)), {"photometric_interpretation": 1}))],
+    Variant("JPEG 2000", "4-bit grey", openjpeg((LARGE >> 8).astype(np.uint8), bits_stored=4,
+            photometric_interpretation=2), refusal="4 bits or with a sign"),
+    Variant("JPEG 2000", "with a sign", openjpeg(LARGE.astype(np.int16) - 900, photometric_interpretation=2),
+            refusal="or with a sign"),
     Variant("JPEG 2000", "12-bit grey", openjpeg(LARGE, bits_stored=12, photometric_interpretation=2), shown(LARGE)),
     Variant("JPEG 2000", "16-bit RGB", openjpeg(rgb(LARGE), photometric_interpretation=1),
             refusal=r"JPEG 2000 with 1\d bits"),
@@ -228,6 +290,7 @@ VOLUMES = [
       for slope in (float("nan"), 0.0)],
     Variant("NIfTI", "RGBA, transparent", rgba, refusal=TRANSPARENT),
     Variant("NIfTI", "header and image apart", pair, volume()[None]),
+    Variant("NIfTI", "voxels of half a micrometre", nifti(volume(), np.diag([5e-4, 5e-4, 5e-4, 1])), volume()[None]),
 ]  # fmt: skip
 
 # ---- DICOM -----------------------------------------------------------------------------------------------------------
@@ -267,6 +330,38 @@ def lossless(syntax: str) -> Callable[[Path], Path]:
     return write
 
 
+def padding_without_sign(folder: Path) -> Path:
+    """As many scanners write it: the padding of signed pixels as a number without a sign."""
+    path = dicom(folder / "a.dcm", PADDED)
+    dataset = pydicom.dcmread(path)
+    dataset[0x00280120] = pydicom.DataElement(0x00280120, "US", 65536 - 2000)
+    dataset.save_as(path)
+    return path
+
+
+def renamed(folder: Path) -> Path:
+    """A series of which some slices lost their suffix, as copies from other systems do, beside a Mac's own files."""
+    place = series(folder)
+    for file, name in zip(sorted(place.iterdir())[-2:], ("IM0001", "IM0002.IMA"), strict=True):
+        (place / f"._{file.name}").write_bytes(b"\0\5\26\7" * 50)
+        file.rename(place / name)
+    return place
+
+
+def with_report(folder: Path) -> Path:
+    place = series(folder)
+    dataset = pydicom.dcmread(dicom(place / "report.dcm", GREY, Modality="SR"))
+    del dataset.Rows, dataset.Columns, dataset.PixelData
+    dataset.save_as(place / "report.dcm")
+    return place
+
+
+def with_broken_slice(folder: Path) -> Path:
+    place = series(folder)
+    (place / "000.dcm").write_bytes(b"")
+    return place
+
+
 BELOW_ZERO = GREY.astype(np.int16) - 100
 WIDE_PICTURE = ybr(rgb(np.repeat(picture(columns=7), 2, axis=1)))  # neighbours share their colour
 HALVED = np.stack(
@@ -289,6 +384,13 @@ DICOMS = [
             grey_dicom(TWELVE, "MONOCHROME1", bits=12, RescaleSlope=-1, RescaleIntercept=4095), shown(TWELVE)),
     Variant("DICOM", "slope 0", grey_dicom(TWELVE, bits=12, RescaleSlope=0, RescaleIntercept=0),
             refusal=r"RescaleSlope \(0028,1053\) 0"),
+    Variant("DICOM", "slope nan", grey_dicom(TWELVE, bits=12, RescaleSlope="nan", RescaleIntercept=0),
+            refusal=r"RescaleSlope \(0028,1053\) nan"),
+    Variant("DICOM", "pixel padding without its sign", padding_without_sign,
+            shown(np.where(PADDED == -2000, PADDED[PADDED > -2000].min(), PADDED))),
+    Variant("DICOM", "series of which some slices are named otherwise", renamed, IN_RAS),
+    Variant("DICOM", "series beside its report", with_report, IN_RAS),
+    Variant("DICOM", "series with an empty file", with_broken_slice, refusal="whose 000.dcm is damaged or no DICOM"),
     Variant("DICOM", "empty slope", changed(TWELVE, bits=12, after={"RescaleSlope": None, "RescaleIntercept": None}),
             shown(TWELVE)),
     Variant("DICOM", "modality LUT that begins at 50", grey_dicom(GREY, ModalityLUTSequence=[lut_item(LUT[50:], 50)]),

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
 
 import nibabel
 import numpy as np
@@ -315,6 +318,13 @@ LOOK_ALIKE_PATIENTS = {
     "a letter of another alphabet": lambda n: ("A{}", "\u0410{}")[n % 2].format(n // 2),
     "another dash": lambda n: ("p-{}", "p\u2013{}")[n % 2].format(n // 2),
     "a character without a shape": lambda n: ("p{}", "p\u200b{}")[n % 2].format(n // 2),
+    "a dot at the end": lambda n: f"{n // 2}{'.' * (n % 2)}",
+    "a plus": lambda n: f"{'+' * (n % 2)}{n // 2}",
+    "an apostrophe of a spreadsheet": lambda n: f"{chr(39) * (n % 2)}{n // 2}",
+    "a formula of a spreadsheet": lambda n: (f'=""{n // 2}""', n // 2)[n % 2],
+    "a power of ten": lambda n: (f"{n // 2 + 1}e3", f"{n // 2 + 1}000")[n % 2],
+    "a hyphen in a word": lambda n: ("site-a{}", "site a{}")[n % 2].format(n // 2),
+    "thirty digits": lambda n: f"1{n // 2:029d}{'.0' * (n % 2)}",
     "a decimal comma": lambda n: f"{n // 2}{'' if n % 2 else ',0'}",
     "one zero and two": lambda n: "0" * (n % 2 + 1) if n < 2 else f"{'0' * (n % 2)}{n // 2}",
 }
@@ -361,7 +371,28 @@ def test_classes_that_look_alike(tmp_path):
     assert sum(item["label"] == 1 for item in training + test) == 16
 
 
-@pytest.mark.parametrize("nothing", ["nan", "NaN", "NA", "N/A", "None", "null", "", "  ", "<NA>", "#N/A", "#REF!"])
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        "nan",
+        "NaN",
+        "NA",
+        "N/A",
+        "None",
+        "null",
+        "",
+        "  ",
+        "<NA>",
+        "#N/A",
+        "#REF!",
+        "-",
+        "?",
+        ".",
+        "n.a.",
+        "-nan",
+        "\u200b",
+    ],
+)
 def test_nothing_is_no_patient_and_no_class(tmp_path, nothing):
     for column in ("label", "patient"):
         text = rows(lambda n, c=column: f"{n}.png," + ",".join(
@@ -379,10 +410,32 @@ def test_cells_with_line_breaks_and_separators(tmp_path):
     assert [" ".join(name.split()) for name in datalist.labels.values()] == ['a "b"; c0', 'a "b"; c1']
 
 
-def test_numbers_that_a_spreadsheet_shortened_are_no_patients(tmp_path):
-    text = rows(lambda n: f"{n}.png,{n % 2},{'1.23E+05' if n == 7 else n}")
-    with pytest.raises(DataError, match=r"1 patients such as '1\.23E\+05'.*export that column as text"):
+@pytest.mark.parametrize("short", ["1.23E+05", "1.23e+17"])
+def test_numbers_that_a_spreadsheet_shortened_are_no_patients(tmp_path, short):
+    text = rows(lambda n: f"{n}.png,{n % 2},{short if n == 7 else n}")
+    with pytest.raises(DataError, match=rf"1 patients such as '{re.escape(short)}'.*export that column as text"):
         table(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("start", "header", "encoding"),
+    [
+        ("sep=;\r\n", "image;label;patient", "utf-8"),
+        ("", 'image;label;patient;"note (a, b, c, d)"', "utf-8"),
+        ("", '"image";"label";"patient"', "utf-32"),
+    ],
+)
+def test_headers_that_hold_other_separators(tmp_path, start, header, encoding):
+    for number in range(24):
+        picture(tmp_path / f"{number}.png")
+    text = start + rows(lambda n: f"{n}.png;{n % 2};p{n // 2}", header)
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    made = datalist_from_csv(
+        tmp_path / "t.csv", image_root=tmp_path, output=tmp_path / "datalist.json", subject_column="patient"
+    )
+    datalist, training, test = sides(made)
+    assert datalist.labels == {0: "0", 1: "1"}
+    assert {i["subject"] for i in training + test} == {f"p{number}" for number in range(12)}
 
 
 def test_a_subject_that_says_nothing_is_missing(tmp_path):
@@ -431,8 +484,10 @@ def test_a_volume_of_two_files_is_one(tmp_path):
         folder = tmp_path / ("normal", "tb")[number % 2]
         folder.mkdir(exist_ok=True)
         nibabel.save(nibabel.Nifti1Pair(np.zeros((4, 4, 4), np.uint8), np.eye(4)), folder / f"{number}.img")
+    for suffix in (".hdr", ".img"):
+        (folder / f"7{suffix}").rename(folder / f"7{suffix.upper()}")
     _, training, test = sides(datalist_from_folders(tmp_path, output=tmp_path / "datalist.json"))
-    assert sorted(i["key"][-5:] for i in training + test) == [f"{number}.img" for number in range(8)]
+    assert sorted(i["key"][-5:].lower() for i in training + test) == [f"{number}.img" for number in range(8)]
 
 
 def test_folders_of_dicom(tmp_path, caplog):
@@ -458,6 +513,20 @@ def test_folders_of_dicom(tmp_path, caplog):
     dicom(tmp_path / "tb" / "study0" / "series" / "other.dcm", GREY, **plane(9), SeriesInstanceUID="1.2.3")
     with pytest.raises(DataError, match="study0/series holds slices of 2 series"):
         datalist_from_folders(tmp_path, output=tmp_path / "datalist.json")
+
+
+def test_from_folders_of_dicom_says_what_is_damaged_and_what_is_missing(tmp_path, caplog, monkeypatch):
+    for number in range(4):
+        name = ("normal", "tb")[number % 2]
+        (tmp_path / name).mkdir(exist_ok=True)
+        dicom(tmp_path / name / f"{number}.dcm", GREY, PatientID=f"pat{number}")
+    (tmp_path / "tb" / "cut.dcm").write_bytes(b"")
+    os.mkfifo(tmp_path / "tb" / "pipe")  # to look into it would wait for ever
+    datalist_from_folders(tmp_path, output=tmp_path / "datalist.json", test_fraction=0.5)
+    assert "1 damaged DICOM, 1 without suffix" in caplog.text
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(DataError, match=r"\.dcm is DICOM, which needs pydicom: pip install"):
+        datalist_from_folders(tmp_path, output=tmp_path / "datalist.json", test_fraction=0.5)
 
 
 def test_a_folder_is_no_data_list_to_write(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
 
 import nibabel
@@ -13,8 +14,9 @@ from monai.data import Dataset as MonaiDataset
 from monai.transforms import Compose, LoadImaged, RandFlipd, RandRotated, Resized, ScaleIntensityRanged
 from PIL import Image
 
+import monai_plan.data.loading
 from monai_plan.data import CheckedDataset, IntensityScaling, LoadShownImaged, ScaleShownd
-from monai_plan.data.loading import clear_cache
+from monai_plan.data.loading import BadImageError, clear_cache, image_marks
 from monai_plan.utils import ConfigError, DataError
 
 # MONAI's own remarks on DICOM plug-ins and missing orientation.
@@ -322,6 +324,56 @@ def test_what_was_kept_is_not_used_when_anything_changed(tmp_path, good, change)
     again = checked(path, transform=steps, **options)
     assert torch.equal(again.images[:], checked(path, transform=steps).images[:])
     assert torch.equal(again.images[:], first.images[:]) == (change == "damage")
+
+
+def test_a_file_of_the_same_size_and_date_is_read_again(tmp_path, good):
+    Image.fromarray(pixels(1, SIZE, SIZE)).save(tmp_path / "same.bmp")
+    path = write_list(tmp_path, [*good, {"image": "same.bmp", "label": 0, "subject": "same"}])
+    options = {"cache_dir": tmp_path / "cache", "transform": shown()}
+    first = checked(path, **options)
+    stat = (tmp_path / "same.bmp").stat()
+    Image.fromarray(pixels(2, SIZE, SIZE)).save(tmp_path / "same.bmp")
+    os.utime(tmp_path / "same.bmp", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as cp -p, rsync and archives do
+    now = (tmp_path / "same.bmp").stat()
+    assert (now.st_size, now.st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert not torch.equal(checked(path, **options).images[-1], first.images[-1])
+
+
+@pytest.mark.parametrize("listed", ["a.hdr", "a.img"])
+def test_both_files_of_a_volume_are_watched(tmp_path, listed):
+    items = [{"image": str(tmp_path / listed), "label": 0, "key": listed}]
+    nibabel.save(nibabel.Nifti1Pair(np.zeros((4, 4, 4), np.float32), np.eye(4)), tmp_path / "a.img")
+    marks = [image_marks(items)]
+    for part in ("a.hdr", "a.img"):
+        content = (tmp_path / part).read_bytes()
+        (tmp_path / part).write_bytes(content[:-1] + b"\1")
+        marks.append(image_marks(items))
+    assert len({repr(mark) for mark in marks}) == 3
+
+
+def test_what_may_be_mended_elsewhere_is_read_again(tmp_path, good, monkeypatch):
+    """A right, a full memory or a missing package leaves no trace on the file itself."""
+    path, options = write_list(tmp_path, good), {"cache_dir": tmp_path / "cache", "transform": shown()}
+    load = monai_plan.data.loading._load
+
+    def fails(item, *args, **kwargs):
+        if item["key"] == "good0.png":
+            raise BadImageError("cannot be decoded")
+        return load(item, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("monai_plan.data.loading._load", fails)
+        with pytest.raises(DataError, match="cannot be decoded"):
+            checked(path, **options)
+    assert not checked(path, **options).skipped
+    (tmp_path / "cache" / "training.pt").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("monai_plan.data.loading._load", fails)
+        assert len(checked(path, skip_bad_images=True, **options).skipped) == 1
+    assert len(checked(path, skip_bad_images=True, **options).skipped) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr("monai_plan.data.loading._version", lambda package: "9")  # of a package that was installed since
+        assert not checked(path, skip_bad_images=True, **options).skipped
 
 
 def held_in(folder):

@@ -72,6 +72,20 @@ def test_they_are_said_in_one_line_and_once(tmp_path: Path, caplog: pytest.LogCa
     assert "num_classes 2, spatial_dims 2, img_channels 1, 8 bits, sizes 60 x 40, so img_size [56, 40]" in line
 
 
+def test_volumes_that_do_not_say_where_left_is_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = dataset(tmp_path, VOLUMES, suffix=".nii")
+    inspect_datalist(path)
+    assert "left and right" not in caplog.text
+    image = nibabel.Nifti1Image(VOLUMES[3], None)  # both codes are 0
+    nibabel.save(image, tmp_path / "3.nii")
+    nibabel.save(nibabel.AnalyzeImage(VOLUMES[4], np.diag([-1.0, 1, 1, 1])), tmp_path / "4.img")
+    path.write_text(path.read_text().replace("4.nii", "4.img"))
+    inspect_datalist(path)
+    assert re.search(
+        r"2 of 6 volumes do not say where left and right are .* such as \S*3\.nii: .*to the left", caplog.text
+    )
+
+
 def test_a_changed_list_is_looked_at_again(tmp_path: Path) -> None:
     inspect_datalist(dataset(tmp_path, GREY))
     assert inspect_datalist(dataset(tmp_path, GREY, names=3)).num_classes == 3

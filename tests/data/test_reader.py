@@ -14,6 +14,7 @@ from odd_files import ODD
 from variants import COLOUR, RAS, VARIANTS, Variant, dicom, in_frame, nifti, picture, series, volume
 
 from monai_plan.data import ImageRefusedError, LoadShownImaged, image_header, read_image
+from monai_plan.data.reader import image_kind
 
 ALL = [*VARIANTS, *ODD]
 DOCS = Path(__file__).parents[2] / "docs" / "own_data.md"
@@ -118,6 +119,12 @@ def test_a_report_is_told_from_an_image(tmp_path: Path) -> None:
     dataset.save_as(path)
     with pytest.raises(ImageRefusedError, match="is a SR object without an image"):
         read_image(path)
+
+
+def test_a_big_tiff_is_known_by_its_mark(tmp_path: Path) -> None:
+    for mark in (b"II+\0", b"MM\0+"):
+        (tmp_path / "a").write_bytes(mark + bytes(20))
+        assert image_kind(tmp_path / "a") == "raster"
 
 
 def test_the_transform(tmp_path: Path) -> None:
