@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 from stage_fakes import (
+    NAMES,
     K,
     make_dataset,
     make_generator,
@@ -133,3 +134,25 @@ def test_what_a_network_keeps_is_counted():
     layers = nn.Sequential(nn.Linear(1000, 300), nn.ReLU(), nn.Linear(300, 50), nn.Sigmoid())
     # the inputs of both layers and what the last one gives; the first one's is the ReLU's result
     assert memory._kept(lambda count: layers(torch.zeros(count, 1000))) == 4 * (1000 + 300 + 50)
+
+
+@pytest.mark.parametrize(
+    ("subjects", "names", "message"),
+    [
+        (1, NAMES, r"class 0 \(normal\) has one subject in the training section, but φ_class learns from one"),
+        (9, {0: "normal"}, "the training section has one class, but φ_class tells two or more apart"),
+    ],
+)
+def test_what_phi_class_needs_is_known_before_the_training(tmp_path, subjects, names, message):
+    """Whatever the anchors are: those of G's own distribution need no k patients."""
+    few = make_dataset(tmp_path / "data", 2, subjects=subjects, names=names)
+    with pytest.raises(DataError, match=message):
+        check(tmp_path, training=few, anchor_kind="prior", batch_size=2)
+
+
+def test_a_damaged_generator_is_left_to_the_training(case, tmp_path, caplog):
+    file = tmp_path / "private" / "model.pt"
+    file.parent.mkdir()
+    file.write_bytes(b"truncated")
+    check(tmp_path, training=case.dataset)
+    assert "the stage train makes it again" in caplog.text
