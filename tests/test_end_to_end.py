@@ -796,8 +796,8 @@ IMAGE = "accessiontr0005"
 SKIP = "--skip-bad-images"
 BAD_IMAGES = {
     "truncated": (_truncate, [IMAGE, "cannot be read", "mend or remove it", SKIP]),
-    "no image": (_no_image, [IMAGE, "cannot be read", SKIP]),
-    "empty file": (_empty_file, [IMAGE, "cannot be read", SKIP]),
+    "no image": (_no_image, [IMAGE, "is damaged, no picture or of a kind", SKIP]),
+    "empty file": (_empty_file, [IMAGE, "is damaged, no picture or of a kind", SKIP]),
     "missing": (_missing, [IMAGE, "does not exist", SKIP]),
     "RGB for grey": (_rgb, [IMAGE, "has 3 channels", "img_channels is 1", SKIP]),
     "NaN": (_not_finite(float("nan")), [IMAGE, "1 of 256 pixels that are NaN or infinite", SKIP]),
