@@ -37,7 +37,9 @@ from torch.nn import functional
 from monai_plan.audit.attacks import Embedder, People, RegisteredCopies, Scores, SoftReconstructions
 from monai_plan.audit.attacks.copies import NOTHING, statistics
 from monai_plan.audit.attacks.maps import blurred
+from monai_plan.audit.attacks.reconstructions import leads
 from monai_plan.audit.controls import DISGUISES, disguise
+from monai_plan.audit.exclusion import of_nearness
 from monai_plan.audit.findings import ALARM, find_copies, judge
 from monai_plan.audit.privacy import shortlist_embedding
 from monai_plan.audit.reading import read_real, read_released
@@ -116,6 +118,15 @@ class Pool:
         made = {kind: disguise(chosen, kind) for kind in DISGUISES if kind != "softened"}
         made |= {kind: change(chosen) for kind, change in FURTHER.items()}
         self.planted = {kind: self._fitted(images, None) for kind, images in made.items()}
+        distances = Embedder(RandomFeatureEmbedding(dims, channels))
+        soft, features = SoftReconstructions(embedder=distances), distances(people.images)
+        of_all = soft.features(people.images)
+        self.distances = torch.cdist(features, features)
+        self.soft = [torch.cdist(one, one) for one in of_all]
+        self.soft_planted = {
+            kind: [torch.cdist(a, b) for a, b in zip(soft.features(disguise(chosen, kind)), of_all, strict=True)]
+            for kind in SoftReconstructions.planted
+        }
 
     def _fitted(self, images: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
         owns = [None] * len(images.split(BLOCK)) if own is None else own.split(BLOCK)
@@ -127,6 +138,18 @@ class Pool:
         closeness, found = fitted[0][:, rows], fitted[1][rows]
         return statistics(closeness.masked_fill(~members[found], NOTHING), found, self.numbers[found])
 
+    def soft_scores(self, distances: list[Tensor], rows: Tensor, members: Tensor, *, own: bool = False) -> Scores:
+        """Of some rows, with the members alone, and without a row's own patient where it is one."""
+        shown = members.expand(len(rows), -1)
+        if own:
+            shown = shown & (self.numbers[rows][:, None] != self.numbers)
+        return leads([of_blur[rows].masked_fill(~shown, torch.inf) for of_blur in distances], self.numbers)
+
+    def nearness(self, rows: Tensor, released: Tensor) -> Tensor:
+        """[patients]: minus the least distance of the rows of every patient to the release."""
+        least = self.distances[rows][:, released].amin(1)
+        return torch.stack([-least[self.numbers[rows] == number].min() for number in self.numbers[rows].unique()])
+
 
 class Played(NamedTuple):
     """One split.
@@ -135,12 +158,17 @@ class Played(NamedTuple):
         hits: copies that were found, by disguise.
         alarms: of the clean release, the patients of each image that alarms and of the member that it resembles.
         ranked, biased: whether the clean release alarms by rank, and whether the split counts as biased.
+        soft: planted copies that the attack of soft reconstructions found, by disguise.
+        soft_alarms, excluded: whether that attack, and exclusion, alarm on the clean release.
     """
 
     hits: dict[str, int]
     alarms: list[str]
     ranked: bool
     biased: bool
+    soft: dict[str, int]
+    soft_alarms: bool
+    excluded: bool
 
 
 def play(pool: Pool, seed: int) -> Played:
@@ -164,12 +192,26 @@ def play(pool: Pool, seed: int) -> Played:
         planted={kind: pool.scores(fitted, chosen, members).values for kind, fitted in pool.planted.items()},
         alarm="tail",
     )
+    soft = judge(
+        pool.soft_scores(pool.soft, released, members),
+        groups=[names[row] for row in released.tolist()],
+        outside=pool.soft_scores(pool.soft, outside, members).values,
+        outside_subjects=[names[row] for row in outside.tolist()],
+        inside=pool.soft_scores(pool.soft, inside, members, own=True).values,
+        inside_subjects=[names[row] for row in inside.tolist()],
+        planted={kind: pool.soft_scores(found, chosen, members).values for kind, found in pool.soft_planted.items()},
+        alarm="rank",
+    )
+    exclusion = of_nearness(pool.nearness(inside, released), pool.nearness(outside, released))
     resembled = zip(released.tolist(), found.nearest, found.p_values, strict=True)
     return Played(
         hits={kind: share.hits for kind, share in found.planted.items()},
         alarms=[f"{names[row]} like {names[member]}" for row, member, p in resembled if p < ALARM],
         ranked=found.rank.p_value < ALARM,
         biased=found.biased,
+        soft={kind: share.hits for kind, share in soft.planted.items()},
+        soft_alarms=soft.rank.p_value < ALARM,
+        excluded=exclusion.verdict == "Alarm",
     )
 
 
@@ -239,10 +281,16 @@ def main() -> None:
         hits = [split.hits[kind] for split in played]
         alarms = wilson_interval(sum(hit > 0 for hit in hits), len(hits))
         print(f"| {kind} | {100 * sum(hits) / (5 * len(hits)):.0f} % | {alarms} |")
+    for kind in pool.soft_planted:
+        hits = sum(split.soft[kind] for split in played)
+        print(f"| {kind}, as a soft reconstruction | {100 * hits / (5 * len(played)):.0f} % | |")
     false = {
         "by tail": [bool(split.alarms) for split in played],
         "by rank": [split.ranked for split in played],
         "biased": [split.biased for split in played],
+        "soft reconstructions": [split.soft_alarms for split in played],
+        "exclusion": [split.excluded for split in played],
+        "any attack": [bool(split.alarms) or split.soft_alarms or split.excluded for split in played],
     }
     for name, alarmed in false.items():
         print(f"clean releases, {name}: {wilson_interval(sum(alarmed), len(alarmed))}")
