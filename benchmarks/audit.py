@@ -107,7 +107,9 @@ class Pool:
         shortlist, note = shortlist_embedding(dims, channels)
         print(note or "shortlist by EfficientNet-lite0")
         self.attack = RegisteredCopies(embedder=None if shortlist is None else Embedder(shortlist))
-        self.attack.shortlist, self.attack.kept = (round(size / SHARES[0]) for size in (10, 10))
+        # so many that among the members of any split, half of all, there are as many as the audit keeps
+        self.kept = self.attack.kept
+        self.attack.shortlist, self.attack.kept = round(self.attack.shortlist / SHARES[0]), 4 * self.kept
         self.people, self.numbers = people, people.numbers
         self.index = self.attack.index(people)
         self.candidates = torch.randperm(len(self.numbers), generator=seeded_generator(0, "planted"))[: options.copies]
@@ -136,7 +138,9 @@ class Pool:
     def scores(self, fitted: tuple[Tensor, Tensor], rows: Tensor, members: Tensor) -> Scores:
         """Of some rows, with the members (a mask over all images) alone."""
         closeness, found = fitted[0][:, rows], fitted[1][rows]
-        return statistics(closeness.masked_fill(~members[found], NOTHING), found, self.numbers[found])
+        shown = members[found]
+        shown &= shown.cumsum(1) <= self.kept  # the most promising come first
+        return statistics(closeness.masked_fill(~shown, NOTHING), found, self.numbers[found])
 
     def soft_scores(self, distances: list[Tensor], rows: Tensor, members: Tensor, *, own: bool = False) -> Scores:
         """Of some rows, with the members alone, and without a row's own patient where it is one."""

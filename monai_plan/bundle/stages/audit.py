@@ -76,6 +76,8 @@ class AuditStage:
         )
         anchors = load_artifact(self.anchors_file, kind="anchors")
         paths = load_paths(self.paths_file)
+        who = "patients" if self.training.has_subjects else "images"
+        k = "none, for no average of patients is in it" if anchors["k"] is None else f"{anchors['k']} {who} at least"
         made = how_made(paths, anchors, has_subjects=self.training.has_subjects)
         result, exposed = audit(
             released,
@@ -83,7 +85,7 @@ class AuditStage:
             held_out,
             cache_dir=self.work_dir,
             further=self._further(paths, anchors),
-            parameters={"Made of": made["images"], "Walk": made["walk"]},
+            parameters={"k": k, "Made of": made["images"], "Walk": made["walk"]},
             seed=self.seed,
             device=self.device,
         )

@@ -58,6 +58,7 @@ def test_averages_are_attacked_by_who_knows_all_patients_but_one(case, held_out,
     assert 0.2 < row["figures"]["guess"] < 0.4  # among those of the class who are not behind the average
     assert "All patients of an average but one" in page
     assert f"averages of at least {K} patients" in page
+    assert f"k: {K} patients at least." in page
     assert 'href="report.html"' in page
 
 
@@ -77,7 +78,8 @@ def test_points_of_the_generators_own_have_nobody_behind_them(case, held_out, tm
     )  # fmt: skip
     assert "generator" in {row["name"] for row in found["rows"]}
     assert "differencing" not in {row["name"] for row in found["rows"]}
-    assert "an average" not in page
+    assert "k: none" in page
+    assert "of an average but one" not in page
 
 
 def test_a_patient_counts_once_in_each_class():
