@@ -3,6 +3,7 @@
     python benchmarks/audit.py --real DATALIST --img_size 64
     python benchmarks/audit.py --phantoms 1200 --img_size 64
     python benchmarks/audit.py --phantoms 300 --img_size 24 --spatial_dims 3
+    python benchmarks/audit.py --finished QUICKSTART
 
 Patients are split at random into members, held-out ones and others, whose real images play the release: all that is
 found in it is a false alarm. Into each release copies of five members are planted under each disguise. A table says how
@@ -10,14 +11,22 @@ many of them are found one by one, in how many splits one or more alarm, and how
 
 Every image is laid over all others once, and a split looks at its members among them. So the shortlist is longer than
 the audit's and then cut to members; all else is the audit's own code.
+
+Of a finished run it says what the attacks make of its release, of G's reconstructions of its members in the place of
+the release, and of its held-out patients with noise that nobody else has; and, where its points are averages, what is
+found by who knows all patients of one but the last, from the points that leave and from all points between the ends.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,19 +34,27 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from monai_plan.audit.attacks import Embedder, People, RegisteredCopies, Scores
+from monai_plan.audit.attacks import Embedder, People, RegisteredCopies, Scores, SoftReconstructions
 from monai_plan.audit.attacks.copies import NOTHING, statistics
 from monai_plan.audit.attacks.maps import blurred
+from monai_plan.audit.attacks.reconstructions import leads
 from monai_plan.audit.controls import DISGUISES, disguise
-from monai_plan.audit.findings import ALARM, judge
+from monai_plan.audit.exclusion import of_nearness
+from monai_plan.audit.findings import ALARM, find_copies, judge
 from monai_plan.audit.privacy import shortlist_embedding
-from monai_plan.audit.reading import read_real
+from monai_plan.audit.reading import read_real, read_released
+from monai_plan.audit.rows import copy_row
 from monai_plan.audit.statistics import wilson_interval
+from monai_plan.bundle.stages.audit import differencing
 from monai_plan.data import phantom_image
-from monai_plan.utils import seeded_generator
+from monai_plan.metrics import RandomFeatureEmbedding
+from monai_plan.networks import load_generator
+from monai_plan.release import points_to_leave, synthesize_images
+from monai_plan.utils import load_artifact, seeded_generator
 
 BLOCK = 128
 SHARES = (0.5, 0.2)  # of the patients: members, held out; the rest plays the release
+NOISES = (0.02, 0.05, 0.1)  # standard deviations, of the range
 
 
 def jpeg(images: Tensor) -> Tensor:
@@ -90,7 +107,9 @@ class Pool:
         shortlist, note = shortlist_embedding(dims, channels)
         print(note or "shortlist by EfficientNet-lite0")
         self.attack = RegisteredCopies(embedder=None if shortlist is None else Embedder(shortlist))
-        self.attack.shortlist, self.attack.kept = (round(size / SHARES[0]) for size in (10, 10))
+        # so many that among the members of any split, half of all, there are as many as the audit keeps
+        self.kept = self.attack.kept
+        self.attack.shortlist, self.attack.kept = round(self.attack.shortlist / SHARES[0]), 4 * self.kept
         self.people, self.numbers = people, people.numbers
         self.index = self.attack.index(people)
         self.candidates = torch.randperm(len(self.numbers), generator=seeded_generator(0, "planted"))[: options.copies]
@@ -101,6 +120,15 @@ class Pool:
         made = {kind: disguise(chosen, kind) for kind in DISGUISES if kind != "softened"}
         made |= {kind: change(chosen) for kind, change in FURTHER.items()}
         self.planted = {kind: self._fitted(images, None) for kind, images in made.items()}
+        distances = Embedder(RandomFeatureEmbedding(dims, channels))
+        soft, features = SoftReconstructions(embedder=distances), distances(people.images)
+        of_all = soft.features(people.images)
+        self.distances = torch.cdist(features, features)
+        self.soft = [torch.cdist(one, one) for one in of_all]
+        self.soft_planted = {
+            kind: [torch.cdist(a, b) for a, b in zip(soft.features(disguise(chosen, kind)), of_all, strict=True)]
+            for kind in SoftReconstructions.planted
+        }
 
     def _fitted(self, images: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
         owns = [None] * len(images.split(BLOCK)) if own is None else own.split(BLOCK)
@@ -110,11 +138,45 @@ class Pool:
     def scores(self, fitted: tuple[Tensor, Tensor], rows: Tensor, members: Tensor) -> Scores:
         """Of some rows, with the members (a mask over all images) alone."""
         closeness, found = fitted[0][:, rows], fitted[1][rows]
-        return statistics(closeness.masked_fill(~members[found], NOTHING), found, self.numbers[found])
+        shown = members[found]
+        shown &= shown.cumsum(1) <= self.kept  # the most promising come first
+        return statistics(closeness.masked_fill(~shown, NOTHING), found, self.numbers[found])
+
+    def soft_scores(self, distances: list[Tensor], rows: Tensor, members: Tensor, *, own: bool = False) -> Scores:
+        """Of some rows, with the members alone, and without a row's own patient where it is one."""
+        shown = members.expand(len(rows), -1)
+        if own:
+            shown = shown & (self.numbers[rows][:, None] != self.numbers)
+        return leads([of_blur[rows].masked_fill(~shown, torch.inf) for of_blur in distances], self.numbers)
+
+    def nearness(self, rows: Tensor, released: Tensor) -> Tensor:
+        """[patients]: minus the least distance of the rows of every patient to the release."""
+        least = self.distances[rows][:, released].amin(1)
+        return torch.stack([-least[self.numbers[rows] == number].min() for number in self.numbers[rows].unique()])
 
 
-def play(pool: Pool, seed: int) -> tuple[dict[str, list[bool]], bool, bool, bool]:
-    """One split: found copies by disguise, and whether the clean release alarms by tail, by rank, and is biased."""
+class Played(NamedTuple):
+    """One split.
+
+    Attributes:
+        hits: copies that were found, by disguise.
+        alarms: of the clean release, the patients of each image that alarms and of the member that it resembles.
+        ranked, biased: whether the clean release alarms by rank, and whether the split counts as biased.
+        soft: planted copies that the attack of soft reconstructions found, by disguise.
+        soft_alarms, excluded: whether that attack, and exclusion, alarm on the clean release.
+    """
+
+    hits: dict[str, int]
+    alarms: list[str]
+    ranked: bool
+    biased: bool
+    soft: dict[str, int]
+    soft_alarms: bool
+    excluded: bool
+
+
+def play(pool: Pool, seed: int) -> Played:
+    """Split the patients, and judge the clean release and the planted copies."""
     generator = seeded_generator(seed, "split")
     order = torch.randperm(int(pool.numbers.max()) + 1, generator=generator)
     ends = [round(len(order) * share) for share in (SHARES[0], sum(SHARES))]
@@ -134,8 +196,68 @@ def play(pool: Pool, seed: int) -> tuple[dict[str, list[bool]], bool, bool, bool
         planted={kind: pool.scores(fitted, chosen, members).values for kind, fitted in pool.planted.items()},
         alarm="tail",
     )
-    hits = {kind: share.hits for kind, share in found.planted.items()}
-    return hits, found.num_alarming > 0, found.rank.p_value < ALARM, found.biased
+    soft = judge(
+        pool.soft_scores(pool.soft, released, members),
+        groups=[names[row] for row in released.tolist()],
+        outside=pool.soft_scores(pool.soft, outside, members).values,
+        outside_subjects=[names[row] for row in outside.tolist()],
+        inside=pool.soft_scores(pool.soft, inside, members, own=True).values,
+        inside_subjects=[names[row] for row in inside.tolist()],
+        planted={kind: pool.soft_scores(found, chosen, members).values for kind, found in pool.soft_planted.items()},
+        alarm="rank",
+    )
+    exclusion = of_nearness(pool.nearness(inside, released), pool.nearness(outside, released))
+    resembled = zip(released.tolist(), found.nearest, found.p_values, strict=True)
+    return Played(
+        hits={kind: share.hits for kind, share in found.planted.items()},
+        alarms=[f"{names[row]} like {names[member]}" for row, member, p in resembled if p < ALARM],
+        ranked=found.rank.p_value < ALARM,
+        biased=found.biased,
+        soft={kind: share.hits for kind, share in soft.planted.items()},
+        soft_alarms=soft.rank.p_value < ALARM,
+        excluded=exclusion.verdict == "Alarm",
+    )
+
+
+def of_finished_run(folder: Path) -> Iterator[tuple[str, str]]:
+    """What is said of a finished run, of its reconstructions, and of noise on one side: what was tried, and a row."""
+    private = folder / "private"
+    latents = load_artifact(private / "latents.pt", kind="latents")
+    found = latents["latents"][torch.arange(len(latents["best"])), latents["best"]]
+    members, held_out = read_real(folder / "data" / "datalist.json")
+    dims, channels = members.images.ndim - 2, members.images.shape[1]
+    shortlist, _ = shortlist_embedding(dims, channels)
+    copies = RegisteredCopies(embedder=None if shortlist is None else Embedder(shortlist))
+    soft = SoftReconstructions(embedder=Embedder(RandomFeatureEmbedding(dims, channels)))
+    with tempfile.TemporaryDirectory() as work:
+        released = read_released(folder / "release", like=members, work_dir=work)
+        reconstructed = synthesize_images(load_generator(private / "model.pt"), found)
+        tried = {"release": (released.images, released.subjects, held_out.images)}
+        tried["reconstructions of members"] = (reconstructed, latents["subjects"], held_out.images)
+        for noise in NOISES:
+            drawn = torch.randn(held_out.images.shape, generator=seeded_generator(0, "noise", noise))
+            noised = (held_out.images + 2 * noise * drawn).clamp(-1, 1)
+            tried[f"noise of {noise:.0%} on held-out patients"] = (released.images, released.subjects, noised)
+        for name, (images, groups, outside) in tried.items():
+            for attack in (copies, soft):
+                result = find_copies(
+                    attack,
+                    members=People(members.images, members.subjects),
+                    held_out=People(outside, held_out.subjects),
+                    released=images,
+                    groups=groups,
+                    cache_dir=work,
+                )
+                row = copy_row(attack, result)
+                rank = f"rank {result.rank.above} of {result.rank.tested}, p = {result.rank.p_value:.2g}"
+                yield name, f"{attack.title}: {row.main}; {rank}; bias {result.bias}. {row.sentence}"
+    anchors, paths = (load_artifact(private / f"{kind}.pt", kind=kind) for kind in ("anchors", "paths"))
+    if anchors["k"] is None:
+        return
+    for distance in (0.0, paths["min_end_distance"]):
+        points = paths["paths"][points_to_leave(paths["paths"], distance)]
+        row = differencing(found, latents, anchors["members"], points.flatten(1))
+        yield f"points {distance:g} of the path from its ends", f"{row.title}: {row.main}, by guessing {row.baseline}"
 
 
 def main() -> None:
@@ -144,21 +266,40 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--real", metavar="DATALIST", help="a data list; both sections are pooled and split anew")
     source.add_argument("--phantoms", type=int, metavar="N", help="phantoms, one image of each")
+    source.add_argument("--finished", type=Path, metavar="DIR", help="output folder of a run, with its data")
     parser.add_argument("--img_size", type=int, default=64, help="elements of each axis")
     parser.add_argument("--spatial_dims", type=int, choices=(2, 3), default=2, help="of phantoms")
     parser.add_argument("--splits", type=int, default=50)
     parser.add_argument("--copies", type=int, default=60, help="images from which the planted ones are drawn")
     options = parser.parse_args()
+    if options.finished:
+        print("| tried | found |\n|---|---|")
+        for tried, row in of_finished_run(options.finished):
+            print(f"| {tried} | {row} |", flush=True)
+        return
     pool = Pool(pool_of(options), options)
     played = [play(pool, seed) for seed in range(options.splits)]
 
     print("| disguise | copies found | releases that alarm, 5 copies in each |\n|---|---|---|")
     for kind in pool.planted:
-        hits = [found[kind] for found, *_ in played]
+        hits = [split.hits[kind] for split in played]
         alarms = wilson_interval(sum(hit > 0 for hit in hits), len(hits))
         print(f"| {kind} | {100 * sum(hits) / (5 * len(hits)):.0f} % | {alarms} |")
-    for name, place in (("by tail", 1), ("by rank", 2), ("biased", 3)):
-        print(f"clean releases, {name}: {wilson_interval(sum(play[place] for play in played), len(played))}")
+    for kind in pool.soft_planted:
+        hits = sum(split.soft[kind] for split in played)
+        print(f"| {kind}, as a soft reconstruction | {100 * hits / (5 * len(played)):.0f} % | |")
+    false = {
+        "by tail": [bool(split.alarms) for split in played],
+        "by rank": [split.ranked for split in played],
+        "biased": [split.biased for split in played],
+        "soft reconstructions": [split.soft_alarms for split in played],
+        "exclusion": [split.excluded for split in played],
+        "any attack": [bool(split.alarms) or split.soft_alarms or split.excluded for split in played],
+    }
+    for name, alarmed in false.items():
+        print(f"clean releases, {name}: {wilson_interval(sum(alarmed), len(alarmed))}")
+    for pair, times in Counter(pair for split in played for pair in split.alarms).most_common():
+        print(f"  {pair}: {times}")
 
 
 if __name__ == "__main__":

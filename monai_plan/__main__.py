@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from monai_plan import __version__
@@ -160,6 +161,7 @@ def _quickstart(output_dir: str, **options: Any) -> None:
     from monai_plan.bundle.quickstart import quickstart
 
     quickstart(output_dir, **options)
+    _tell_verdict(output_dir)
 
 
 def _run(
@@ -173,6 +175,16 @@ def _run(
     if skip_bad_images:
         values["skip_bad_images"] = True
     run_bundle(bundle_root, overrides=values, echo=functools.partial(print, flush=True), **options)
+    _tell_verdict(options["output_dir"])
+
+
+def _tell_verdict(output_dir: str) -> None:
+    """The audit's verdict in a line, where there is one; of a release that was withdrawn there is none."""
+    from monai_plan.audit.page import verdict_line
+
+    release = Path(output_dir) / "release"
+    if (release / "audit.json").is_file():
+        print(f"Privacy audit: {verdict_line(release / 'audit.json')}\n  see {release / 'audit.html'}")
 
 
 def _phantoms(output_dir: str, img_size: list[int] | None = None, **options: Any) -> None:

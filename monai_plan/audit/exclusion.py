@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from monai_plan.audit.attacks import Embedder, People
 from monai_plan.audit.findings import ALARM
 from monai_plan.audit.rows import Row
 from monai_plan.audit.statistics import exact_interval, rank_test, smallest_rate
+from monai_plan.metrics import nearest_real_images
 
-__all__ = ["exclusion_row"]
+__all__ = ["exclusion_row", "of_nearness"]
 
 
 def exclusion_row(embedder: Embedder, *, members: People, held_out: People, released: Tensor) -> Row:
@@ -25,15 +25,20 @@ def exclusion_row(embedder: Embedder, *, members: People, held_out: People, rele
         members, held_out: real images.
         released: [N, C, *spatial].
     """
-    features = embedder(released)
-    distances = []
+    sides = []
     for side in (members, held_out):
-        least = torch.cat([torch.cdist(part, features).amin(1) for part in embedder(side.images).split(256)])
+        least = nearest_real_images(
+            side.images, released, embedder.embedding, batch_size=embedder.batch_size(released), device=embedder.device
+        ).distances.cpu()
         numbers = side.numbers
         empty = least.new_zeros(int(numbers.max()) + 1)
-        distances.append(-empty.scatter_reduce(0, numbers, least, "amin", include_self=False).numpy())
-    inside, outside = distances
-    test, control = rank_test(outside, inside), rank_test(inside, outside)
+        sides.append(-empty.scatter_reduce(0, numbers, least, "amin", include_self=False))
+    return of_nearness(*sides)
+
+
+def of_nearness(inside: Tensor, outside: Tensor) -> Row:
+    """The row, from minus the least distance of every member and of every held-out patient to the release."""
+    test, control = (rank_test(a.numpy(), b.numpy()) for a, b in ((outside, inside), (inside, outside)))
     share, of_members = exact_interval(test.above, test.tested), exact_interval(control.above, control.tested)
     alarm = test.p_value < ALARM
     return Row(

@@ -14,20 +14,27 @@ from monai_plan.audit.figures import image_panel, new_figure, png_of, show_panel
 from monai_plan.audit.findings import ALARM, CopyFindings
 from monai_plan.audit.privacy import Audit, rounded
 from monai_plan.audit.reading import ReadImages
-from monai_plan.utils import atomic_path, write_json, write_text
+from monai_plan.utils import atomic_path, read_json, write_json, write_text
 
-__all__ = ["write_audit", "write_gallery"]
+__all__ = ["verdict_line", "write_audit", "write_gallery"]
 
 SHOWN = 24  # pairs in the gallery
 
 
-def write_audit(audit: Audit, *, page_file: str | os.PathLike[str], results_file: str | os.PathLike[str]) -> None:
+def write_audit(
+    audit: Audit,
+    *,
+    page_file: str | os.PathLike[str],
+    results_file: str | os.PathLike[str],
+    report_page: str | None = None,
+) -> None:
     """Write the page, one file that works offline, and the JSON beside it. Neither holds a pixel or a file's name.
 
     Args:
         audit: what was found.
         page_file: ``*.html``.
         results_file: ``*.json``.
+        report_page: name of the page on utility beside this one, to be linked; None: there is none.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("monai_plan.audit", "."),
@@ -38,6 +45,7 @@ def write_audit(audit: Audit, *, page_file: str | os.PathLike[str], results_file
     )
     page = environment.get_template("audit.html.j2").render(
         audit=audit,
+        report_page=report_page,
         date=datetime.date.today().isoformat(),
         version=__version__,
         odds=round(1 / ALARM),
@@ -45,6 +53,12 @@ def write_audit(audit: Audit, *, page_file: str | os.PathLike[str], results_file
     )
     write_text(page_file, page)
     write_text(results_file, audit.to_json() + "\n")
+
+
+def verdict_line(results_file: str | os.PathLike[str]) -> str:
+    """What an audit found, in a line, of the JSON that it wrote."""
+    results = read_json(results_file)
+    return f"{results['verdict']}. {results['summary']}"
 
 
 def write_gallery(

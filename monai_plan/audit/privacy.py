@@ -155,7 +155,7 @@ def audit(
         cache_dir: private folder of finished parts.
         weights: see ``shortlist_embedding``.
         further: rows of attacks that need more than images.
-        parameters: what made the release, for the report.
+        parameters: what made the release, for the report; "k" stands on its first screen.
         seed: of everything that is drawn.
         device: where features are computed.
         progress: show a progress bar.

@@ -49,6 +49,7 @@ def write_report(
     parameters: Mapping[str, object],
     sections: Sequence[Section] = (),
     made: str = "Synthetic images made",
+    audit_page: str | None = None,
     slice_axis: int = -1,
 ) -> Path:
     """Write the page and the figures.
@@ -68,6 +69,7 @@ def write_report(
         parameters: what made the images: numbers, short texts and lists of them.
         sections: what else is shown.
         made: how the page begins, before "from … training images".
+        audit_page: name of the page of the audit beside this one, to be linked; None: there is none.
         slice_axis: spatial axis across which a volume's middle slice is shown.
 
     Returns:
@@ -113,6 +115,7 @@ def write_report(
         evaluation=evaluation,
         judged=judged,
         made=made,
+        audit_page=audit_page,
         findings=evaluation.findings(judged),
         parameters=shown,
         sections=[

@@ -73,8 +73,11 @@ def copy_row(attack: CopyAttack, found: CopyFindings) -> Row:
         title=attack.title,
         category="singling out",
         attacker=attack.attacker,
-        main=f"{alarming} of {tested} {'images' if tail else 'groups'}, p = {_p(p_value)}",
-        control=f"{found.control.hits} of {found.control.trials} held-out patients",
+        main=f"{alarming} of {tested} {'images' if tail else 'groups'}, p = {_p(p_value)}; residual risk {residual}",
+        control=(
+            f"{found.control.hits} of {found.control.trials} held-out patients; are these as near to members as "
+            f"members to each other? {found.bias}, 0.5 is fair"
+        ),
         baseline="none",
         power=(
             f"{hits} of {planted} planted copies ({by_kind}).{noticed} With {found.strangers} strangers, rates of "
@@ -115,7 +118,7 @@ def _verdict(attack: CopyAttack, found: CopyFindings, p_value: float, fewest: in
             else f"{found.rank.above} of {found.rank.tested} groups of images lie nearer to one patient than any of "
             f"{found.strangers} strangers does"
         )
-        return "Alarm", f"Alarm: {who} (p = {_p(p_value)}). Look at private/audit; do not release."
+        return "Alarm", f"Alarm: {who} (p = {_p(p_value)}). Look at exposed.png in the private folder; do not release."
     if found.biased:
         return "No answer", (
             "No answer: held-out patients and those who took part differ by more than chance "

@@ -11,14 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from monai_plan.audit.attacks.maps import small
+from monai_plan.audit.attacks.registration import CHUNK
 from monai_plan.data import CheckedDataset
 from monai_plan.latent import LatentInverter, LatentWalk
+from monai_plan.metrics import RandomFeatureEmbedding
 from monai_plan.metrics.nearest import MEMORY
 from monai_plan.utils import ConfigError
 
 __all__ = ["Need", "check_memory", "stage_needs"]
 
 GIB = 1024**3
+AT_ONCE = 64  # points that the stage anchors looks at together
+MAPS_OF_A_FIT = 30  # that are kept of a pair for the gradient of its motion
 ITSELF = 600 * 1024**2  # of Python, PyTorch, MONAI and the libraries of a stage; 500 were measured
 
 
@@ -67,6 +72,7 @@ def stage_needs(
     # of all embeddings on both sides: released against real images, and real ones against those of other patients
     search, among = (min(MEMORY, 16 * width * n) for n in (number + released, 2 * (number + len(test))))
     batch = {name: options[f"{name}_batch_size"] for name in ("encoder", "inversion", "classifier", "evaluation")}
+    feature_bytes, fits = _audited(first)
     points = options["points_per_batch"] or (options["num_points"] if walk.device.type == "cpu" else 1024)
     starts = inverter.settings.starts
     classifiers = _weights(walk.identity_net, walk.class_net)
@@ -87,11 +93,26 @@ def stage_needs(
              + batch["classifier"] * 2 * who, "inversion_starts"),
         Need("train_class", 2 * held + number * image // 4, 4 * _weights(walk.class_net)
              + batch["classifier"] * what, "classifier_batch_size"),
+        # of the points that it draws it keeps latents; of those that it chooses, images
+        Need("anchors", 2 * both + released * image, _weights(generator) + classifiers
+             + max(among, search, AT_ONCE * max(made, who, what)), "num_images"),
         Need("walk", 2 * both, classifiers + max(among, points * (made + who + what)), "points_per_batch"),
         Need("synthesize", held + 2 * released * image, _weights(generator), "num_images"),
         Need("evaluate", both + 4 * released * image, classifiers + max(search, batch["evaluation"] * what),
              "num_images"),
+        # all images with their 32 bits, and features of them; it projects the test section as the stage invert did
+        Need("audit", both + (number + len(test) + released) * image + number * feature_bytes,
+             _weights(generator, embedding, encoder)
+             + max(among, search, fits, batch["inversion"] * (made + embedded)), "num_images"),
     ]  # fmt: skip
+
+
+def _audited(image: Tensor) -> tuple[int, int]:
+    """Bytes of the features of a real image [1, C, *spatial] in the audit, and of the pairs that it fits at once."""
+    smaller = small(image)
+    features = RandomFeatureEmbedding(image.ndim - 2, image.shape[1])(smaller.cpu()).nbytes
+    # of two blurs, and the batches of one of them before they are joined
+    return 3 * features, MAPS_OF_A_FIT * CHUNK * smaller[0, 0].nbytes
 
 
 def _kept_per_image(

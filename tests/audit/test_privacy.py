@@ -11,7 +11,7 @@ from test_report import Page
 
 from monai_plan.__main__ import main
 from monai_plan.audit.command import audit_release, check_conditions, failures
-from monai_plan.audit.page import write_audit
+from monai_plan.audit.page import verdict_line, write_audit
 from monai_plan.audit.privacy import Audit, rounded, shortlist_embedding
 from monai_plan.audit.rows import Row
 from monai_plan.data import make_phantoms, read_datalist, write_image
@@ -89,6 +89,16 @@ def test_figures_that_leave_have_three_digits(tmp_path):
     assert "cats &amp; dogs" in (tmp_path / "a.html").read_text()
     assert rounded(float("nan")) is None
     assert rounded(12) == 12
+
+
+def test_the_page_leads_to_the_report_where_there_is_one(tmp_path):
+    for name in (None, "report.html"):
+        write_audit(AUDIT, page_file=tmp_path / "a.html", results_file=tmp_path / "a.json", report_page=name)
+        page = Page()
+        page.feed((tmp_path / "a.html").read_text())
+        assert not page.open
+        assert page.links == ([name] if name else [])
+    assert verdict_line(tmp_path / "a.json") == f"Nothing found. {AUDIT.summary}"
 
 
 def test_the_gravest_row_is_the_reports_verdict():

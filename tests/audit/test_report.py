@@ -134,6 +134,14 @@ def test_the_page_is_whole_and_works_offline(tmp_path, spatial_dims, channels):
     assert Evaluation.from_json(evaluation.to_json()) == evaluation
 
 
+def test_the_page_leads_to_the_audit_where_there_is_one(tmp_path):
+    for name in (None, "audit.html"):
+        page = Page()
+        page.feed(write_report(table(), **options(tmp_path), audit_page=name).read_text(encoding="utf-8"))
+        assert not page.open
+        assert [link for link in page.links if link not in page.images] == ([name] if name else [])
+
+
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_no_real_image_and_no_private_section_is_released(tmp_path, spatial_dims):
     write_report(table(), **options(tmp_path, spatial_dims))

@@ -87,6 +87,19 @@ def test_a_bundle_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "[1/1] train: skipped" in printed
 
 
+def test_a_run_ends_with_the_verdict_of_its_audit(
+    calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["run", "B", "--dataset_dir", "D", "--output_dir", str(tmp_path)]
+    assert main(run) == 0
+    assert capsys.readouterr().out == ""
+    (tmp_path / "release").mkdir()
+    (tmp_path / "release" / "audit.json").write_text('{"verdict": "Alarm", "summary": "Do not release."}')
+    assert main(run) == 0
+    page = tmp_path / "release" / "audit.html"
+    assert capsys.readouterr().out == f"Privacy audit: Alarm. Do not release.\n  see {page}\n"
+
+
 def test_errors_for_people_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*_bundle(tmp_path, "$1"), "--kk", "7"]) == 2
     error = capsys.readouterr().err

@@ -16,6 +16,9 @@ from monai_plan.utils import ConfigError, DataError
 __all__ = ["CopyAttack", "Embedder", "People", "Scores", "register_attack", "registered_attacks"]
 
 
+MOST_AT_ONCE, MOST_ELEMENTS = 64, 64 * 128**2  # images that are embedded together; a single one may have more
+
+
 @dataclass(frozen=True, eq=False)
 class People:
     """Real images and whose they are.
@@ -99,15 +102,20 @@ class CopyAttack(ABC):
 
 
 class Embedder:
-    """Unpooled, unit-normalised features of images, by batches."""
+    """Unpooled, unit-normalised features of images, by batches that bound the memory."""
 
-    def __init__(self, embedding: PerceptualEmbedding, *, batch_size: int = 64, device: torch.device | str = "cpu"):
-        self.embedding, self.batch_size, self.device = embedding.to(device), batch_size, device
+    def __init__(self, embedding: PerceptualEmbedding, *, device: torch.device | str = "cpu") -> None:
+        self.embedding, self.device = embedding.to(device), device
+
+    def batch_size(self, images: Tensor) -> int:
+        """How many of the images are embedded at once."""
+        return max(1, min(MOST_AT_ONCE, MOST_ELEMENTS // images[0, 0].numel()))
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Images [N, C, *spatial] → [N, E]."""
-        return torch.cat([self.embedding(batch.to(self.device)).cpu() for batch in images.split(self.batch_size)])
+        batches = images.split(self.batch_size(images))
+        return torch.cat([self.embedding(batch.to(self.device)).cpu() for batch in batches])
 
 
 _ATTACKS: dict[str, type[CopyAttack]] = {}

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from monai_plan.utils import DataError
 
-__all__ = ["blurred", "local_maps", "small_greys"]
+__all__ = ["blurred", "local_maps", "small", "small_greys"]
 
 MAP_SIZES = {2: 32, 3: 24}  # elements of the longest axis at most, by the number of axes
 LOCAL = 3.0  # standard deviation of the window that exposure and contrast are taken of, in elements of a map
@@ -37,13 +37,13 @@ def blurred(images: Tensor, sigma: float) -> Tensor:
     return x.reshape(images.shape)
 
 
-def small_greys(images: Tensor) -> Tensor:
-    """Images [N, C, *spatial] as grey ones whose longest axis has 32 elements, 24 in 3D; smaller ones stay so.
+def small(images: Tensor) -> Tensor:
+    """Images [N, C, *spatial] whose longest axis has 32 elements, 24 in 3D; smaller ones stay so.
 
     Raises:
         DataError: if an axis would have fewer than 8 elements.
     """
-    grey, spatial = images.mean(1, keepdim=True), images.shape[2:]
+    spatial = images.shape[2:]
     longest = min(MAP_SIZES[len(spatial)], max(spatial))
     target = [round(length * longest / max(spatial)) for length in spatial]
     if min(target) < SMALLEST:
@@ -51,7 +51,12 @@ def small_greys(images: Tensor) -> Tensor:
             f"images of {' x '.join(map(str, spatial))} are too narrow to be compared: no axis may have fewer than "
             f"{SMALLEST} elements where the longest has {longest}."
         )
-    return grey if list(spatial) == target else functional.interpolate(grey, size=target, mode="area")
+    return images if list(spatial) == target else functional.interpolate(images, size=target, mode="area")
+
+
+def small_greys(images: Tensor) -> Tensor:
+    """Images [N, C, *spatial] as small grey ones, [N, 1, *small], see ``small``."""
+    return small(images.mean(1, keepdim=True))
 
 
 def local_maps(greys: Tensor, *, smooth: float = SMOOTH) -> Tensor:

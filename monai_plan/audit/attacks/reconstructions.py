@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from monai_plan.audit.attacks.base import CopyAttack, Embedder, People, Scores, register_attack
-from monai_plan.audit.attacks.maps import blurred
+from monai_plan.audit.attacks.maps import blurred, small
 
-__all__ = ["SoftReconstructions"]
-
+__all__ = ["SoftReconstructions", "leads"]
 
 BLURS = (1 / 32, 1 / 16)  # of the longest axis: a reconstruction lacks what these take from the real images
 
@@ -45,23 +45,36 @@ class SoftReconstructions(CopyAttack):
         """See the base class."""
         return {"embedding": self.embedder.embedding, "title": self.embedder.embedding.title, "blurs": BLURS}
 
-    def _features(self, images: Tensor) -> list[Tensor]:
+    def features(self, images: Tensor) -> list[Tensor]:
+        """[N, E] for each blur, of small images: the blur leaves no more to be seen of larger ones."""
+        images = small(images)
         return [self.embedder(blurred(images, blur * max(images.shape[2:]))) for blur in BLURS]
 
     def index(self, members: People) -> _Index:
         """See the base class."""
-        return _Index(self._features(members.images), members.numbers)
+        return _Index(self.features(members.images), members.numbers)
 
     def scores(self, index: _Index, images: Tensor, *, own: Tensor | None = None) -> Scores:
         """See the base class."""
-        values = []
-        for mine, theirs in zip(self._features(images), index.features, strict=True):
-            distances = torch.cdist(mine, theirs, compute_mode="donot_use_mm_for_euclid_dist")
-            if own is not None:
-                distances = distances.masked_fill(own[:, None] == index.subjects, torch.inf)
-            first, nearest = distances.min(dim=1)
-            others = index.subjects != index.subjects[nearest][:, None]
-            second = distances.masked_fill(~others, torch.inf).amin(1)
-            ratio = second.clamp_min(1e-6).log() - first.clamp_min(1e-6).log()
-            values.append(torch.where(second.isfinite(), ratio, 0.0))
-        return Scores(torch.stack(values, dim=1), nearest)
+        distances = []
+        for mine, theirs in zip(self.features(images), index.features, strict=True):
+            found = torch.cdist(mine, theirs, compute_mode="donot_use_mm_for_euclid_dist")
+            distances.append(found if own is None else found.masked_fill(own[:, None] == index.subjects, torch.inf))
+        return leads(distances, index.subjects)
+
+
+def leads(distances: Sequence[Tensor], patients: Tensor) -> Scores:
+    """ln(d₂ / d₁) of every image, for each blur.
+
+    Args:
+        distances: [N, M] for each blur, infinite to members that are passed over.
+        patients: [M], whose the members are.
+    """
+    values = []
+    for of_blur in distances:
+        first, nearest = of_blur.min(dim=1)
+        others = patients != patients[nearest][:, None]
+        second = of_blur.masked_fill(~others, torch.inf).amin(1)
+        ratio = second.clamp_min(1e-6).log() - first.clamp_min(1e-6).log()
+        values.append(torch.where(second.isfinite(), ratio, 0.0))
+    return Scores(torch.stack(values, dim=1), nearest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from monai_plan.latent import LatentInverter
 from monai_plan.release import Release, load_paths, select, stamp
 from monai_plan.utils import finished_part, load_artifact
 
-__all__ = ["AuditStage"]
+__all__ = ["AuditStage", "differencing"]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -40,6 +40,7 @@ class AuditStage:
         evaluation_file: with all figures, of the stage ``evaluate``, whose attack on classifiers is reported here too.
         inverter: projects the held-out patients as the training images were projected.
         page_file, results_file: the page, and the same as JSON; may leave.
+        report_page: name of the page of the stage ``evaluate`` beside it, to be linked.
         gallery_dir: private folder of the most exposed patients.
         work_dir: private folder of finished parts.
         seed: of everything that is drawn.
@@ -58,6 +59,7 @@ class AuditStage:
     results_file: str | os.PathLike[str]
     gallery_dir: str | os.PathLike[str]
     work_dir: str | os.PathLike[str]
+    report_page: str | None = None
     seed: int = 0
     device: torch.device | str = "cpu"
 
@@ -76,6 +78,8 @@ class AuditStage:
         anchors = load_artifact(self.anchors_file, kind="anchors")
         paths = load_paths(self.paths_file)
         check_same_data(self.training, anchors=anchors, paths=paths)
+        who = "patients" if self.training.has_subjects else "images"
+        k = "none, for no average of patients is in it" if anchors["k"] is None else f"{anchors['k']} {who} at least"
         made = how_made(paths, anchors, has_subjects=self.training.has_subjects)
         result, exposed = audit(
             released,
@@ -83,11 +87,11 @@ class AuditStage:
             held_out,
             cache_dir=self.work_dir,
             further=self._further(paths, anchors),
-            parameters={"Made of": made["images"], "Walk": made["walk"]},
+            parameters={"k": k, "Made of": made["images"], "Walk": made["walk"]},
             seed=self.seed,
             device=self.device,
         )
-        write_audit(result, page_file=self.page_file, results_file=self.results_file)
+        write_audit(result, page_file=self.page_file, results_file=self.results_file, report_page=self.report_page)
         write_gallery(exposed, released=released, members=members, folder=self.gallery_dir)
         stamp(self.page_file, self.results_file)
 
@@ -105,7 +109,7 @@ class AuditStage:
         members, held_out = People(found, latents["subjects"]), People(self._held_out_latents(), self.test.subjects)
         rows.append(generator_row(members, held_out, points))
         if anchors["k"] is not None:
-            rows.append(_differencing(found, latents, anchors["members"], points))
+            rows.append(differencing(found, latents, anchors["members"], points))
         return rows
 
     def _held_out_latents(self) -> Tensor:
@@ -122,8 +126,16 @@ class AuditStage:
         return latents.flatten(1)
 
 
-def _differencing(found: Tensor, latents: Mapping[str, Any], members: list[list[int]], points: Tensor) -> Row:
-    """See ``differencing_row``; a patient with images of two classes counts as one in each."""
+def differencing(found: Tensor, latents: Mapping[str, Any], members: Sequence[Sequence[int]], points: Tensor) -> Row:
+    """See ``differencing_row``; a patient with images of two classes counts as one in each.
+
+    Args:
+        found: projections of the members, [N, *latent].
+        latents: of the stage ``invert``: "labels" and "subjects" of each.
+        members: the rows of ``found`` behind each average.
+        points: latents of the released images, [R, L].
+    """
+    found = found.flatten(1)
     rows: dict[tuple[int, str], list[int]] = defaultdict(list)
     for row, key in enumerate(zip(latents["labels"].tolist(), latents["subjects"], strict=True)):
         rows[key].append(row)

@@ -53,6 +53,7 @@ class EvaluateStage:
         settings: of its training.
         augment: a MONAI dictionary transform over ``"image"``, for its training.
         seeds: classifiers per row.
+        audit_page: name of the page of the stage ``audit`` beside the report, to be linked.
         report_file, results_file, table_file: the report, and the table as JSON and as Markdown; may leave.
         private_results_file: JSON with all figures and all their digits.
         figures_dir: folder of the report's pictures; may leave.
@@ -83,6 +84,7 @@ class EvaluateStage:
     figures_dir: str | os.PathLike[str]
     private_figures_dir: str | os.PathLike[str]
     work_dir: str | os.PathLike[str]
+    audit_page: str | None = None
     seed: int = 0
     device: torch.device | str = "cpu"
 
@@ -131,6 +133,7 @@ class EvaluateStage:
             real_samples=_samples(training.images, training.labels, names),
             parameters=self._parameters(paths, anchors, released),
             sections=sections,
+            audit_page=self.audit_page,
             made=f"Images made by {released.name} (method: PLAN, Pennisi et al., MICCAI 2023, arXiv 2307.02984)",
         )
         write_text(self.private_results_file, evaluation.to_json() + "\n")

@@ -18,6 +18,7 @@ from stage_fakes import (
 from torch import nn
 
 from monai_plan.bundle import memory
+from monai_plan.bundle.quickstart import bundle_path
 from monai_plan.bundle.stages import CheckStage
 from monai_plan.latent import LatentInverter, LatentWalk
 from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
@@ -116,13 +117,17 @@ def test_a_class_without_a_name(case, tmp_path, monkeypatch):
 def test_memory_that_is_not_there_is_known_before(case, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     check(tmp_path, training=case.dataset)
-    assert re.search(r"in GiB: check 0\.59, train 0\.\d\d, .*, synthesize 0\.59, evaluate 0\.\d\d$", caplog.text, re.M)
+    assert re.search(r"in GiB: check 0\.59, train 0\.\d\d, .*, synthesize 0\.59, evaluate 0\.\d\d, audit 0\.\d\d$",
+                     caplog.text, re.M)  # fmt: skip
+    stages = json.loads((bundle_path("chest_xray_plan") / "configs" / "stages.json").read_text())["stages"]
+    told = re.search("in GiB: (.*)", caplog.text)[1]
+    assert re.findall(r"(\w+) [\d.]+", told) == [stage["name"] for stage in stages]
     for options, id in (
         ({"batch_size": 10**9}, "train needs about .* lower batch_size, which is 1000000000, or img_size"),
         ({"inversion_batch_size": 10**9}, "invert needs about .* lower inversion_batch_size"),
         ({"classifier_batch_size": 10**9}, "train_identity needs about .* lower inversion_starts or img_size"),
         ({"points_per_batch": 10**9}, "walk needs about .* lower points_per_batch"),
-        ({"num_images": 10**9}, "synthesize needs about .* lower num_images"),
+        ({"num_images": 10**9}, "anchors needs about .* lower num_images"),
     ):
         with pytest.raises(ConfigError, match=id):
             check(tmp_path, training=case.dataset, options=OPTIONS | options)
