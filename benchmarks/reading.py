@@ -67,7 +67,7 @@ def ours(datalist: Path, *, resized: bool) -> torch.Tensor:
 
 
 def _mean(data: dict) -> dict:
-    return {"image": data["image"].as_tensor().mean().reshape(1, 1, 1) / 255.0}
+    return {"image": torch.as_tensor(data["image"]).float().mean().reshape(1, 1, 1) / 255.0}
 
 
 def _checked(datalist: Path, transform: Compose, *, size: tuple[int, int]) -> CheckedDataset:
