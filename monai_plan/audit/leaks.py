@@ -99,6 +99,7 @@ def generator_row(members: People, held_out: People, released: Tensor) -> Row:
             else "If the generator leaks, this attack does not tell who took part; others may. Keep it private."
         ),
         figures={"area": area.value, "area_low": area.low, "area_high": area.high},
+        told_by_generator=found,
     )
 
 
@@ -154,4 +155,5 @@ def differencing_row(people: People, labels: Sequence[int], groups: Sequence[Seq
             else "If the generator leaks, who knows all patients behind an average but one does not find the last one."
         ),
         figures={"rate": share.value, "rate_low": share.low, "rate_high": share.high, "guess": guess},
+        told_by_generator=found,
     )

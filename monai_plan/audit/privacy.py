@@ -70,7 +70,9 @@ class Audit:
             "No answer": "{} gave no answer; what the others did not find may be there.",
             "Nothing found": "The attacks found nothing, and would have found what each row says. It is no proof.",
         }[self.verdict]
-        return said.format(" and ".join(named))
+        told = [row.title for row in self.rows if row.told_by_generator]
+        kept = f" Keep the generator private: with it, {' and '.join(told)} tells of patients." if told else ""
+        return said.format(" and ".join(named)) + kept
 
     def row(self, name: str) -> Row:
         """The row of this name.

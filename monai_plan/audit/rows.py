@@ -39,6 +39,7 @@ class Row:
         verdict: "Alarm", "Attention", "Nothing found" or "No answer".
         sentence: the verdict in full.
         figures: by name, for JSON and ``--fail-on``; None where there is no value.
+        told_by_generator: whether it found somebody, of an attack that needs the generator: no verdict on the release.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Row:
     verdict: str
     sentence: str
     figures: dict[str, float | None]
+    told_by_generator: bool = False
 
 
 def copy_row(attack: CopyAttack, found: CopyFindings) -> Row:

@@ -46,6 +46,7 @@ def test_who_has_the_generator_tells_members_of_a_release_made_of_them():
     strangers = generator_row(members, held_out, points(60, 3))
     assert strangers.figures["area_low"] < 0.5 < strangers.figures["area_high"]
     assert strangers.verdict == told.verdict == "If the generator leaks"
+    assert (told.told_by_generator, strangers.told_by_generator) == (True, False)
 
 
 def test_several_projections_of_a_patient_count_once():
@@ -65,6 +66,7 @@ def test_the_last_one_of_an_average_is_found_if_it_is_released():
     strangers = differencing_row(latents, [0] * 40, groups, points(8, 1) / 5**0.5)
     assert strangers.figures["rate"] < 0.2
     assert "does not find" in strangers.sentence
+    assert (found.told_by_generator, strangers.told_by_generator) == (True, False)
 
 
 def test_an_average_does_not_mix_classes():

@@ -109,6 +109,15 @@ def test_the_gravest_row_is_the_reports_verdict():
     assert replace(AUDIT, rows=()).verdict == "No answer"
 
 
+def test_the_summary_names_what_the_generator_tells():
+    leak = replace(ROW, title="All but one", verdict="If the generator leaks", told_by_generator=True)
+    told = replace(AUDIT, rows=(ROW, leak))
+    assert told.verdict == "Nothing found"
+    assert told.summary.endswith("Keep the generator private: with it, All but one tells of patients.")
+    silent = replace(AUDIT, rows=(ROW, replace(leak, told_by_generator=False)))
+    assert "generator" not in silent.summary
+
+
 @pytest.mark.parametrize("condition", ["p<0.05", "copies.p", "copies.p=0.05", "copies.p<x", ""])
 def test_a_condition_that_cannot_be_read_is_refused_before_the_work(condition):
     with pytest.raises(ConfigError, match=r"write ROW\.FIGURE"):
