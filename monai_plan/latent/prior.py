@@ -108,9 +108,9 @@ class PriorAnchors:
             ConfigError: if a class is none of G's.
             TrainingError: if all draws of a class are too near to a real image.
         """
-        classes = max(self.generator.num_classes, 1)
+        classes = self.generator.num_classes  # 0: unconditional, and φ_class alone decides
         for label in wanted:
-            if not 0 <= label < classes:
+            if classes and not 0 <= label < classes:
                 raise ConfigError(f"anchors of class {label} are wanted, but G has the classes 0 to {classes - 1}.")
         with frozen(self.generator, self.identity_net, self.class_net):
             chosen = {label: self._of_class(label, n, patients, far) for label, n in sorted(wanted.items())}

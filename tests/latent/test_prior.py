@@ -157,3 +157,18 @@ def test_a_class_that_phi_class_does_not_know_is_filled_by_the_surest(caplog):
     assert (of_class[sure:].diff() <= 1e-5).all()
     assert f"φ_class is sure of {sure}, and 0 of these are too near" in caplog.text
     assert f"so {10 - sure} of 10 points" in caplog.text
+
+
+def test_of_an_unconditional_generator_phi_class_alone_chooses():
+    generator = FakeGenerator(2)
+    identity_net, class_net = fake_classifier(2, 10), fake_classifier(2, 2, seed=1)
+    with torch.no_grad(), frozen(generator, class_net):
+        z = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+        odds = class_net(generator.synthesis(generator.mapping(z)).clamp(-1, 1)).diff(dim=1)
+    class_net[-1].bias.data[1] -= odds.median()  # half of the draws are of either class
+    settings = SelectionSettings(candidates=6, min_class_probability=0.5)
+    make = PriorAnchors(generator, identity_net, class_net, settings=settings)
+    anchors = make({0: 5, 1: 5}, patients=torch.zeros(1, 6))
+    assert anchors.labels.tolist() == [0] * 5 + [1] * 5
+    assert anchors.less_sure == 0
+    assert (judged(generator, [identity_net, class_net], anchors)[0] >= 0.5).all()
