@@ -175,13 +175,15 @@ class _References(HTMLParser):
         self.targets += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
 
 
-def test_the_report_is_one_file(finished: Path) -> None:
-    page = (finished / "release" / "report.html").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("name", "pictures", "other"), [("report", 1, "audit"), ("audit", 0, "report")])
+def test_either_page_is_one_file(name: str, pictures: int, other: str, finished: Path) -> None:
+    """It loads nothing, and leads to the other page alone."""
+    page = (finished / "release" / f"{name}.html").read_text(encoding="utf-8")
     seen = _References()
     seen.feed(page)
-    assert seen.tags["img"] == 1
+    assert seen.tags["img"] == pictures
     assert not seen.tags.keys() & {"script", "link", "iframe", "object", "embed"}
-    assert all(target.startswith("data:image/png;base64,") for target in seen.targets)
+    assert {target for target in seen.targets if not target.startswith("data:image/png;base64,")} == {f"{other}.html"}
     assert "@import" not in page
     assert "url(" not in page
 
