@@ -6,7 +6,6 @@ import datetime
 import os
 from pathlib import Path
 
-import jinja2
 import torch
 
 from monai_plan import __version__
@@ -14,6 +13,7 @@ from monai_plan.audit.figures import image_panel, new_figure, png_of, show_panel
 from monai_plan.audit.findings import ALARM, CopyFindings
 from monai_plan.audit.privacy import Audit, rounded
 from monai_plan.audit.reading import ReadImages
+from monai_plan.audit.templates import page_template
 from monai_plan.utils import atomic_path, read_json, write_json, write_text
 
 __all__ = ["verdict_line", "write_audit", "write_gallery"]
@@ -36,14 +36,7 @@ def write_audit(
         results_file: ``*.json``.
         report_page: name of the page on utility beside this one, to be linked; None: there is none.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("monai_plan.audit", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("audit.html.j2").render(
+    page = page_template("audit.html.j2").render(
         audit=audit,
         report_page=report_page,
         date=datetime.date.today().isoformat(),

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 from torch import Tensor
 
 from monai_plan.audit.evaluation import Evaluation
 from monai_plan.audit.figures import image_sheet, png_of
+from monai_plan.audit.templates import page_template
 from monai_plan.utils import ConfigError, atomic_path, write_text
 
 __all__ = ["Section", "write_report"]
@@ -103,15 +103,7 @@ def write_report(
         folder = figures_dir if section.released else private_figures_dir
         with atomic_path(Path(folder) / f"{section.name}.png") as temporary:
             temporary.write_bytes(section.picture)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("monai_plan.audit", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["zip"] = zip
-    page = environment.get_template("report.html.j2").render(
+    page = page_template("report.html.j2").render(
         evaluation=evaluation,
         judged=judged,
         made=made,
