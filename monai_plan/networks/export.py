@@ -39,7 +39,7 @@ class OneInputGenerator(StyleGAN2Generator):
         """
         training = self.training
         try:
-            example = self.synthesis.blocks[0].const.new_zeros(2, self.z_dim + self.num_classes)
+            example = torch.zeros(2, self.z_dim + self.num_classes, device=self.mapping.w_avg.device)
             return _Scriptable(torch.jit.trace(self.eval(), example, check_trace=False))
         finally:
             self.train(training)

@@ -9,7 +9,6 @@ from monai_plan.bundle.stages.anchors import AnchorsStage
 from monai_plan.bundle.stages.audit import AuditStage
 from monai_plan.bundle.stages.check import CheckStage
 from monai_plan.bundle.stages.evaluate import EvaluateStage
-from monai_plan.bundle.stages.evaluate_paper import EvaluatePaperStage
 from monai_plan.bundle.stages.invert import InvertStage, reproduction_distances
 from monai_plan.bundle.stages.synthesize import SynthesizeStage
 from monai_plan.bundle.stages.train import TrainStage
@@ -22,7 +21,6 @@ __all__ = [
     "AnchorsStage",
     "AuditStage",
     "CheckStage",
-    "EvaluatePaperStage",
     "EvaluateStage",
     "InvertStage",
     "SynthesizeStage",

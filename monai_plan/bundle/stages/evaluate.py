@@ -23,7 +23,7 @@ from monai_plan.networks import LatentDecoder
 from monai_plan.release import Release, load_paths, select, stamp, synthesize_images
 from monai_plan.utils import load_artifact, write_text
 
-__all__ = ["EvaluateStage", "straight_paths"]
+__all__ = ["EvaluateStage"]
 
 SAMPLES_SHOWN = 16
 SELECTION = "selection"
@@ -115,7 +115,7 @@ class EvaluateStage:
             augment=self.augment,
             device=self.device,
         )
-        straight = straight_paths(paths["paths"]) if walked else None
+        straight = _straight(paths) if walked else None
         evaluation = evaluate([*self._to_compare(paths, straight), released], inputs)
         held_out = evaluation.row("real").results["distance"]["mean"]
         sections = []
@@ -183,9 +183,10 @@ class EvaluateStage:
         }
 
 
-def straight_paths(paths: Tensor) -> Tensor:
-    """[P, T, *latent] → the straight paths between the same ends, of the same shape."""
-    return torch.stack([linear_path(path[0], path[-1], paths.shape[1]) for path in paths])
+def _straight(paths: Mapping[str, Any]) -> Tensor:
+    """[P, T, *latent], the straight paths between the same ends."""
+    num_points = paths["paths"].shape[1]
+    return torch.stack([linear_path(path[0], path[-1], num_points) for path in paths["paths"]])
 
 
 def _samples(images: Images, labels: Tensor, names: Mapping[int, str]) -> dict[str, Tensor]:

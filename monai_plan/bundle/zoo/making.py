@@ -43,7 +43,6 @@ class BundleRecipe:
         ids: config id → value, in every config that has the id.
         about, data, performance: paragraphs of the README, in Markdown.
         data_license: text of ``docs/data_license.txt``.
-        paper_stage: whether the paper's table is a stage of ``monai-plan run``, and not only a config.
         weights_of: what weights were made of, in a sentence; None: the bundle has none.
     """
 
@@ -60,7 +59,6 @@ class BundleRecipe:
     performance: str
     data_license: str
     ids: Mapping[str, Any] = field(default_factory=dict)
-    paper_stage: bool = False
     weights_of: str | None = None
 
 
@@ -142,19 +140,7 @@ def _configs(recipe: BundleRecipe, folder: Path) -> dict[str, dict[str, Any]]:
     for name, config in configs.items():
         if name not in _NO_ID:
             config.update({id: value for id, value in ids.items() if id in config})
-    if recipe.paper_stage:
-        configs["stages.json"]["stages"].append(_paper_stage(configs["stages.json"]["stages"]))
     return configs
-
-
-def _paper_stage(stages: list[dict[str, Any]]) -> dict[str, Any]:
-    (anchors,) = (stage for stage in stages if stage["name"] == "anchors")
-    return {
-        "name": "evaluate_paper",
-        "config": ["common.json", "evaluate.json", "evaluate_paper.json"],
-        "reads": anchors["reads"],
-        "writes": ["private/paper.json", "private/paper.md"],
-    }
 
 
 def _state_dict(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -45,8 +45,7 @@ def bundle_folder(bundle: str | os.PathLike[str]) -> Path:
         ConfigError: if a word is given that is neither.
     """
     folder = Path(bundle)
-    named = isinstance(bundle, str) and folder.name == bundle and bundle not in (".", "..")
-    if named and not (folder / "configs").is_dir():
+    if isinstance(bundle, str) and re.fullmatch(r"\w+", bundle) and not (folder / "configs").is_dir():
         return bundle_path(bundle)
     return folder
 

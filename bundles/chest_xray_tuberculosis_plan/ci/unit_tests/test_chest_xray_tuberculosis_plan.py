@@ -1,4 +1,4 @@
-"""Unit test of the bundle chest_xray_tuberculosis_plan, in the form of the model zoo's ``ci/unit_tests``: python -m unittest FILE."""
+"""Unit test of chest_xray_tuberculosis_plan, in the form of the model zoo's: python -m unittest FILE."""
 
 import os
 import shutil
