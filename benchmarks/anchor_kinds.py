@@ -1,6 +1,6 @@
 """What should leave: averages of patients or points of G's own, walked or straight, chosen or not. One table decides.
 
-    python benchmarks/anchor_kinds.py OUT --overrides bundles/chest_xray_plan/configs/quickstart.json --work_dir KINDS
+    python benchmarks/anchor_kinds.py OUT --bundle_root bundles/phantom_plan --work_dir KINDS
 
 takes the networks, latents and data of a finished run (up to the stage ``train_class``), and makes as many images as
 there are real ones by each way, all through the same final check, each by the run's own stages:

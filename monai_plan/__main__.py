@@ -187,6 +187,37 @@ def _tell_verdict(output_dir: str) -> None:
         print(f"Privacy audit: {verdict_line(release / 'audit.json')}\n  see {release / 'audit.html'}")
 
 
+def _bundles() -> None:
+    from monai_plan.bundle.zoo import bundles
+    from monai_plan.utils import read_json
+
+    for name, folder in bundles().items():
+        metadata = read_json(folder / "configs" / "metadata.json")
+        weights = "with weights" if (folder / "models" / "model.pt").is_file() else "no weights"
+        print(f"{name} {metadata['version']}, {weights}: {metadata['task']}\n  {folder}")
+
+
+def _new_bundle(name: str, dataset_dir: str, **options: Any) -> int:
+    from monai_plan.bundle.zoo import new_bundle
+
+    folder = new_bundle(name, dataset_dir, **options)
+    print(f"wrote {folder}\n  to run: monai-plan run {folder} --dataset_dir {dataset_dir} --output_dir OUT")
+    return _verify_bundle(str(folder))
+
+
+def _verify_bundle(bundle: str, dataset_dir: str | None = None) -> int:
+    from monai_plan.bundle.zoo import bundle_folder, verify_bundle
+
+    folder = bundle_folder(bundle)
+    found = verify_bundle(folder, dataset_dir=dataset_dir)
+    for finding in found:
+        print(f"  {finding}")
+    errors = sum(finding.level == "error" for finding in found)
+    verdict = f"{errors} errors" if errors else "the model zoo's checks pass"
+    print(f"{folder.name}: {verdict}, {len(found) - errors} warnings.")
+    return 2 if errors else 0
+
+
 def _phantoms(output_dir: str, img_size: list[int] | None = None, **options: Any) -> None:
     from monai_plan.data import make_phantoms
 
@@ -259,7 +290,10 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
         "run all stages of a bundle on a data set; finished stages are skipped",
         _run,
         {
-            "bundle_root": ("folder of the bundle; put it before the options", _PATH | {"metavar": "BUNDLE"}),
+            "bundle_root": (
+                "name of a bundle (monai_plan bundles), or its folder; put it before the options",
+                _PATH | {"metavar": "BUNDLE"},
+            ),
             "--dataset_dir": ("folder of the data set, with datalist.json in it", _NEEDED | {"metavar": "DIR"}),
             "--output_dir": (
                 "folder to write to: private/ (never share it) and release/; give the same one to go on",
@@ -270,6 +304,29 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
                 {"action": "store_true"},
             ),
             "--only": ("run these stages only; what they read must be there", {"nargs": "+", "metavar": "STAGE"}),
+        },
+    ),
+    "bundles": ("list the bundles that come with monai_plan, and where they lie", _bundles, {}),
+    "new-bundle": (
+        "write a complete bundle for your data, in the model zoo's form: classes and sizes are read from it",
+        _new_bundle,
+        {
+            "name": ("of the bundle, such as knee_mri_plan", {"metavar": "NAME"}),
+            "--dataset_dir": ("folder of the data set, with datalist.json in it", _NEEDED | {"metavar": "DIR"}),
+            "--output_dir": ("folder to write NAME to (default: here)", _PATH | {"metavar": "DIR"}),
+            "--img_size": ("elements of each axis (default: from the data, at most 64)", _INT | {"nargs": "+"}),
+        },
+    ),
+    "verify-bundle": (
+        "say what the model zoo's checks would of a bundle, off line, and whether a file of it derives from patients; "
+        "this runs its configs",
+        _verify_bundle,
+        {
+            "bundle": ("its folder, or a name", _PATH | {"metavar": "BUNDLE"}),
+            "--dataset_dir": (
+                "data for its train.json (default: a stand-in, for bundles of this form)",
+                _PATH | {"metavar": "DIR"},
+            ),
         },
     ),
     "phantoms": (
