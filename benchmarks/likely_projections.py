@@ -2,7 +2,7 @@
 
     python benchmarks/likely_projections.py OUT --every 2 --ways w:0:0.2 w:0.003:0.2 white:0:0.5 white:0.03:0.3
 
-takes G, encoder and data of a finished run, projects one of ``--every`` training images by each way, and prints how near
+takes G, encoder and data of a finished run, projects one of ``--every`` training images each way, and prints how near
 the reconstructions come, how likely w is, and what becomes of reconstructions and of averages. A way is
 COORDINATES:WEIGHT:RATE. With Σ the covariance of mapping(z, y) within the class and m² = (w − w̄_y)ᵀ Σ⁻¹ (w − w̄_y)/w_dim,
 1 on average for what the mapping makes, it minimises d(w, x) + WEIGHT · m² by Adam at RATE, in the coordinates "w", or
