@@ -240,10 +240,14 @@ def _datalist(kind: str, **options: Any) -> None:
     print(f"wrote {builders[kind](source, **options)}")
 
 
-def _audit(release: str, real: str, fail_on: Sequence[str] = (), **options: Any) -> int:
+def _audit(release: str, real: str, fail_on: Sequence[str] = (), generator: str | None = None, **options: Any) -> int:
     from monai_plan.audit.command import audit_release, check_conditions, failures
 
     check_conditions(fail_on)
+    if generator is not None:
+        from monai_plan.bundle.projector import FileProjector
+
+        options["projector"] = FileProjector(generator, seed=options.get("seed", 0))
     result = audit_release(release, real, **options)
     print(f"{result.verdict}. {result.summary}")
     for row in result.rows:
@@ -367,6 +371,11 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
                 _PATH | {"metavar": "DIR"},
             ),
             "--output": ("folder of the page (default: that of the release)", _PATH | {"metavar": "DIR"}),
+            "--generator": (
+                "the generator that made the release, model.pt: adds the attacker who has it, which is slower",
+                _PATH | {"metavar": "FILE"},
+            ),
+            "--skip_bad_images": ("leave out images that cannot be read, and say which", {"action": "store_true"}),
             "--weights": ("EfficientNet-lite0's file (default: installed)", _PATH | {"metavar": "FILE"}),
             "--seed": ("seed of all that is drawn (default: 0)", _INT),
             "--fail_on": (
