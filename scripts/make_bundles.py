@@ -19,7 +19,7 @@ from monai_plan.bundle.zoo import BundleRecipe, write_bundle
 
 FOLDER = Path(__file__).parents[1] / "bundles"
 PHANTOMS = "phantom_plan"
-VERSIONS = {  # what the bundles were run with; those of constraints.txt
+VERSIONS = {  # what the bundles were run with
     "monai": "1.6.1",
     "torch": "2.13.0",
     "numpy": "2.4.6",

@@ -76,7 +76,7 @@ def new_bundle(
 def _plain(name: str) -> str:
     """The name of a class as it may stand in JSON, Markdown and a config of MONAI, which reads some signs as its
     own."""
-    return re.sub(r"[^\w .,()+-]", " ", name).strip(" $@%-") or "unnamed"
+    return " ".join(re.sub(r"[^\w .,()+-]", " ", name).split()).strip("-") or "unnamed"
 
 
 def _recipe(name: str, classes: tuple[str, ...], size: tuple[int, ...], channels: int) -> BundleRecipe:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monai_plan.bundle.zoo.check_files import check_files, check_nothing_private
+from monai_plan.bundle.zoo.check_files import check_bundle_files, check_nothing_private
 from monai_plan.bundle.zoo.check_metadata import check_metadata
 from monai_plan.bundle.zoo.check_running import check_running
 from monai_plan.bundle.zoo.findings import Finding, error
@@ -41,7 +41,7 @@ def verify_bundle(
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder: give that of a bundle, or a name that monai-plan bundles lists.")
     metadata, found = _metadata(folder)
-    found += check_files(folder)
+    found += check_bundle_files(folder)
     provenance = metadata.get("provenance", {})
     found += check_nothing_private(folder, provenance if isinstance(provenance, Mapping) else {})
     if metadata:

@@ -41,14 +41,6 @@ def test_the_bundles_are_those_of_the_recipes(script: ModuleType, tmp_path: Path
     assert different == [], "run python scripts/make_bundles.py"
 
 
-def test_the_versions_are_those_of_the_constraints(script: ModuleType) -> None:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pinned = dict(line.split("==") for line in lines if "==" in line)
-    pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
-    for name, version in script.VERSIONS.items():
-        assert pinned[name.lower().replace("_", "-")] == version, name
-
-
 def test_the_ids_of_a_recipe_are_what_people_may_set(script: ModuleType) -> None:
     """And of the kind that the template has there."""
     template: dict[str, Any] = {}
