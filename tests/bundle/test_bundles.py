@@ -257,7 +257,7 @@ NOT_NAMED = {
     "img_size", "img_channels", "num_classes", "spatial_dims", "z_dim", "w_dim", "channel_base", "channel_max",
     "backbone", "backbone_weights", "intensity", "intensity_range", "intensity_percentiles", "spacing",
     "skip_bad_images", "merge_duplicates", "perceptual", "perceptual_weights", "device", "amp", "tensorboard",
-    "use_best", "metric_images", "total_images",
+    "use_best", "metric_images", "total_images", "minutes",
 }  # fmt: skip
 
 

@@ -48,6 +48,7 @@ from monai_plan.bundle.runner.record import (
     data_digests,
     differences,
     fingerprint,
+    record_settings,
     written_differences,
 )
 from monai_plan.bundle.runner.stages_file import CACHE, Stage, check_reads, covers, feeds, load_stages
@@ -141,6 +142,8 @@ def run_bundle(
             check_reads([plan.stage], stages, output)  # again: what was released may be withdrawn by now
             if plan.datalist is not None and plan.datalist not in data:
                 data[plan.datalist] = data_digests(plan.datalist, dataset, output)
+                how = {"bundle_root": str(bundle), "dataset_dir": str(dataset), "overrides": dict(overrides or {})}
+                record_settings(output, how, data[plan.datalist], partly=only is not None)
             label = f"[{number}/{len(plans)}] {plan.stage.name}"
             outcomes.append(run.stage(plan, fingerprint(plan, data, output), label))
         run.tell_of_the_rest()
