@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from monai_plan.bundle.names import check_name
 from monai_plan.bundle.zoo.findings import Finding, error, warning
-from monai_plan.bundle.zoo.names import check_name
 from monai_plan.utils import ConfigError, file_digest
 
 __all__ = ["check_bundle_files", "check_nothing_private"]

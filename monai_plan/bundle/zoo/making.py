@@ -19,15 +19,13 @@ from typing import Any
 import jinja2
 import torch
 
+from monai_plan.bundle.names import TEMPLATE, bundle_path, check_name
 from monai_plan.bundle.zoo.metadata import make_metadata
-from monai_plan.bundle.zoo.names import bundle_path, check_name
 from monai_plan.gan import gan_defaults
 from monai_plan.networks import load_generator
 from monai_plan.utils import ConfigError, file_digest, write_tensors, write_text
 
-__all__ = ["TEMPLATE", "BundleRecipe", "write_bundle"]
-
-TEMPLATE = "chest_xray_plan"
+__all__ = ["BundleRecipe", "write_bundle"]
 _TEXTS = Path(__file__).with_name("templates")
 _NO_ID = {"metadata.json", "stages.json"}
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_plan.bundle.names import bundles, check_name
 from monai_plan.bundle.zoo.making import BundleRecipe, write_bundle
 from monai_plan.bundle.zoo.metadata import installed_versions
-from monai_plan.bundle.zoo.names import bundles, check_name
 from monai_plan.data import inspect_datalist, read_datalist
 from monai_plan.data.datalist import DATALIST_NAME
 from monai_plan.networks.stylegan2 import full_size, start_shape

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from monai_plan.bundle.gate.manifest import MANIFEST_NAME, check_manifest
 from monai_plan.bundle.zoo.check_files import check_bundle_files, check_nothing_private
 from monai_plan.bundle.zoo.check_metadata import check_metadata
 from monai_plan.bundle.zoo.check_running import check_running
-from monai_plan.bundle.zoo.findings import Finding, error
+from monai_plan.bundle.zoo.findings import Finding, error, warning
 from monai_plan.utils import ConfigError, DataError, read_json
 
 __all__ = ["Finding", "verify_bundle"]
@@ -42,13 +43,34 @@ def verify_bundle(
         raise ConfigError(f"{folder} is no folder: give that of a bundle, or a name that monai-plan bundles lists.")
     metadata, found = _metadata(folder)
     found += check_bundle_files(folder)
+    vouched, of_manifest = _check_manifest(folder)
     provenance = metadata.get("provenance", {})
-    found += check_nothing_private(folder, provenance if isinstance(provenance, Mapping) else {})
+    vouched = {**vouched, **(provenance if isinstance(provenance, Mapping) else {})}
+    found += [*of_manifest, *check_nothing_private(folder, vouched)]
     if metadata:
         found += check_metadata(metadata)
     if not any(finding.level == "error" for finding in found):
         found += check_running(folder, dataset_dir=None if dataset_dir is None else Path(dataset_dir).absolute())
     return sorted(found, key=lambda finding: finding.level != "error")
+
+
+def _check_manifest(folder: Path) -> tuple[Mapping[str, Any], list[Finding]]:
+    """What the gate vouches for in a bundle that it let out, by name; and what is not as it was then."""
+    if not (folder / MANIFEST_NAME).is_file():
+        return {}, []
+    try:
+        problems = check_manifest(folder)
+    except DataError as problem:
+        problems = [str(problem)]
+    if problems:
+        return {}, [error("manifest", text, "Take the bundle from who let it out.") for text in problems]
+    content = read_json(folder / MANIFEST_NAME)
+    made_of = f"what the gate let out as {content['kind']}"
+    vouched = {name: {"sha256": sha256, "made_of": made_of} for name, sha256 in content["files"].items()}
+    if content["kind"] != "generator":
+        return vouched, []
+    text = "the generator was trained on patients' images, and its owner took the risk of letting it out."
+    return vouched, [warning("private.generator", text, "Read docs/README.md before you pass it on.")]
 
 
 def _metadata(folder: Path) -> tuple[Mapping[str, Any], list[Finding]]:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from monai_plan.bundle.names import TEMPLATE
 from monai_plan.bundle.options import OPTIONS, check_options
 from monai_plan.bundle.zoo import BundleRecipe, bundle_path, write_bundle
-from monai_plan.bundle.zoo.making import TEMPLATE
 from monai_plan.utils import ConfigError
 
 ROOT = Path(__file__).parents[3]
