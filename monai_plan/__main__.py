@@ -322,6 +322,7 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
             "--dataset_dir": ("folder of the data set, with datalist.json in it", _NEEDED | {"metavar": "DIR"}),
             "--output_dir": ("folder to write NAME to (default: here)", _PATH | {"metavar": "DIR"}),
             "--img_size": ("elements of each axis (default: from the data, at most 64)", _INT | {"nargs": "+"}),
+            "--authors": ("who makes it, for its metadata (default: not named)", {}),
         },
     ),
     "verify-bundle": (

@@ -56,7 +56,7 @@ def test_the_ids_of_a_recipe_are_what_people_may_set(script: ModuleType) -> None
 
 
 def _recipe(**changes: Any) -> BundleRecipe:
-    texts = dict.fromkeys(("title", "task", "description", "data_source", "data_type", "modality"), "text")
+    texts = dict.fromkeys(("title", "task", "description", "data_source", "data_type", "modality", "authors"), "text")
     texts |= dict.fromkeys(("about", "data", "performance", "data_license"), "text")
     return BundleRecipe(**{"name": "a_plan", "classes": ("a", "b"), **texts, **changes})
 

@@ -38,7 +38,16 @@ def _ids(bundle: Path, file: str) -> dict[str, object]:
 
 
 def test_what_it_takes_from_the_data(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["new-bundle", "flower_plan", "--dataset_dir", str(flowers), "--output_dir", str(tmp_path)]
+    command = [
+        "new-bundle",
+        "flower_plan",
+        "--dataset_dir",
+        str(flowers),
+        "--output_dir",
+        str(tmp_path),
+        "--authors",
+        "we",
+    ]
     assert main(command) == 0
     assert "flower_plan: the model zoo's checks pass, 1 warnings." in capsys.readouterr().out
     bundle = tmp_path / "flower_plan"
@@ -47,6 +56,7 @@ def test_what_it_takes_from_the_data(flowers: Path, tmp_path: Path, capsys: pyte
         found = [ids[id] for id in ("spatial_dims", "img_channels", "num_classes", "img_size")]
         assert found == [2, 3, 3, list(inspect_datalist(flowers / "datalist.json").img_size)]
     metadata = _ids(bundle, "metadata.json")
+    assert metadata["authors"] == "we"
     assert "(no finding, rose 100, tulip)" in str(metadata["description"])
     everything = "".join(path.read_text() for path in bundle.rglob("*") if path.is_file())
     assert "ustermann" not in everything
