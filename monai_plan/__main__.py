@@ -213,7 +213,7 @@ def _verify_bundle(bundle: str, dataset_dir: str | None = None) -> int:
     for finding in found:
         print(f"  {finding}")
     errors = sum(finding.level == "error" for finding in found)
-    verdict = f"{errors} errors" if errors else "the model zoo's checks pass"
+    verdict = f"{errors} errors" if errors else "nothing that the model zoo or the gate would refuse"
     print(f"{folder.name}: {verdict}, {len(found) - errors} warnings.")
     return 2 if errors else 0
 

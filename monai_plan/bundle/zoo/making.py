@@ -119,7 +119,8 @@ def _write(
     metadata = make_metadata(
         title=recipe.title, task=recipe.task, description=recipe.description, data_source=recipe.data_source,
         data_type=recipe.data_type, modality=recipe.modality, authors=recipe.authors, z_dim=z_dim,
-        classes=recipe.classes, img_size=ids["img_size"], img_channels=ids["img_channels"], versions=versions, weights=provenance,
+        classes=recipe.classes, img_size=ids["img_size"], img_channels=ids["img_channels"],
+        versions=versions, weights=provenance,
     )  # fmt: skip
     _write_json(folder / "configs" / "metadata.json", metadata)
     _write_documents(recipe, folder, configs, metadata, aided=defaults.objective == "aided")

@@ -28,3 +28,12 @@ def test_a_released_bundle(kind: str, copied: Path, tmp_path: Path) -> None:
     changed = "configs/metadata.json was changed after the manifest was written: its SHA-256 is another one."
     assert ("manifest", changed) in errors
     assert "private.provenance" in dict(errors)
+
+
+def test_a_released_data_set(copied: Path, tmp_path: Path) -> None:
+    """It is no bundle: only the manifest is looked at."""
+    say(copied)
+    release_bundle(copied, kind="data", to=tmp_path / "Ward 7")
+    assert verify_bundle(tmp_path / "Ward 7") == []
+    (tmp_path / "Ward 7" / "README.md").write_text("mine")
+    assert [(finding.level, finding.id) for finding in verify_bundle(tmp_path / "Ward 7")] == [("error", "manifest")]

@@ -49,7 +49,7 @@ def test_what_it_takes_from_the_data(flowers: Path, tmp_path: Path, capsys: pyte
         "we",
     ]
     assert main(command) == 0
-    assert "flower_plan: the model zoo's checks pass, 1 warnings." in capsys.readouterr().out
+    assert "flower_plan: nothing that the model zoo or the gate would refuse, 1 warnings." in capsys.readouterr().out
     bundle = tmp_path / "flower_plan"
     for file in ("common.json", "train.json", "inference.json"):
         ids = _ids(bundle, file)
