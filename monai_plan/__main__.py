@@ -213,7 +213,7 @@ def _verify_bundle(bundle: str, dataset_dir: str | None = None) -> int:
     for finding in found:
         print(f"  {finding}")
     errors = sum(finding.level == "error" for finding in found)
-    verdict = f"{errors} errors" if errors else "the model zoo's checks pass"
+    verdict = f"{errors} errors" if errors else "nothing that the model zoo or the gate would refuse"
     print(f"{folder.name}: {verdict}, {len(found) - errors} warnings.")
     return 2 if errors else 0
 
@@ -326,6 +326,7 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
             "--dataset_dir": ("folder of the data set, with datalist.json in it", _NEEDED | {"metavar": "DIR"}),
             "--output_dir": ("folder to write NAME to (default: here)", _PATH | {"metavar": "DIR"}),
             "--img_size": ("elements of each axis (default: from the data, at most 64)", _INT | {"nargs": "+"}),
+            "--authors": ("who makes it, for its metadata (default: not named)", {}),
         },
     ),
     "verify-bundle": (

@@ -16,8 +16,7 @@ from monai.bundle import ConfigWorkflow
 
 from monai_plan.bundle.gate.audited import Audited
 from monai_plan.bundle.gate.card import classifier_card, data_card, generator_card
-from monai_plan.bundle.quickstart import BUNDLE
-from monai_plan.bundle.zoo import bundle_path
+from monai_plan.bundle.names import TEMPLATE, bundle_path
 from monai_plan.data.writers import image_suffix
 from monai_plan.networks import StyleGAN2Generator, load_generator
 from monai_plan.release import load_paths, select
@@ -106,7 +105,7 @@ def write_generator(audited: Audited, folder: Path, *, name: str, authors: str) 
             task="Synthesis of images, and the points of its latent space whose images were checked",
             description="A StyleGAN2 that was trained on patients' images: what it makes beyond the points that come "
             "with it was checked by nobody.",
-            needs=("monai_plan", "pytorch-ignite"),
+            needs=("pytorch-ignite",),
             inputs=latent,
             outputs=_image(audited, [-1, 1]),
         ),
@@ -254,7 +253,7 @@ def _write_common(audited: Audited, folder: Path, card: str) -> None:
         "The images behind this bundle are synthetic. Whoever releases it says on which terms they and the weights may "
         "be used; nothing is granted here but what LICENSE grants for the configs.\n",
     )
-    shutil.copyfile(bundle_path(BUNDLE) / "LICENSE", folder / "LICENSE")
+    shutil.copyfile(bundle_path(TEMPLATE) / "LICENSE", folder / "LICENSE")
     shutil.copyfile(_TEMPLATES / "logging.conf", folder / "configs" / "logging.conf")
     (folder / "audit").mkdir()
     for file in _AUDIT:
