@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from monai_plan import __version__
 from monai_plan.audit.attacks import Embedder, People, registered_attacks
@@ -20,6 +19,7 @@ from monai_plan.audit.reading import ReadImages
 from monai_plan.audit.rows import CATEGORIES, Row, copy_row
 from monai_plan.metrics import PerceptualEmbedding, RandomFeatureEmbedding
 from monai_plan.metrics.efficientnet import EfficientNetLite0Embedding
+from monai_plan.progress import Progress
 from monai_plan.utils import ConfigError
 
 __all__ = ["SCHEMA_VERSION", "Audit", "audit", "shortlist_embedding"]
@@ -174,7 +174,7 @@ def audit(
     embedders = {"copies": None if shortlist is None else Embedder(shortlist, device=device)}
     people = [People(side.images, side.subjects) for side in (members, held_out)]
     rows, found = [], {}
-    for attack in tqdm(registered_attacks(), desc="audit", disable=not progress):
+    for attack in Progress(registered_attacks(), desc="audit", disable=not progress):
         played = attack(embedder=embedders.get(attack.name, distances))
         found[attack.name] = find_copies(
             played,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from monai_plan.bundle.runner import run_bundle
@@ -29,14 +30,17 @@ def bundle_path(name: str) -> Path:
     raise FileNotFoundError(f"monai_plan was installed without the bundle {name}: install it again.")
 
 
-def quickstart(output_dir: str | os.PathLike[str], *, seed: int = 0) -> None:
-    """Make phantoms, run all stages of the bundle on them at a small size, and say where the results are.
+def quickstart(
+    output_dir: str | os.PathLike[str], *, seed: int = 0, echo: Callable[[str], object] = print, quiet: bool = False
+) -> None:
+    """Make phantoms, and run all stages of the bundle on them at a small size.
 
     Started again on the same folder it goes on where it was stopped.
 
     Args:
         output_dir: gets ``data/`` (the phantoms, in the role of the patients), ``private/`` and ``release/``.
         seed: of the phantoms and of everything that is drawn.
+        echo, quiet: see ``run_bundle``.
     """
     start = time.monotonic()
     output = Path(output_dir).absolute()
@@ -48,11 +52,6 @@ def quickstart(output_dir: str | os.PathLike[str], *, seed: int = 0) -> None:
         num_test_subjects=NUM_TEST_SUBJECTS,
         seed=seed,
     )
-    overrides = json.loads((bundle / "configs" / "quickstart.json").read_text(encoding="utf-8"))
-    run_bundle(bundle, dataset_dir=output / "data", output_dir=output, overrides={**overrides, "seed": seed})
-    print(
-        f"Done in {(time.monotonic() - start) / 60:.1f} minutes.\n"
-        f"  report:              {output / 'release' / 'report.html'}\n"
-        f"  synthetic data set:  {output / 'release' / 'datalist.json'}\n"
-        f"  real and synthetic:  {output / 'private' / 'figures' / 'real_and_synthetic.png'}"
-    )
+    overrides = {**json.loads((bundle / "configs" / "quickstart.json").read_text(encoding="utf-8")), "seed": seed}
+    run_bundle(bundle, dataset_dir=output / "data", output_dir=output, overrides=overrides, echo=echo, quiet=quiet)
+    echo(f"done in {(time.monotonic() - start) / 60:.1f} minutes")
