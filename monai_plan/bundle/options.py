@@ -62,6 +62,7 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "backbone": ("pretrained features that aid the discriminator", one_of(*BACKBONES)),
     "backbone_weights": ("file of their weights", or_none(text)),
     "feature_size": ("pixels of the images that they see", or_none(whole(1))),
+    "minutes": ("wall clock of the GAN's training, in place of total_images", or_none(_ABOVE_0)),
     "total_images": ("real images shown in all", whole(1)),
     "epoch_images": ("real images between two checkpoints", whole(1)),
     "batch_size": ("images of a step", whole(1)),
@@ -74,7 +75,7 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "ema_half_life": ("of the moving average, in images", _ABOVE_0),
     "amp": ("bfloat16; None where it is fast", or_none(switch)),
     "metric_images": ("images between two measurements of G", whole(1)),
-    "use_best": ("go on with the best G that was measured, not the last", switch),
+    "use_best": ("go on with the best G that was measured, or the last", switch),
     "tensorboard": ("write its logs; None if it is installed", or_none(switch)),
     # the encoder and the inversion
     "encoder_layers": ("blocks of each level", _LEVELS),

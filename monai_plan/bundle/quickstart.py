@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -11,23 +10,10 @@ from pathlib import Path
 from monai_plan.bundle.runner import run_bundle
 from monai_plan.data import make_phantoms
 
-__all__ = ["bundle_path", "quickstart"]
+__all__ = ["quickstart"]
 
-BUNDLE = "chest_xray_plan"
+BUNDLE = "phantom_plan"
 NUM_SUBJECTS, NUM_TEST_SUBJECTS = 120, 40
-
-
-def bundle_path(name: str) -> Path:
-    """The folder of a bundle that comes with monai_plan, in a checkout or an installed package.
-
-    Raises:
-        FileNotFoundError: if there is none of this name.
-    """
-    package = Path(__file__).parents[1]
-    for folder in (package / "bundles", package.parent / "bundles"):
-        if (folder / name / "configs").is_dir():
-            return folder / name
-    raise FileNotFoundError(f"monai_plan was installed without the bundle {name}: install it again.")
 
 
 def quickstart(
@@ -44,7 +30,6 @@ def quickstart(
     """
     start = time.monotonic()
     output = Path(output_dir).absolute()
-    bundle = bundle_path(BUNDLE)
     make_phantoms(
         output / "data",
         img_size=32,
@@ -52,6 +37,6 @@ def quickstart(
         num_test_subjects=NUM_TEST_SUBJECTS,
         seed=seed,
     )
-    overrides = {**json.loads((bundle / "configs" / "quickstart.json").read_text(encoding="utf-8")), "seed": seed}
-    run_bundle(bundle, dataset_dir=output / "data", output_dir=output, overrides=overrides, echo=echo, quiet=quiet)
+    overrides = {"seed": seed}
+    run_bundle(BUNDLE, dataset_dir=output / "data", output_dir=output, overrides=overrides, echo=echo, quiet=quiet)
     echo(f"done in {(time.monotonic() - start) / 60:.1f} minutes")

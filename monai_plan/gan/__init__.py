@@ -5,6 +5,7 @@ from monai_plan.gan.augment import AdaptiveStrength, DifferentiableAugment
 from monai_plan.gan.defaults import GANDefaults, gan_defaults
 from monai_plan.gan.loader import ResidentLoader
 from monai_plan.gan.losses import OBJECTIVES, GANObjective, gan_objective
+from monai_plan.gan.outlook import Outlook, outlook
 from monai_plan.gan.projected import ProjectedDiscriminator, frozen_features
 from monai_plan.gan.trainer import StyleGAN2Trainer, bf16_is_fast
 from monai_plan.gan.watch import BestGenerator, GANProgressBar, SampleSheetHandler, summary_writer
@@ -18,6 +19,7 @@ __all__ = [
     "GANDefaults",
     "GANObjective",
     "GANProgressBar",
+    "Outlook",
     "ProjectedDiscriminator",
     "ResidentLoader",
     "SampleSheetHandler",
@@ -27,5 +29,6 @@ __all__ = [
     "gan_defaults",
     "gan_discriminator",
     "gan_objective",
+    "outlook",
     "summary_writer",
 ]

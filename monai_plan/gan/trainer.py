@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -41,6 +42,7 @@ class StyleGAN2Trainer(Trainer):
 
     Every draw of an iteration comes from (seed, iteration, rank), for which the global random state of torch is set: a
     training that is continued equals one that never stopped, bit for bit on the CPU, if the loader keeps its place too.
+    One that is limited by time ends with an epoch: it equals one of as many epochs.
 
     Under ``torch.distributed`` each rank draws its own batch, and gradients, running means and losses are averaged in
     one message per step: R1 differentiates twice, which DistributedDataParallel does not allow for.
@@ -49,7 +51,7 @@ class StyleGAN2Trainer(Trainer):
 
     Args:
         device: where to train; the networks must be there already.
-        max_epochs: number of epochs of ``epoch_length`` iterations.
+        max_epochs: number of epochs of ``epoch_length`` iterations; with ``minutes`` these decide.
         train_data_loader: yields {"image": [B, C, *spatial] in [-1, 1], "label": [B]}.
         generator: see ``StyleGAN2Generator``; unconditional if its ``num_classes`` is 0.
         ema: a copy of the generator that takes its exponential moving average; what is used afterwards.
@@ -66,12 +68,15 @@ class StyleGAN2Trainer(Trainer):
         r1_interval: iterations between two R1 terms.
         r2_weight: γ on generated images, at the same iterations; 0 switches it off.
         ema_half_life: half-life of the moving average, in images; at most ``ema_rampup`` times the images seen.
+        minutes: of wall clock, handlers included, after which to end, with the epoch that comes nearest to it and at
+            least one; what ended before the last checkpoint with ``minutes`` counts. None: ``max_epochs`` decides.
         amp: bfloat16 autocast; by default where ``bf16_is_fast``. R1 and R2 are computed in float32.
         seed: of all draws.
         train_handlers: MONAI or Ignite handlers.
 
     Raises:
-        ConfigError: if the loader yields no batch, or the objective is not known or not one for the discriminator.
+        ConfigError: if the loader yields no batch, ``minutes`` is not above 0, or the objective is not known or not one
+            for the discriminator.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class StyleGAN2Trainer(Trainer):
         r2_weight: float = 0.0,
         ema_half_life: float = 10_000,
         ema_rampup: float = 0.05,
+        minutes: float | None = None,
         amp: bool | None = None,
         seed: int = 0,
         train_handlers: Sequence[Any] = (),
@@ -104,6 +110,8 @@ class StyleGAN2Trainer(Trainer):
             raise ConfigError(
                 "the training data loader yields no batch: the data set has fewer images than batch_size; lower it."
             )
+        if minutes is not None and not minutes > 0:
+            raise ConfigError(f"minutes is {minutes}, but must be above 0, or None to train max_epochs epochs.")
         device = torch.device(device)
         self.generator, self.discriminator = generator, discriminator
         self.g_optimizer, self.d_optimizer = g_optimizer, d_optimizer
@@ -134,8 +142,13 @@ class StyleGAN2Trainer(Trainer):
         )
         self.state.finite = torch.ones([], dtype=torch.bool, device=device)
         self.state.images_seen = 0
-        self.state_dict_user_keys.append("images_seen")  # goes into checkpoints with the engine
+        self.state.seconds, self.state.seconds_of = 0.0, 0  # and of how many iterations, where minutes are given
+        self.state_dict_user_keys.extend(["images_seen", "seconds", "seconds_of"])  # go into checkpoints
         self.add_event_handler(Events.STARTED, _start_alike)  # after the handler that loads a checkpoint
+        if minutes is not None:
+            self.add_event_handler(Events.STARTED, _start_the_clock, 60 * minutes)
+            self.add_event_handler(Events.ITERATION_COMPLETED, _count_the_time)
+            self.add_event_handler(Events.EPOCH_COMPLETED, _plan_the_end, 60 * minutes)
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Tensor]:
         torch.manual_seed(derive_seed(self.seed, "iteration", self.state.iteration, idist.get_rank()))
@@ -218,6 +231,28 @@ def _start_alike(engine: StyleGAN2Trainer) -> None:
         for network in (engine.generator, engine.ema, engine.discriminator):
             for tensor in network.state_dict().values():
                 tensor.copy_(idist.broadcast(tensor, src=0))
+
+
+def _start_the_clock(engine: StyleGAN2Trainer, seconds: float) -> None:
+    engine.state.counted_at = time.perf_counter()
+    _plan_the_end(engine, seconds)
+
+
+def _count_the_time(engine: StyleGAN2Trainer) -> None:
+    """Add what passed since the iteration before, the handlers of that included."""
+    now = time.perf_counter()
+    engine.state.seconds += now - engine.state.counted_at
+    engine.state.seconds_of += 1
+    engine.state.counted_at = now
+
+
+def _plan_the_end(engine: StyleGAN2Trainer, seconds: float) -> None:
+    """Let as many epochs follow as bring the end nearest to ``seconds``, on all ranks as many; one to take the time."""
+    state, epochs = engine.state, 1
+    if state.seconds_of:
+        spent = float(idist.all_reduce(state.seconds, "MAX"))
+        epochs = round((seconds - spent) / (spent / state.seconds_of * state.epoch_length))
+    state.max_epochs = state.epoch + max(epochs, 0)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import ignite.distributed as idist
@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from monai_plan.data import CheckedDataset, contact_sheet
+from monai_plan.gan.outlook import outlook
 from monai_plan.gan.trainer import StyleGAN2Trainer
-from monai_plan.metrics import FeatureStatistics, PerceptualEmbedding, embed_statistics, frechet_distance
+from monai_plan.metrics import FeatureStatistics, PerceptualEmbedding, frechet_distance
 from monai_plan.networks import StyleGAN2Generator, load_generator, save_generator
 from monai_plan.progress import Progress
 from monai_plan.utils import ArtifactError, ConfigError, seeded_generator
@@ -121,9 +122,10 @@ class SampleSheetHandler:
 class BestGenerator:
     """Measures the Fréchet distance of samples to the training images now and then, and keeps the best generator.
 
-    The distance is that of the pooled features of ``embedding``; it is low for sharp samples and for learnt-by-heart
-    ones alike, so it says nothing about privacy. It is found in ``engine.state.metrics["frechet"]``. As part of a
-    ``ResumeHandler`` this survives a restart.
+    The distance is that of the pooled features of ``embedding``, the mean over the classes, so that it tells whether
+    samples look like their own class; it is low for sharp samples and for learnt-by-heart ones alike, so it says
+    nothing about privacy. It is found in ``engine.state.metrics["frechet"]``. The end of a training is always measured.
+    As part of a ``ResumeHandler`` this survives a restart.
 
     Args:
         dataset: the training images.
@@ -159,19 +161,37 @@ class BestGenerator:
         self.dataset, self.embedding, self.path = dataset, embedding, path
         self.every_images, self.num_images, self.seed, self.writer = every_images, num_images, seed, writer
         self.history: list[tuple[int, float]] = []
-        self._real: FeatureStatistics | None = None
+        self._rows: list[Tensor] = []  # the images of each class, and their features
+        self._real: list[FeatureStatistics] = []
 
     def attach(self, engine: StyleGAN2Trainer) -> None:
         """Register with the trainer, on the first rank only. Its place is before ``ResumeHandler``."""
         if idist.get_rank() == 0:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+            engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def __call__(self, engine: StyleGAN2Trainer) -> None:
         """Measure, if it is time, and save the generator if no earlier one was as near."""
-        seen = engine.state.images_seen
         measured = self.history[-1][0] if self.history else 0
-        if seen // self.every_images == measured // self.every_images:
-            return
+        if engine.state.images_seen // self.every_images != measured // self.every_images:
+            self._measure(engine)
+
+    def finish(self, engine: StyleGAN2Trainer) -> None:
+        """Measure the last generator, and say what more training would bring."""
+        seen = engine.state.images_seen
+        if not self.history or self.history[-1][0] != seen:
+            self._measure(engine)
+        best_seen, least = min(self.history, key=lambda entry: entry[1])
+        logger.info(
+            "trained with %d images; the nearest of %d measured generators is that after %d, at a distance of %.3g",
+            seen, len(self.history), best_seen, least,
+        )  # fmt: skip
+        more = outlook(self.history)
+        if more is not None:
+            logger.info("%s", more)
+
+    def _measure(self, engine: StyleGAN2Trainer) -> None:
+        seen = engine.state.images_seen
         distance = self._distance(engine)
         engine.state.metrics["frechet"] = distance
         if self.writer is not None:
@@ -182,22 +202,32 @@ class BestGenerator:
 
     @idist.one_rank_only()
     def save(self, ema: StyleGAN2Generator, path: str | os.PathLike[str], *, use_best: bool) -> None:
-        """Save what a finished training returns: the last moving average ``ema``, or the best one that was measured."""
-        if use_best and not self.history:
-            logger.warning(
-                "nothing was measured, every %d images as it was asked for: the last generator is saved",
-                self.every_images,
-            )  # fmt: skip
-        chosen = load_generator(self.path) if use_best and self.history else ema
+        """Save what a finished training returns: the best generator that was measured, or the last, ``ema``."""
+        chosen = load_generator(self.path) if use_best else ema
         save_generator(chosen, path, made_by={"data": getattr(self.dataset, "made_of", None)})
 
     def _distance(self, engine: StyleGAN2Trainer) -> float:
-        device = engine.state.device
-        if self._real is None:
-            self._real = embed_statistics(self.embedding, self.dataset.images, device=device)
-        order = torch.randperm(len(self.dataset), generator=seeded_generator(self.seed, "labels"))
-        samples = _samples(engine, self.dataset.labels[order[: self.num_images]], seed=self.seed)
-        return frechet_distance(embed_statistics(self.embedding, samples, device=device), self._real)
+        """The mean over the classes of two images or more."""
+        labels, device = self.dataset.labels, engine.state.device
+        if not self._real:
+            numbers = labels if engine.ema.num_classes else torch.zeros_like(labels)
+            every = [(numbers == number).nonzero()[:, 0] for number in numbers.unique()]
+            self._rows = [rows for rows in every if len(rows) > 1] or [torch.arange(len(labels))]
+            for rows in self._rows:
+                batches = (self.dataset.images[some] for some in rows.split(64))
+                self._real.append(self._statistics(batches, device))
+        share = max(self.num_images // len(self._rows), 2)
+        taken = [rows[:share] for rows in self._rows]
+        samples = _samples(engine, labels[torch.cat(taken)], seed=self.seed).split([len(rows) for rows in taken])
+        found = [self._statistics(some.split(64), device) for some in samples]
+        return sum(map(frechet_distance, found, self._real)) / len(found)
+
+    @torch.no_grad()
+    def _statistics(self, batches: Iterable[Tensor], device: torch.device) -> FeatureStatistics:
+        statistics, embedding = FeatureStatistics(), self.embedding.to(device)
+        for images in batches:
+            statistics.add(embedding.pooled(images.to(device)).cpu())
+        return statistics
 
     def state_dict(self) -> dict[str, Any]:
         """The measurements so far."""

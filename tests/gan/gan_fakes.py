@@ -40,6 +40,7 @@ def make_trainer(
     *,
     folder=None,
     handlers=(),
+    best=None,
     seed=0,
     channel_max=4,
     num_images=8,
@@ -51,7 +52,7 @@ def make_trainer(
     discriminator=None,
     **options,
 ):
-    """A trainer; with ``folder`` it keeps a checkpoint there, as the bundle's does."""
+    """A trainer; with ``folder`` it keeps a checkpoint there, of ``best`` too, as the bundle's does."""
     torch.manual_seed(seed)
     size = {"channel_base": 64, "channel_max": channel_max}
     generator = StyleGAN2Generator(spatial_dims, 8, 1, 5, 6, num_classes, mapping_layers=2, **size)
@@ -75,12 +76,14 @@ def make_trainer(
     if resident:
         loader = ResidentLoader(Images(images, torch.arange(len(images)) % 2), batch_size=batch_size)
     adaptive = {"adaptive": options["adaptive"]} if "adaptive" in options else {}
-    resume = [ResumeHandler(path=folder / "checkpoint.pt", save_dict=saved | adaptive)] if folder is not None else []
+    states = saved | adaptive | {"best": best}
+    resume = [ResumeHandler(path=folder / "checkpoint.pt", save_dict=states)] if folder is not None else []
+    watched = [best] if best is not None else []
     return StyleGAN2Trainer(
         device="cpu",
         train_data_loader=loader,
         **saved,
-        train_handlers=[*resume, *handlers],
+        train_handlers=[*watched, *resume, *handlers],
         **{"max_epochs": 1, "amp": False, **options},
     )
 

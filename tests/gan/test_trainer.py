@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
 
@@ -320,6 +321,47 @@ def test_a_finished_training_is_not_repeated(tmp_path):
     second.run()
     assert_same(weights(first), weights(second))
     assert second.state.epoch == 2
+
+
+@pytest.fixture
+def six_seconds(monkeypatch):
+    """Every look at the clock finds six seconds gone: 12 an epoch of two iterations, five epochs a minute."""
+    clock = itertools.count(step=6)
+    monkeypatch.setattr(trainer_module.time, "perf_counter", lambda: float(next(clock)))
+
+
+@pytest.mark.parametrize(("minutes", "epochs"), [(0.001, 1), (0.45, 2), (0.55, 3), (1, 5)])
+def test_minutes_end_with_the_epoch_that_is_nearest(six_seconds, minutes, epochs):
+    """Whatever ``max_epochs`` says; a training of as many epochs without a clock is the same."""
+    timed = make_trainer(minutes=minutes, max_epochs=1)
+    timed.run()
+    assert timed.state.epoch == timed.state.max_epochs == epochs
+    counted = make_trainer(max_epochs=epochs)
+    counted.run()
+    assert_same(weights(timed), weights(counted))
+
+
+def test_minutes_count_what_was_spent_before(tmp_path, six_seconds):
+    first = make_trainer(folder=tmp_path, minutes=0.4)
+    first.run()
+    again = make_trainer(folder=tmp_path, minutes=0.4)
+    again.run()
+    assert (first.state.epoch, again.state.epoch, again.state.seconds) == (2, 2, first.state.seconds)
+    longer = make_trainer(folder=tmp_path, minutes=1)
+    longer.run()
+    assert longer.state.epoch == 5
+    other = tmp_path / "by epochs"
+    make_trainer(folder=other, max_epochs=2).run()  # no clock ran: its checkpoint depends on nothing but its inputs
+    assert torch.load(other / "checkpoint.pt", weights_only=True)["trainer"]["seconds"] == 0
+    timed = make_trainer(folder=other, minutes=0.4)
+    timed.run()
+    assert timed.state.epoch == 2 + 2
+
+
+@pytest.mark.parametrize("minutes", [0, -1, math.nan])
+def test_minutes_are_above_0(minutes):
+    with pytest.raises(ConfigError, match="minutes is"):
+        make_trainer(minutes=minutes)
 
 
 @pytest.mark.parametrize("other", [{"channel_max": 3}, {"num_classes": 3}, {"spatial_dims": 3}])

@@ -64,18 +64,48 @@ def test_best_generator_is_measured_and_kept(tmp_path, spatial_dims, num_classes
         spatial_dims, num_classes, lr=0.05, max_epochs=7, handlers=[On(Events.EPOCH_COMPLETED, keep), best]
     )
     trainer.run()
-    assert [seen for seen, _ in best.history] == [16, 32, 48]
+    assert [seen for seen, _ in best.history] == [16, 32, 48, 56]  # and the end
     assert trainer.state.metrics["frechet"] == best.history[-1][1]
     seen, distance = min(best.history, key=lambda entry: entry[1])
     generator = load_generator(tmp_path / "best.pt")
     assert all(torch.equal(value, snapshots[seen][name]) for name, value in generator.state_dict().items())
 
-    # the distance itself, by hand
+    # the distance itself, by hand: the mean over the classes
+    reals, labels = best.dataset.images, best.dataset.labels
+    by_class = labels.argsort(stable=True) if num_classes else torch.arange(12)
     z = torch.randn(12, 5, generator=seeded_generator(0, "samples"))
-    labels = best.dataset.labels[torch.randperm(12, generator=seeded_generator(0, "labels"))]
-    images = generator(z, labels if num_classes else None).clamp(-1, 1)
-    features = [FeatureStatistics(best.embedding.pooled(x)) for x in (images, best.dataset.images)]
-    assert distance == pytest.approx(frechet_distance(*features), rel=1e-4)
+    images = generator(z, labels[by_class] if num_classes else None).clamp(-1, 1)
+    wanted = [
+        frechet_distance(*(FeatureStatistics(best.embedding.pooled(x)) for x in (made, real)))
+        for made, real in zip(
+            images.chunk(max(num_classes, 1)), reals[by_class].chunk(max(num_classes, 1)), strict=True
+        )
+    ]
+    assert distance == pytest.approx(sum(wanted) / len(wanted), rel=1e-4)
+
+
+def test_swapped_classes_are_far(tmp_path):
+    """All images together look the same: only a distance for each class tells."""
+    best = best_generator(tmp_path)
+    trainer = make_trainer(handlers=[best])
+    stripes = (torch.arange(8) % 2 * 2.0 - 1).expand(1, 8, 8)
+    patterns = torch.stack([stripes, stripes.mT])
+    trainer.ema.forward = lambda z, y: patterns[y]
+    distances = []
+    for shown in (best.dataset.labels, 1 - best.dataset.labels):
+        best.dataset.images = patterns[shown]
+        best._real = []
+        distances.append(best._distance(trainer))
+    assert distances[0] < 1e-6 < 1e-2 < distances[1]
+
+
+@pytest.mark.parametrize(("labels", "measured"), [([0] * 5 + [1] * 6 + [2], [5, 6]), (range(12), [12])])
+def test_a_class_of_one_image_does_not_count(tmp_path, labels, measured):
+    """Where all classes are such, they are measured together."""
+    best = best_generator(tmp_path)
+    best.dataset.labels = torch.tensor(labels)
+    assert 0 < best._distance(make_trainer(num_classes=12)) < float("inf")
+    assert [len(rows) for rows in best._rows] == measured
 
 
 def test_best_generator_survives_a_restart(tmp_path):
@@ -101,17 +131,14 @@ def test_a_lost_best_generator_is_looked_for_anew(tmp_path, damage, caplog):
     second.load_state_dict(first.state_dict())
     assert len([record for record in caplog.records if "is looked for anew: " in record.getMessage()]) == 1
     trainer = make_trainer(folder=tmp_path, max_epochs=3, handlers=[second])
-    second.save(trainer.ema, tmp_path / "chosen.pt", use_best=True)
     trainer.run()
     assert [seen for seen, _ in second.history] == [24]
     load_generator(tmp_path / "best.pt")
 
 
-def test_the_last_generator_is_saved_or_the_best(tmp_path, caplog):
+def test_the_best_generator_is_saved_or_the_last(tmp_path):
     best = best_generator(tmp_path, every_images=8)
     trainer = make_trainer(folder=tmp_path, max_epochs=2, handlers=[best])
-    best.save(trainer.ema, tmp_path / "chosen.pt", use_best=True)
-    assert "nothing was measured" in caplog.text
     trainer.run()
     nearest = load_generator(tmp_path / "best.pt")
     nearest.load_state_dict({name: value + 1 for name, value in nearest.state_dict().items()})
@@ -120,6 +147,22 @@ def test_the_last_generator_is_saved_or_the_best(tmp_path, caplog):
         best.save(trainer.ema, tmp_path / "chosen.pt", use_best=use_best)
         chosen = load_generator(tmp_path / "chosen.pt").state_dict()
         assert all(torch.equal(value, chosen[name]) for name, value in expected.state_dict().items())
+
+
+def test_the_end_is_measured_once_and_told(tmp_path, caplog):
+    """Also where no measurement was due; again where more is trained, not where nothing is left to do."""
+    told = []
+    for epochs in (1, 1, 2):
+        best = best_generator(tmp_path, every_images=1000)
+        make_trainer(folder=tmp_path, max_epochs=epochs, best=best).run()
+        told.append([seen for seen, _ in best.history])
+    assert told == [[8], [8], [8, 16]]
+    caplog.set_level("INFO")
+    best.history = [(1000 * n, 100.0 / n) for n in (1, 2, 4, 8)]
+    trainer = make_trainer()
+    trainer.state.images_seen = 8000
+    best.finish(trainer)
+    assert "twice as many images would bring the distance" in caplog.text
 
 
 @pytest.mark.parametrize("options", [{"every_images": 0}, {"num_images": 1}])

@@ -16,7 +16,8 @@ from monai.bundle import ConfigWorkflow
 
 from monai_plan.bundle.gate.audited import Audited
 from monai_plan.bundle.gate.card import classifier_card, data_card, generator_card
-from monai_plan.bundle.quickstart import BUNDLE, bundle_path
+from monai_plan.bundle.quickstart import BUNDLE
+from monai_plan.bundle.zoo import bundle_path
 from monai_plan.data.writers import image_suffix
 from monai_plan.networks import StyleGAN2Generator, load_generator
 from monai_plan.release import load_paths, select

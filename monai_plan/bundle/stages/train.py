@@ -22,14 +22,14 @@ class TrainStage:
         ema: the moving average of the generator, G.
         best: among the handlers the one that keeps the best generator.
         output_file: where G goes.
-        use_best: save the best generator that was measured, instead of the last one.
+        use_best: save the best generator that was measured, or the last one.
     """
 
     trainer: Engine
     ema: StyleGAN2Generator
     best: BestGenerator
     output_file: str | os.PathLike[str]
-    use_best: bool = False
+    use_best: bool = True
 
     def run(self) -> None:
         """Train, and save."""
