@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import textwrap
-from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 
 from monai_plan.bundle.options import OPTIONS
 from monai_plan.bundle.runner.stages_file import load_stages
+from monai_plan.bundle.zoo import bundle_folder
 
 __all__ = ["options_help"]
 
@@ -21,17 +21,21 @@ _WIDTH, _COLUMN = 112, 30
 def options_help(bundle_root: str | os.PathLike[str]) -> str:
     """A line per id of a bundle: its default as the configs have it, and what it is.
 
+    Args:
+        bundle_root: its folder, or a name.
+
     Raises:
         ConfigError: if the folder holds no bundle with stages.
     """
+    folder = bundle_folder(bundle_root)
     defaults: dict[str, Any] = {}
-    for stage in load_stages(Path(bundle_root)):
+    for stage in load_stages(folder):
         parser = ConfigParser()
         parser.read_config([str(file) for file in stage.config])
         config = parser.get()
         for id in OPTIONS.keys() & config.keys():
             defaults.setdefault(id, config[id])
-    lines = [f"The ids of {os.path.basename(os.path.abspath(bundle_root))}, to be set by --id value:", ""]
+    lines = [f"The ids of {folder.absolute().name}, to be set by --id value:", ""]
     for id, (words, _) in OPTIONS.items():
         if id in defaults:
             text = f"{words} (default: {_shown(defaults[id])})"
