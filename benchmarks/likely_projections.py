@@ -4,7 +4,10 @@
 
 takes G, encoder and data of a finished run, projects one of ``--every`` training images each way, and prints how near
 the reconstructions come, how likely w is, and what becomes of reconstructions and of averages. A way is
-COORDINATES:WEIGHT:RATE. With Σ the covariance of mapping(z, y) within the class and m² = (w − w̄_y)ᵀ Σ⁻¹ (w − w̄_y)/w_dim,
+COORDINATES:WEIGHT:RATE. With Σ the covariance of mapping(z, y) within the class and
+
+    m² = (w − w̄_y)ᵀ Σ⁻¹ (w − w̄_y)/w_dim,
+
 1 on average for what the mapping makes, it minimises d(w, x) + WEIGHT · m² by Adam at RATE, in the coordinates "w", or
 "white": v with w = w̄_y + Σ^½ v, in which all directions are alike.
 """

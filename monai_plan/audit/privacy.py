@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from monai_plan import __version__
 from monai_plan.audit.attacks import Embedder, People, registered_attacks
@@ -23,6 +22,7 @@ from monai_plan.audit.rows import CATEGORIES, LEAKS, Row, copy_row
 from monai_plan.audit.surroundings import ClassFindings, by_class, joined_groups, notes_on
 from monai_plan.metrics import PerceptualEmbedding, RandomFeatureEmbedding
 from monai_plan.metrics.efficientnet import EfficientNetLite0Embedding
+from monai_plan.progress import Progress
 from monai_plan.utils import ConfigError
 
 __all__ = ["SCHEMA_VERSION", "Audit", "audit", "shortlist_embedding"]
@@ -214,7 +214,7 @@ def audit(
     people = [People(side.images, side.subjects) for side in (members, held_out)]
     groups = joined_groups(released.images, released.subjects)
     rows, found = [], {}
-    for attack in tqdm(registered_attacks(), desc="audit", disable=not progress):
+    for attack in Progress(registered_attacks(), desc="audit", disable=not progress):
         played = attack(embedder=embedders.get(attack.name, distances))
         found[attack.name] = find_copies(
             played,
