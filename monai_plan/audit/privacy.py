@@ -126,6 +126,7 @@ class Audit:
             "verdict": self.verdict,
             "summary": self.summary,
             **asdict(replace(self, rows=tuple(rows))),
+            "classes": [{**found._asdict(), "p": rounded(found.p)} for found in self.classes],
         }
         return json.dumps(content, indent=1)
 

@@ -136,6 +136,11 @@ def _verdict(attack: CopyAttack, found: CopyFindings, p_value: float, fewest: in
             f"No answer: of {first.trials} planted copies that were {missed[0]} the attack found {first.hits} only, so "
             "that it says nothing of this data set. More patients in both sections help."
         )
+    if attack.alarm == "rank" and rank_test([1.0] * found.rank.tested, [0.5] * found.rank.null).p_value >= ALARM:
+        return "No answer", (
+            f"No answer: were all {found.rank.tested} groups nearer to one patient than {found.strangers} strangers, "
+            "chance could explain it. More patients help, or more released images."
+        )
     blind = f" Copies that are {' or '.join(weak)} may escape it." if weak else ""
     sentence = f"No copy found: it found {hits} of {planted} planted copies.{blind}"
     if fewest is not None and fewest > 1:
