@@ -241,7 +241,7 @@ def _verify_bundle(bundle: str, dataset_dir: str | None = None) -> int:
     for finding in found:
         print(f"  {finding}")
     errors = sum(finding.level == "error" for finding in found)
-    verdict = f"{errors} errors" if errors else "the model zoo's checks pass"
+    verdict = f"{errors} errors" if errors else "nothing that the model zoo or the gate would refuse"
     print(f"{folder.name}: {verdict}, {len(found) - errors} warnings.")
     return 2 if errors else 0
 
@@ -268,10 +268,14 @@ def _datalist(kind: str, **options: Any) -> None:
     print(f"wrote {builders[kind](source, **options)}")
 
 
-def _audit(release: str, real: str, fail_on: Sequence[str] = (), **options: Any) -> int:
+def _audit(release: str, real: str, fail_on: Sequence[str] = (), generator: str | None = None, **options: Any) -> int:
     from monai_plan.audit.command import audit_release, check_conditions, failures
 
     check_conditions(fail_on)
+    if generator is not None:
+        from monai_plan.bundle.projector import FileProjector
+
+        options["projector"] = FileProjector(generator, seed=options.get("seed", 0))
     result = audit_release(release, real, **options)
     print(f"{result.verdict}. {result.summary}")
     for row in result.rows:
@@ -353,6 +357,7 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
             "--dataset_dir": ("folder of the data set, with datalist.json in it", _NEEDED | {"metavar": "DIR"}),
             "--output_dir": ("folder to write NAME to (default: here)", _PATH | {"metavar": "DIR"}),
             "--img_size": ("elements of each axis (default: from the data, at most 64)", _INT | {"nargs": "+"}),
+            "--authors": ("who makes it, for its metadata (default: not named)", {}),
         },
     ),
     "verify-bundle": (
@@ -398,6 +403,11 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
                 _PATH | {"metavar": "DIR"},
             ),
             "--output": ("folder of the page (default: that of the release)", _PATH | {"metavar": "DIR"}),
+            "--generator": (
+                "the generator that made the release, model.pt: adds the attacker who has it, which is slower",
+                _PATH | {"metavar": "FILE"},
+            ),
+            "--skip_bad_images": ("leave out images that cannot be read, and say which", {"action": "store_true"}),
             "--weights": ("EfficientNet-lite0's file (default: installed)", _PATH | {"metavar": "FILE"}),
             "--seed": ("seed of all that is drawn (default: 0)", _INT),
             "--fail_on": (

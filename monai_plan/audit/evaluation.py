@@ -82,7 +82,7 @@ class Evaluation:
     @property
     def notes(self) -> tuple[str, ...]:
         """What each column means, and what to bear in mind: one sentence or two each."""
-        notes = [measure_of(name).note(self) for name in self.rows[0].results]
+        notes = [note for name in self.rows[0].results if (note := measure_of(name).note(self))]
         notes.append(
             "In the row real, what is said of images and not of a classifier is said of the real test images: what a "
             "new patient shows, the scale for the rows below."

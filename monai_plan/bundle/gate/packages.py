@@ -17,8 +17,7 @@ from monai.bundle import ConfigWorkflow
 from monai_plan import __version__
 from monai_plan.bundle.gate.audited import Audited
 from monai_plan.bundle.gate.card import classifier_card, data_card, generator_card
-from monai_plan.bundle.quickstart import BUNDLE
-from monai_plan.bundle.zoo import bundle_path
+from monai_plan.bundle.names import TEMPLATE, bundle_path
 from monai_plan.data.writers import image_suffix
 from monai_plan.networks import StyleGAN2Generator, load_generator
 from monai_plan.release import load_paths, select
@@ -272,7 +271,7 @@ def _write_common(audited: Audited, folder: Path, card: str) -> None:
         "The images behind this bundle are synthetic. Whoever releases it says on which terms they and the weights may "
         "be used; nothing is granted here but what LICENSE grants for the configs.\n",
     )
-    shutil.copyfile(bundle_path(BUNDLE) / "LICENSE", folder / "LICENSE")
+    shutil.copyfile(bundle_path(TEMPLATE) / "LICENSE", folder / "LICENSE")
     shutil.copyfile(_TEMPLATES / "logging.conf", folder / "configs" / "logging.conf")
     (folder / "audit").mkdir()
     for file in _AUDIT:

@@ -38,6 +38,7 @@ import filelock
 import torch
 from monai.bundle import ConfigWorkflow
 
+from monai_plan.bundle.names import bundle_folder
 from monai_plan.bundle.runner.clear import Echo, make_way, remove_leftovers, tell_of_replaced, withdraw_release
 from monai_plan.bundle.runner.configs import Plan, closest, make_plans
 from monai_plan.bundle.runner.record import (
@@ -52,7 +53,6 @@ from monai_plan.bundle.runner.record import (
     written_differences,
 )
 from monai_plan.bundle.runner.stages_file import CACHE, Stage, check_reads, covers, feeds, load_stages
-from monai_plan.bundle.zoo.names import bundle_folder
 from monai_plan.data.loading import clear_cache
 from monai_plan.progress import hushed
 from monai_plan.utils import ArtifactError, ConfigError, PLANError
