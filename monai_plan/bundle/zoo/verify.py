@@ -26,8 +26,8 @@ def verify_bundle(
 ) -> list[Finding]:
     """Check a bundle: its files, its metadata, and then, if all of that is in order, by running MONAI's tools on it.
 
-    The last part executes the bundle's configs, as MONAI does: for a bundle of strangers, look at the configs first. Of
-    a data set that the gate let out, which is no bundle, only the manifest is checked.
+    The last part executes the bundle's configs, as MONAI does: for a bundle of strangers, look at the configs first.
+    Of a data set that the gate let out, which is no bundle, only the manifest is checked.
 
     Args:
         bundle: its folder.
