@@ -16,7 +16,7 @@ from monai_plan.audit.statistics import (
     wilson_interval,
 )
 
-__all__ = ["ATTENTION", "CATEGORIES", "LEAKS", "Row", "copy_row"]
+__all__ = ["ATTENTION", "CATEGORIES", "ENOUGH", "LEAKS", "Row", "copy_row"]
 
 ATTENTION = 0.05  # p below which a row asks to be looked at, though it does not alarm
 ENOUGH = 0.8  # of the planted copies of a disguise that an attack must find, or it has no say
