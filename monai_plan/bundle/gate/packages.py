@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ def _scaling(audited: Audited) -> dict[str, Any]:
 
 def _train(folder: Path, data: Path) -> None:
     """Train as ``python -m monai.bundle run`` does, and keep the weights alone."""
-    config = str(folder / "configs" / "train.json")
+    config, search_path = str(folder / "configs" / "train.json"), list(sys.path)  # to which ConfigWorkflow adds
     with hushed():
         workflow = ConfigWorkflow(config, logging_file=False, workflow_type="train")
         paths = {"bundle_root": str(folder), "dataset_dir": str(data)}
@@ -193,6 +194,7 @@ def _train(folder: Path, data: Path) -> None:
         workflow.initialize()
         workflow.run()
         workflow.finalize()
+    sys.path[:] = search_path
     model = folder / "models" / "model.pt"
     with open(model, "rb") as file:
         weights = load_tensors(file)
