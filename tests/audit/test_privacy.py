@@ -121,7 +121,7 @@ def test_the_summary_names_what_the_generator_tells():
     leak = replace(ROW, title="All but one", verdict="If the generator leaks", told_by_generator=True)
     told = replace(AUDIT, rows=(ROW, leak))
     assert told.verdict == "Nothing found"
-    assert told.summary.endswith("Keep the generator private: with it, All but one tells of patients.")
+    assert told.summary.endswith("Keep the generator private: who has it learns who took part (All but one).")
     silent = replace(AUDIT, rows=(ROW, replace(leak, told_by_generator=False)))
     assert silent.summary.endswith("Who has the generator as well found nobody; keep it private all the same.")
     assert "generator" not in AUDIT.summary
