@@ -7,23 +7,29 @@ longer as it was written, audited and reported on, is refused by name.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from monai_plan import __version__
+from monai_plan.audit.privacy import VERDICTS
+from monai_plan.audit.rows import LEAKS
 from monai_plan.bundle.gate.strangers import hidden_in, what_is
 from monai_plan.bundle.runner.record import RECORDS, StageRecord, recorded_stages
+from monai_plan.bundle.runner.run import locked
 from monai_plan.bundle.runner.stages_file import covers
 from monai_plan.data.datalist import DATALIST_NAME
 from monai_plan.data.writers import IMAGES_FOLDER
 from monai_plan.release import Release, read_release
 from monai_plan.utils import DataError, digest, file_digest, read_json
 
-__all__ = ["Audited", "audited_release"]
+__all__ = ["Audited", "audited_copy", "audited_release"]
 
 _AUDIT = "release/audit.json"
+_COPY = "private/gate/copy"  # below output_dir: of what leaves, while it does
 _AGAIN = "run the stages again (monai-plan run), which redoes what changed"
 
 
@@ -47,10 +53,18 @@ class Audited:
     configs: dict[str, dict[str, Any]]
     audited: dict[str, str]
 
-    def is_audited(self, file: str) -> bool:
-        """Whether a file below the output is the one that the audit read."""
-        path = self.output / file
-        return path.is_file() and self.audited.get(file) == digest(path)
+    def private(self, name: str) -> Path:
+        """A copy of a file of ``private/``, which is the one that the audit read.
+
+        Raises:
+            DataError: if it is not.
+        """
+        file, copy = self.output / "private" / name, self.output / _COPY / name
+        if file.is_file():
+            shutil.copyfile(file, copy)
+        if not copy.is_file() or self.audited.get(f"private/{name}") != digest(copy):
+            raise DataError(f"private/{name} is not the file that was audited: {_AGAIN}.")
+        return copy
 
     def recorded(self, stage: str, id: str) -> Any:
         """A plain value, or list of them, from a stage's config as it is on record.
@@ -67,6 +81,33 @@ class Audited:
         return listed
 
 
+@contextmanager
+def audited_copy(output_dir: str | os.PathLike[str], *, with_generator: bool = False) -> Iterator[Audited]:
+    """A copy of a release, each file as it was audited; while it is used, no run writes to the folder.
+
+    Args:
+        output_dir, with_generator: see ``audited_release``.
+
+    Raises:
+        ConfigError: if a run is writing there.
+        DataError: as ``audited_release``, or if a file was changed while it was copied.
+    """
+    output = _finished(output_dir)
+    copy = output / _COPY
+    with locked(output / RECORDS):
+        shutil.rmtree(copy, ignore_errors=True)  # of a process that was killed
+        try:
+            audited = audited_release(output, with_generator=with_generator)
+            for name, sha256 in audited.files.items():
+                (copy / "release" / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(output / "release" / name, copy / "release" / name)
+                if file_digest(copy / "release" / name) != sha256:
+                    raise DataError(f"release/{name} was changed while it was let out: nobody may write there now.")
+            yield replace(audited, release=read_release(copy / "release"))
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+
+
 def audited_release(output_dir: str | os.PathLike[str], *, with_generator: bool = False) -> Audited:
     """Check a finished run's release against its records and its audit.
 
@@ -77,9 +118,7 @@ def audited_release(output_dir: str | os.PathLike[str], *, with_generator: bool 
     Raises:
         DataError: naming the first file that is not as it was audited, or what the audit found.
     """
-    output = Path(os.path.abspath(output_dir))
-    if not (output / "release").is_dir() or not (output / RECORDS).is_dir():
-        raise DataError(f"{output} is no finished run with release/ and {RECORDS}/: give the output_dir of a run.")
+    output = _finished(output_dir)
     records = _records(output)
     writes = {
         file: sha256
@@ -104,6 +143,13 @@ def audited_release(output_dir: str | os.PathLike[str], *, with_generator: bool 
         configs={name: record["fingerprint"]["config"] for name, record in records.items()},
         audited=auditor["fingerprint"]["reads"],
     )
+
+
+def _finished(output_dir: str | os.PathLike[str]) -> Path:
+    output = Path(os.path.abspath(output_dir))
+    if not (output / "release").is_dir() or not (output / RECORDS).is_dir():
+        raise DataError(f"{output} is no finished run with release/ and {RECORDS}/: give the output_dir of a run.")
+    return output
 
 
 def _records(output: Path) -> dict[str, dict[str, Any]]:
@@ -191,10 +237,10 @@ def _check_findings(audit: Mapping[str, Any], *, with_generator: bool) -> None:
     """No alarm, an answer on copies, and, where the generator leaves too, on the attacker who has it."""
     rows = {row["name"]: row for row in audit["rows"]}
     for row in rows.values():
-        if row["verdict"] == "Alarm":
+        if row["verdict"] == "Alarm" or row["verdict"] not in (*VERDICTS, LEAKS):
             raise DataError(f'the audit says of "{row["title"]}": {row["sentence"]} Nothing leaves.')
     copies = rows.get("copies")
-    if copies is None or copies["verdict"] == "No answer":
+    if copies is None or copies["verdict"] in ("No answer", LEAKS):
         told = "it did not look for copies" if copies is None else copies["sentence"]
         raise DataError(f"the audit has no answer on copies, and nothing leaves without one: {told}")
     if not with_generator:

@@ -78,7 +78,7 @@ def _audit_section(audited: Audited, folder: str) -> str:
 
 def _utility(audited: Audited) -> str:
     """The classifiers of the report: trained alike on the same images, and tested on real patients."""
-    evaluation = read_json(audited.output / "release" / "evaluation.json", what="the table of the report")
+    evaluation = read_json(audited.release.folder / "evaluation.json", what="the table of the report")
     rows = []
     for row in (evaluation["rows"][0], evaluation["rows"][-1]):
         cells = []

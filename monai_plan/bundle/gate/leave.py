@@ -8,12 +8,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from monai_plan.bundle.gate.audited import Audited, audited_release
+from monai_plan.bundle.gate.audited import audited_copy
 from monai_plan.bundle.gate.manifest import MANIFEST_NAME, check_manifest, write_manifest
 from monai_plan.bundle.gate.packages import write_classifier, write_data, write_generator
 from monai_plan.bundle.gate.strangers import same_as
 from monai_plan.release import stamp
-from monai_plan.utils import ConfigError, DataError, files_below, temporary_name
+from monai_plan.utils import ConfigError, DataError, files_below, read_json, temporary_name
 
 __all__ = ["KINDS", "release_bundle"]
 
@@ -41,7 +41,8 @@ def release_bundle(
         kind: "data": images, data list, card and reports. "classifier": a bundle of plain MONAI with a network that is
             trained here, on the synthetic images alone. "generator": a bundle with the generator and the points whose
             images were checked.
-        to: the new folder; one that an earlier call wrote is replaced.
+        to: the new folder; one that an earlier call for this run and kind wrote is replaced, or left as it is, with
+            the owner's signature, if nothing would change.
         accept_generator_risk: needed for "generator": whoever has it can make what nobody checked.
         authors: who releases it, for the metadata.
 
@@ -61,14 +62,16 @@ def release_bundle(
         )
     target, output = Path(os.path.abspath(to)), Path(os.path.abspath(output_dir))
     _check_target(target, output, kind)
-    audited = audited_release(output, with_generator=kind == "generator")
     temporary = temporary_name(target)
     try:
-        temporary.mkdir(parents=True)
-        KINDS[kind](audited, temporary, name=target.name, authors=authors)
-        _check_nothing_private(temporary, audited)
+        with audited_copy(output, with_generator=kind == "generator") as audited:
+            temporary.mkdir(parents=True)
+            KINDS[kind](audited, temporary, name=target.name, authors=authors)
+        _check_nothing_private(temporary, output / "private")
         digest = write_manifest(temporary, kind=kind, key_file=output / KEY)
         _normalise(temporary)
+        if _is_the_same(target, temporary):
+            return digest
         if target.exists():
             shutil.rmtree(target)
         os.replace(temporary, target)
@@ -78,7 +81,9 @@ def release_bundle(
 
 
 def _check_target(target: Path, output: Path, kind: str) -> None:
-    """A new folder outside of the run, or one that the gate wrote and nobody changed."""
+    """A new folder outside of the run, or one that the gate wrote for this run and kind, and nobody changed."""
+    if target.is_symlink():
+        raise ConfigError(f"to is {target}, which is a link: give the folder itself.")
     for place in (output / "private", output / "release"):
         if target.resolve().is_relative_to(place.resolve()) or place.resolve().is_relative_to(target.resolve()):
             raise ConfigError(f"to is {target}, which lies in {place} or holds it: give a folder of its own.")
@@ -88,17 +93,27 @@ def _check_target(target: Path, output: Path, kind: str) -> None:
             "such as chest_xray_classifier."
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        ours = target.is_dir() and not target.is_symlink() and (target / MANIFEST_NAME).is_file()
-        if not ours or check_manifest(target):
+        if not (target / MANIFEST_NAME).is_file() or check_manifest(target):
             raise ConfigError(f"{target} holds what the gate did not write, or was changed since: give a new folder.")
+        other = read_json(target / MANIFEST_NAME)["kind"]
+        if other != kind:
+            raise ConfigError(f"{target} holds a release of the kind {other}: give a new folder for the {kind}.")
+        if not (output / KEY).is_file() or check_manifest(target, key_file=output / KEY):
+            raise ConfigError(f"{target} holds a release that does not bear the seal of {output}: give a new folder.")
 
 
-def _check_nothing_private(folder: Path, audited: Audited) -> None:
+def _is_the_same(target: Path, made: Path) -> bool:
+    """Whether what was made lies there already, whole."""
+    file = target / MANIFEST_NAME
+    return file.is_file() and file.read_bytes() == (made / MANIFEST_NAME).read_bytes() and not check_manifest(target)
+
+
+def _check_nothing_private(folder: Path, private: Path) -> None:
     """The last look: no link, and no file of the private side."""
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             raise DataError(f"{path.relative_to(folder)} is a link, and does not leave.")
-    for path, name in same_as(audited.output / "private", list(files_below(folder))).items():
+    for path, name in same_as(private, list(files_below(folder))).items():
         raise DataError(f"{path.relative_to(folder)} is {name}, and does not leave.")
 
 

@@ -20,11 +20,16 @@ from monai_plan import __version__
 from monai_plan.release import release_secret
 from monai_plan.utils import DataError, file_digest, read_json, write_json
 
-__all__ = ["MANIFEST_NAME", "check_manifest", "write_manifest"]
+__all__ = ["MANIFEST_NAME", "check_manifest", "is_signature", "write_manifest"]
 
 MANIFEST_NAME = "manifest.json"
 _SCHEMA, _SCHEMA_VERSION = "monai_plan.manifest", 1
 _SIGNATURES = {MANIFEST_NAME + ending for ending in (".sig", ".asc")}  # of ssh-keygen and gpg
+_MOST_SIGNATURE = 8192  # bytes; one of RSA with 4096 bits has 800
+_ARMOUR = re.compile(
+    rb"-----BEGIN (PGP|SSH) SIGNATURE-----\r?\n((Version|Comment|Hash): [ -~]{1,80}\r?\n)*([A-Za-z0-9+/=]*\r?\n)+"
+    rb"-----END \1 SIGNATURE-----\s*"
+)
 
 
 def write_manifest(folder: str | os.PathLike[str], *, kind: str, key_file: str | os.PathLike[str]) -> str:
@@ -72,10 +77,12 @@ def check_manifest(folder: str | os.PathLike[str], *, key_file: str | os.PathLik
         path = found.get(name)
         if path is None:
             problems.append(f"{name} is in the manifest and not in the folder: copy the folder whole.")
+        elif not path.is_symlink() and not path.is_file():
+            problems.append(f"{name} is neither a file nor a folder: nothing of that sort is part of a release.")
         elif path.is_symlink():
             problems.append(f"{name} is a link: nothing that leads elsewhere is part of a release.")
         elif name not in listed:
-            if name not in _SIGNATURES:
+            if not is_signature(name, path):
                 problems.append(f"{name} is not in the manifest: it was put there afterwards.")
         elif file_digest(path) != listed[name]:
             problems.append(f"{name} was changed after the manifest was written: its SHA-256 is another one.")
@@ -87,6 +94,32 @@ def check_manifest(folder: str | os.PathLike[str], *, key_file: str | os.PathLik
         if not hmac.compare_digest(seal, _seal(release_secret(key_file), digest)):
             problems.append("the seal is not of this key: the owner of the key did not let this folder out.")
     return problems
+
+
+def is_signature(name: str, path: Path) -> bool:
+    """Whether a file is the owner's signature of the manifest, by its form; whose it is, ssh-keygen and gpg tell.
+
+    Args:
+        name: of the file, below the release.
+        path: where it lies, no link.
+    """
+    if name not in _SIGNATURES or path.stat().st_size > _MOST_SIGNATURE:
+        return False
+    content = path.read_bytes()
+    return _ARMOUR.fullmatch(content) is not None or _is_packet(content)
+
+
+def _is_packet(content: bytes) -> bool:
+    """Whether it is one binary OpenPGP signature packet of version 4 to 6 (RFC 9580, 4.2 and 5.2)."""
+    for head, first in ((b"\x88", 2), (b"\x89", 3), (b"\xc2", 2), (b"\xc2", 3)):
+        if content[:1] != head or len(content) <= first:
+            continue
+        length = int.from_bytes(content[1:first], "big")
+        if head == b"\xc2" and first == 3:
+            length -= (192 << 8) - 192
+        if length == len(content) - first and content[first] in (4, 5, 6):
+            return True
+    return False
 
 
 def _files(folder: Path) -> dict[str, Path]:

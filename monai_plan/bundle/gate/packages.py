@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -38,13 +39,10 @@ _VERSION = "1.0.0"
 
 def write_data(audited: Audited, folder: Path, *, name: str, authors: str) -> None:
     """All files of the release as they were audited, and a card with what the audit found."""
-    release = audited.output / "release"
+    release = audited.release.folder
     for file in audited.files:
         if file != "dataset_card.md":  # its text is in the card
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(release / file, folder / file)
-            if file_digest(folder / file) != audited.files[file]:
-                raise DataError(f"release/{file} was changed while it was let out: nobody else may write there now.")
+            shutil.copyfile(release / file, _made(folder / file))
     write_text(folder / "README.md", data_card((release / "dataset_card.md").read_text("utf-8"), audited, authors))
 
 
@@ -57,8 +55,11 @@ def write_classifier(audited: Audited, folder: Path, *, name: str, authors: str)
     network = _resnet(audited)
     dims = len(release.img_size)
     common = {"network_def": network, "img_size": list(release.img_size), "reader": _READERS[dims]}
-    settings = {"epochs": _epochs(audited), "batch_size": audited.recorded("evaluate", "evaluation_batch_size")}
-    settings["lr"] = audited.recorded("evaluate", "evaluation_lr")
+    settings = {
+        "epochs": _epochs(audited),
+        "batch_size": _number(audited, "evaluation_batch_size", whole=True),
+        "lr": _number(audited, "evaluation_lr"),
+    }
     train = {**_template("classifier_train"), **common, **settings}
     inference = {**_template("classifier_inference"), **common, "files": _FILES[dims], "scaling": _scaling(audited)}
     if release.img_channels == 1:
@@ -67,35 +68,31 @@ def write_classifier(audited: Audited, folder: Path, *, name: str, authors: str)
     for file, config in (("train", train), ("inference", inference), ("evaluate", evaluate)):
         _write_config(folder / "configs" / f"{file}.json", config)
     names = {str(label): release.label_names[label] for label in sorted(release.label_names)}
-    outputs = _tensor("probabilities", len(names), [], [], channel_def=names)
-    _train(folder, audited.output / "release")
     made_of = {"models/model.pt": f"the {len(release)} synthetic images of the data set {release.digest[:12]} alone"}
-    write_json(
-        folder / "configs" / "metadata.json",
-        _metadata(
-            audited,
-            name=name,
-            authors=authors,
-            task=f"Classification into {len(names)} classes, trained on synthetic images alone",
-            description="A residual network that was trained on a synthetic data set and never saw a patient's image.",
-            needs=("pytorch-ignite", "nibabel") if dims == 3 else ("pytorch-ignite", "pillow"),
-            inputs=_image(audited, [-1, 1]),
-            outputs=outputs,
-            provenance=_provenance(folder, made_of),
-        ),
+    metadata = _metadata(
+        audited,
+        name=name,
+        authors=authors,
+        task=f"Classification into {len(names)} classes, trained on synthetic images alone",
+        description="A residual network that was trained on a synthetic data set and never saw a patient's image.",
+        needs=("pytorch-ignite", "nibabel") if dims == 3 else ("pytorch-ignite", "pillow"),
+        inputs=_image(audited, [-1, 1]),
+        outputs=_tensor("probabilities", len(names), [], [], channel_def=names),
+        provenance={},
     )
+    write_json(folder / "configs" / "metadata.json", metadata)  # which MONAI wants to see when it trains
+    _train(folder, release.folder)
+    metadata["provenance"] = _provenance(folder, made_of)
+    write_json(folder / "configs" / "metadata.json", metadata)
     _write_common(audited, folder, classifier_card(audited, name=name, authors=authors, scaling=inference["scaling"]))
 
 
 def write_generator(audited: Audited, folder: Path, *, name: str, authors: str) -> None:
     """A bundle with the generator that was audited, its weights alone, and the points whose images were released."""
-    for file in ("private/model.pt", "private/paths.pt"):
-        if not audited.is_audited(file):
-            raise DataError(f"{file} is not the file that was audited: run the stages again (monai-plan run).")
-    generator = load_generator(audited.output / "private" / "model.pt")
+    generator = load_generator(audited.private("model.pt"))
     if not isinstance(generator, StyleGAN2Generator):
         raise DataError(f"private/model.pt holds a {type(generator).__name__}, and only a StyleGAN2Generator leaves.")
-    paths = load_paths(audited.output / "private" / "paths.pt")
+    paths = load_paths(audited.private("paths.pt"))
     points = select(paths, num_images=paths["num_images"])
     write_tensors(_made(folder / "models" / "model.pt"), dict(generator.state_dict()))
     write_tensors(folder / "models" / "points.pt", {"latents": points.latents, "labels": points.labels})
@@ -165,9 +162,20 @@ def _resnet(audited: Audited) -> dict[str, Any]:
     }
 
 
+def _number(audited: Audited, id: str, *, whole: bool = False) -> Any:
+    """A number as it is on record; never an expression, which would run wherever the bundle goes."""
+    value = audited.recorded("evaluate", id)
+    if type(value) not in ((int,) if whole else (int, float)) or not 0 < value < math.inf:
+        kind = "whole number" if whole else "number"
+        raise DataError(
+            f"{id} of the run is {value!r}, and only a plain {kind} above 0 leaves: run with --{id} and such a number."
+        )
+    return value
+
+
 def _epochs(audited: Audited) -> int:
     """As many steps as the classifiers of the report made."""
-    epochs = audited.recorded("evaluate", "evaluation_epochs")
+    epochs = _number(audited, "evaluation_epochs")
     return max(1, round(epochs * audited.audit["num_members"] / len(audited.release)))
 
 
@@ -282,4 +290,4 @@ def _write_common(audited: Audited, folder: Path, card: str) -> None:
     shutil.copyfile(_TEMPLATES / "logging.conf", folder / "configs" / "logging.conf")
     (folder / "audit").mkdir()
     for file in _AUDIT:
-        shutil.copyfile(audited.output / "release" / file, folder / "audit" / file)
+        shutil.copyfile(audited.release.folder / file, folder / "audit" / file)

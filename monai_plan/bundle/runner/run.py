@@ -135,7 +135,7 @@ def run_bundle(
     check_reads([plan.stage for plan in plans], stages, output)
     _check_writes(plans)
 
-    with _locked(output / RECORDS), hushed(quiet=quiet):
+    with locked(output / RECORDS), hushed(quiet=quiet):
         clear_cache(output / CACHE, datalists)  # first of all: who was removed from the data is gone from there
         remove_leftovers(stages, output, echo)
         run = _Run(stages, output, {stage.name: StageRecord(output, stage.name, echo) for stage in stages}, echo)
@@ -154,8 +154,15 @@ def run_bundle(
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second run away from the same output folder; the lock ends with the process, however it ends."""
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second run away from the same output folder; the lock ends with the process, however it ends.
+
+    Args:
+        folder: of the records, ``RECORDS`` below the output folder; made if missing.
+
+    Raises:
+        ConfigError: if another run has it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / "lock")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -10,16 +11,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from gate_fakes import audit_of, record, say
 from PIL import Image, PngImagePlugin
 
+import monai_plan.bundle.gate.audited
 import monai_plan.bundle.gate.leave
 from monai_plan.__main__ import main
 from monai_plan.bundle.gate import MANIFEST_NAME, check_manifest, release_bundle
 from monai_plan.bundle.gate.strangers import hidden_in
+from monai_plan.bundle.runner.run import locked
 from monai_plan.utils import ConfigError, DataError, file_digest, load_artifact, save_artifact
 
 pytestmark = pytest.mark.usefixtures("clean_logging")
@@ -248,6 +252,11 @@ def test_other_rows_may_have_no_answer(run: Path, tmp_path: Path) -> None:
     release_bundle(run, kind="data", to=tmp_path / "left")
 
 
+def test_a_verdict_that_nobody_knows_counts_as_an_alarm(run: Path) -> None:
+    say(run, found={"reconstructions": "Fine"})
+    _refused(run, 'the audit says of "Soft reconstructions"')
+
+
 def test_an_audit_that_somebody_mended_is_none(run: Path) -> None:
     audit = audit_of(run) | {"verdict": "Nothing found at all"}
     (run / "release" / "audit.json").write_text(json.dumps(audit))
@@ -312,6 +321,50 @@ def test_the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
     assert _bytes(tmp_path / "a") == _bytes(tmp_path / "b")
 
 
+def test_what_the_owner_put_there_stays(run: Path, tmp_path: Path) -> None:
+    """The signature, where nothing changes; a release of another kind or of another run."""
+    target = tmp_path / "ward_plan"
+    release_bundle(run, kind="data", to=target)
+    signature = target / f"{MANIFEST_NAME}.asc"
+    signature.write_text("-----BEGIN PGP SIGNATURE-----\n\niQEz\n=abcd\n-----END PGP SIGNATURE-----\n")
+    before = _bytes(target)
+    release_bundle(run, kind="data", to=target)
+    assert _bytes(target) == before
+    with pytest.raises(ConfigError, match="holds a release of the kind data"):
+        release_bundle(run, kind="classifier", to=target)
+    (run / "private" / "gate" / "key.json").unlink()
+    with pytest.raises(ConfigError, match="does not bear the seal of"):
+        release_bundle(run, kind="data", to=target)
+    assert _bytes(target) == before
+
+
+def test_a_link_is_no_place(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is said before anything is made."""
+    monkeypatch.setattr("monai_plan.bundle.gate.leave.audited_copy", None)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "left").symlink_to(tmp_path / "empty")
+    with pytest.raises(ConfigError, match="left, which is a link"):
+        release_bundle(run, kind="data", to=tmp_path / "left")
+
+
+def test_no_run_writes_meanwhile(run: Path) -> None:
+    with locked(run / "private" / "run"), pytest.raises(ConfigError, match="another run is writing"):
+        release_bundle(run, kind="data", to=run.parent / "left")
+
+
+def test_what_changes_while_it_is_copied_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = monai_plan.bundle.gate.audited.audited_release
+
+    def late(*args: Any, **options: Any) -> Any:
+        audited = checked(*args, **options)
+        _change_a_pixel(run)
+        return audited
+
+    monkeypatch.setattr("monai_plan.bundle.gate.audited.audited_release", late)
+    _refused(run, r"release/images/000000\.png was changed while it was let out")
+    assert not (run / "private" / "gate" / "copy").exists()
+
+
 def test_folders_of_others_are_left_alone(run: Path, tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "thesis.txt").write_text("all of it")
@@ -347,6 +400,22 @@ def test_a_classifier_knows_the_synthetic_images_alone(
     text = b"".join(_bytes(tmp_path / "a" / "tiny_classifier" / "configs").values())
     assert b"monai_plan" not in text
     assert str(run).encode() not in text
+
+
+@pytest.mark.parametrize("id", ["evaluation_lr", "evaluation_epochs", "evaluation_batch_size"])
+def test_an_expression_of_the_run_does_not_leave(run: Path, id: str) -> None:
+    """It would run wherever the bundle goes."""
+    file = run / "private" / "run" / "evaluate.json"
+    content = json.loads(file.read_text())
+    content["fingerprint"]["config"][id] = "$float(open('/home/alice/x').read())"
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=f"{id} of the run is .* only a plain"):
+        release_bundle(run, kind="classifier", to=run.parent / "tiny_classifier")
+
+
+def test_a_classifier_leaves_in_silence(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    release_bundle(run, kind="classifier", to=run.parent / "tiny_classifier")
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 WITHOUT = """

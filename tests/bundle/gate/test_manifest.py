@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,38 @@ def test_a_whole_folder(folder: Path, tmp_path: Path) -> None:
     assert check_manifest(folder, key_file=tmp_path / "private" / "key.json") == []
     content = json.loads((folder / MANIFEST_NAME).read_text())
     assert sorted(content["files"]) == ["card.md", "images/0.png"]
-    (folder / f"{MANIFEST_NAME}.sig").write_text("of ssh-keygen")
-    assert check_manifest(folder) == []
+    for content in (
+        b"-----BEGIN SSH SIGNATURE-----\nU1NIU0lH\n-----END SSH SIGNATURE-----\n",
+        b"-----BEGIN PGP SIGNATURE-----\nVersion: GnuPG v2\n\niQEz\n=abcd\n-----END PGP SIGNATURE-----\n",
+        b"\x88\x04\x04\x00\x01\x08",
+        b"\x89\x00\x03\x04\x00\x01",
+    ):
+        (folder / f"{MANIFEST_NAME}.sig").write_bytes(content)
+        assert check_manifest(folder) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Mustermann",
+        b"-----BEGIN PGP SIGNATURE-----\nMax Mustermann\n-----END PGP SIGNATURE-----\n",
+        b"-----BEGIN PGP SIGNATURE-----\n" + b"A" * 9000 + b"\n-----END PGP SIGNATURE-----\n",
+        b"-----BEGIN SSH SIGNATURE-----\nU1NI\n-----END SSH SIGNATURE-----\nMustermann",
+        b"\x89\x00\x03\x04\x00\x01Mustermann",
+        b"PK\x03\x04",
+    ],
+)
+def test_what_is_no_signature(folder: Path, content: bytes) -> None:
+    (folder / f"{MANIFEST_NAME}.asc").write_bytes(content)
+    (problem,) = check_manifest(folder)
+    assert "manifest.json.asc is not in the manifest" in problem
+
+
+def test_a_pipe(folder: Path) -> None:
+    """Which would be read for ever."""
+    os.mkfifo(folder / "more")
+    (problem,) = check_manifest(folder)
+    assert "more is neither a file nor a folder" in problem
 
 
 def test_what_became_of_it(folder: Path) -> None:

@@ -96,7 +96,7 @@ def test_resuming_touches_no_file(toy: Toy) -> None:
 
 def test_one_run_at_a_time(toy: Toy) -> None:
     with (
-        runner._locked(toy.out / "private" / "run"),
+        runner.locked(toy.out / "private" / "run"),
         pytest.raises(ConfigError, match=r"another run is writing to .*out"),
     ):
         toy.run()
