@@ -233,11 +233,15 @@ def _new_bundle(name: str, dataset_dir: str, **options: Any) -> int:
     return _verify_bundle(str(folder))
 
 
-def _verify_bundle(bundle: str, dataset_dir: str | None = None) -> int:
+def _verify_bundle(bundle: str, dataset_dir: str | None = None, files_only: bool = False) -> int:
     from monai_plan.bundle.zoo import bundle_folder, verify_bundle
 
     folder = bundle_folder(bundle)
-    found = verify_bundle(folder, dataset_dir=dataset_dir)
+
+    def echo(line: str) -> None:
+        print(f"{folder.name}: {line}", flush=True)
+
+    found = verify_bundle(folder, dataset_dir=dataset_dir, files_only=files_only, echo=echo)
     for finding in found:
         print(f"  {finding}")
     errors = sum(finding.level == "error" for finding in found)
@@ -362,7 +366,7 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
     ),
     "verify-bundle": (
         "say what the model zoo's checks would of a bundle, off line, and whether a file of it derives from patients; "
-        "this runs its configs",
+        "this runs its configs, but for --files-only",
         _verify_bundle,
         {
             "bundle": ("its folder, or a name", _PATH | {"metavar": "BUNDLE"}),
@@ -370,6 +374,7 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
                 "data for its train.json (default: a stand-in, for bundles of this form)",
                 _PATH | {"metavar": "DIR"},
             ),
+            "--files_only": ("look at the files alone, and run nothing of it", {"action": "store_true"}),
         },
     ),
     "phantoms": (

@@ -41,15 +41,16 @@ def bundle_path(name: str) -> Path:
 
 
 def bundle_folder(bundle: str | os.PathLike[str]) -> Path:
-    """The folder of a bundle that is given as a folder or by name; a folder with configs in it goes before.
+    """The folder of a bundle that is given as a folder or by name; a folder with configs or a manifest goes before.
 
     Raises:
         ConfigError: if a word is given that is neither.
     """
     folder = Path(bundle)
-    if isinstance(bundle, str) and re.fullmatch(r"\w+", bundle) and not (folder / "configs").is_dir():
-        return bundle_path(bundle)
-    return folder
+    if not isinstance(bundle, str) or not re.fullmatch(r"\w+/?", bundle):
+        return folder
+    is_one = (folder / "configs").is_dir() or (folder / "manifest.json").is_file()
+    return folder if is_one else bundle_path(bundle.rstrip("/"))
 
 
 def check_name(name: str) -> None:

@@ -90,6 +90,8 @@ def _inspected(path: str, changed: int, size: int) -> DatalistFacts:
     items = [item for name in ("training", "test") for item in datalist.sections.get(name, ())]
     check_files(items, datalist)
     paths = [item["image"] for item in items]
+    if not paths:
+        raise DataError(f'{datalist.path} lists no image in "training" nor in "test": add those of your data set.')
     found = list(zip(paths, in_threads(_header_or_reason, paths), strict=True))
     headers = {path: header for path, header in found if isinstance(header, ImageHeader)}
     if not headers:

@@ -6,9 +6,10 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from monai_plan.bundle.gate.manifest import MANIFEST_NAME, is_signature
 from monai_plan.bundle.names import check_name
 from monai_plan.bundle.zoo.findings import Finding, error, warning
 from monai_plan.utils import ConfigError, file_digest
@@ -20,7 +21,18 @@ CUSTOMARY = ("configs/logging.conf", "docs/README.md", "docs/data_license.txt")
 CONFIGS = (".json", ".yaml", ".yml")
 LARGE = 25_000_000  # bytes that the zoo takes in one file
 MOST_TEXT = 1_000_000
-_MACHINE = re.compile(r"(?<![\w./:}])(?:/(?:home|root|Users|mnt|media|scratch)/|[A-Za-z]:\\)[\w.~-]+")
+_PLACES = "home|root|Users|mnt|media|scratch|data|srv|tmp|work|gpfs|cluster|Volumes|nfs|lustre|export"
+_MACHINE = re.compile(
+    rf"(?<![\w./:}}~+-])(?<!\+ ['\"])(?:file://\w*)?/(?:{_PLACES})/[\w.~-]+"  # not what is put behind another path
+    r"|(?<![\w./:}])[A-Za-z]:(?:\\{1,4}|/)[\w.~-]+"  # of Windows, plain or as a text in JSON
+    r"|(?<![^\s\"'=(<`])\\{2,4}[A-Za-z][\w.-]+\\{1,2}[\w$][\w.$-]+"  # of its shares
+)
+_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
+_NAME = rf"[^\"',;\t\n{{}}@$%<>]+(?:{'|'.join(map(re.escape, _ENDINGS))})\b"
+_ENTRY = re.compile(  # of a data list in JSON, line by line, or in YAML
+    rf"(?:^|[\[{{,-])[ \t]*[\"']?image[\"']?[ \t]*:[ \t]*\[?[\"']?{_NAME}", re.MULTILINE | re.IGNORECASE
+)
+_PROSE, _TABLES = (".md", ".py", ".ipynb"), (".csv", ".tsv", ".tab", ".txt")
 
 
 def check_bundle_files(folder: Path) -> list[Finding]:
@@ -78,12 +90,19 @@ def check_nothing_private(folder: Path, provenance: Mapping[str, Any]) -> list[F
         provenance: of ``configs/metadata.json``.
     """
     found = []
+    told: set[str] = set()
     for path in _walk(folder):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             found.append(error("private.link", f"{name} is a link.", "What it leads to is checked by nobody: copy it."))
-        elif path.name.startswith("."):
-            found.append(error("private.hidden", f"{name} is hidden.", "Delete it."))
+        elif (hidden := _hidden(name)) is not None:
+            if hidden not in told:
+                found.append(error("private.hidden", f"{hidden} is hidden or made by Python.", "Delete it."))
+            told.add(hidden)
+        elif not path.is_file():
+            found.append(error("private.file", f"{name} is neither a file nor a folder.", "Delete it."))
+        elif (folder / MANIFEST_NAME).is_file() and is_signature(name, path):
+            continue
         elif (text := _text(path)) is None:
             found += _check_binary(path, name, provenance.get(name))
         else:
@@ -94,10 +113,19 @@ def check_nothing_private(folder: Path, provenance: Mapping[str, Any]) -> list[F
     return found
 
 
+def _hidden(name: str) -> str | None:
+    """The path up to its first part that a listing hides, or that holds code which nobody can read; None if none."""
+    path = PurePosixPath(name)
+    for place in (*reversed(path.parents), path):
+        if place.name.startswith(".") or place.name == "__pycache__":
+            return place.as_posix()
+    return None
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     """All files, and links whatever they lead to, which are not followed."""
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        folders.sort()
         links = [name for name in folders if (Path(place) / name).is_symlink()]
         yield from (Path(place) / name for name in sorted([*files, *links]))
 
@@ -150,12 +178,26 @@ def _check_text(text: str, name: str) -> list[Finding]:
     if machine:
         remedy = "It may name people, and is nowhere else: write a path relative to bundle_root."
         found.append(error("private.path", f"{name} names a folder of a machine, {machine[0]}.", remedy))
+    content: Any = None
     if name.endswith(".json"):
         try:
             content = json.loads(text)
         except (ValueError, RecursionError):
             return [*found, error("files.json", f"{name} is no JSON.", "Mend it.")]
-        sections = [part for part in content.values() if isinstance(part, list)] if isinstance(content, dict) else []
-        if any(isinstance(item, dict) and {"image", "label"} <= item.keys() for part in sections for item in part):
-            found.append(error("private.datalist", f"{name} is a data list.", "It names patients: delete it."))
+    listed = _ENTRY.search(text) is not None and not name.endswith(_PROSE)
+    if listed or _lists_images(content) or (name.endswith(_TABLES) and _is_table_of_images(text)):
+        found.append(error("private.datalist", f"{name} is a data list.", "It names patients: delete it."))
     return found
+
+
+def _is_table_of_images(text: str) -> bool:
+    """Whether a line has several cells, one of which names an image."""
+    rows = (re.split("[,;\t]", line) for line in text.splitlines())
+    return any(len(row) > 1 and any(cell.strip(" \"'").lower().endswith(_ENDINGS) for cell in row) for row in rows)
+
+
+def _lists_images(content: Any) -> bool:
+    """Whether it is a list of images, or holds one as a section."""
+    sections = content.values() if isinstance(content, dict) else [content]
+    items = [item for part in sections if isinstance(part, list) for item in part if isinstance(item, dict)]
+    return any("image" in item and item.keys() & {"label", "subject"} for item in items)

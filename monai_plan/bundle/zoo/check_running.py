@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +41,7 @@ def check_running(folder: Path, *, dataset_dir: Path | None = None) -> list[Find
         work = Path(temporary)
         found = _tried("network", "cannot be built", lambda: _network(folder, inference))
         if not found:
-            found += _check_weights(folder, inference, work)
+            found += _tried("network", "cannot be built", lambda: found.extend(_check_weights(folder, inference, work)))
             found += _tried("network.in_out", "does not fit the metadata", lambda: _verify_shapes(folder, inference))
         found += _check_properties(folder, inference, "inference", {"output_dir": str(work / "out")})
         if (folder / "configs" / "train.json").is_file():
@@ -55,6 +56,7 @@ def _left_as_it_was() -> Iterator[None]:
     before = [(logger, logger.level, logger.propagate, logger.disabled, logger.handlers[:]) for logger in loggers]
     disabled, states = logging.root.manager.disable, (random.getstate(), np.random.get_state(), torch.get_rng_state())
     flags = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
+    writes_code, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nor __pycache__ in the bundle
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
@@ -62,6 +64,7 @@ def _left_as_it_was() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+        sys.dont_write_bytecode = writes_code
         for logger, level, propagate, was_disabled, handlers in before:
             logger.setLevel(level)
             logger.propagate, logger.disabled, logger.handlers = propagate, was_disabled, handlers
@@ -72,11 +75,11 @@ def _left_as_it_was() -> Iterator[None]:
 
 
 def _tried(id: str, what: str, action: Callable[[], Any], remedy: str = _MEND) -> list[Finding]:
-    """Nothing, or the error that the action raised; configs and MONAI may raise anything."""
+    """Nothing, or the error that the action raised; configs and MONAI may raise anything, and end the program."""
     try:
         action()
-    except Exception as problem:
-        while problem.__cause__ is not None and isinstance(problem.__cause__, Exception):
+    except (Exception, SystemExit) as problem:
+        while isinstance(problem.__cause__, Exception | SystemExit):
             problem = problem.__cause__  # MONAI wraps what happened
         reason = f"{type(problem).__name__}: {first_line(problem)}" if str(problem) else type(problem).__name__
         return [error(id, f"{NETWORK if id.startswith('network') else 'the bundle'} {what} ({reason}).", remedy)]

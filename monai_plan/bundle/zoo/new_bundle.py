@@ -69,11 +69,23 @@ def new_bundle(
         raise DataError(f"{datalist} does not exist: make it by monai-plan datalist, see monai-plan datalist --help.")
     facts = inspect_datalist(datalist)
     labels = read_datalist(datalist).labels
-    classes = tuple(_plain(labels[label]) for label in sorted(labels))
+    classes = _class_names(datalist, [labels[label] for label in sorted(labels)])
     size = full_size(facts.img_size if img_size is None else tuple(img_size), facts.spatial_dims)
     start_shape(size)  # refuses what the network would refuse
     recipe = _recipe(name, authors, classes, size, facts.img_channels)
     return write_bundle(recipe, output_dir, versions=installed_versions())
+
+
+def _class_names(datalist: Path, given: Sequence[str]) -> tuple[str, ...]:
+    """The names as the bundle has them, each still one class's own."""
+    names = [_plain(name) for name in given]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise DataError(
+                f'{datalist} names classes {given[names.index(name)]!r} and {given[number]!r} in "labels", which would '
+                f"both be {name!r} in a bundle, where few signs may stand: rename one of them in words."
+            )
+    return tuple(names)
 
 
 def _plain(name: str) -> str:

@@ -28,6 +28,11 @@ def test_a_name_is_a_bundle_and_a_folder_goes_before(tmp_path: Path, monkeypatch
     assert bundle_folder("phantom_plan") == bundle_path("phantom_plan")
     (tmp_path / "phantom_plan" / "configs").mkdir(parents=True)
     assert bundle_folder("phantom_plan") == Path("phantom_plan")
+    assert bundle_folder("phantom_plan/") == Path("phantom_plan")
+    assert bundle_folder("chest_xray_plan/") == bundle_path("chest_xray_plan")
+    (tmp_path / "chest_xray_plan").mkdir()
+    (tmp_path / "chest_xray_plan" / "manifest.json").write_text("{}")
+    assert bundle_folder("chest_xray_plan") == Path("chest_xray_plan")
     assert bundle_folder("./chest_xray_plan") == Path("chest_xray_plan")
     assert bundle_folder(".") == Path(".")
     assert bundle_folder(tmp_path) == tmp_path

@@ -94,3 +94,18 @@ def test_what_makes_none(patients: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"datalist\.json does not exist: make it by monai-plan datalist"):
         new_bundle("a_plan", tmp_path, output_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [("<2 mm", "≥2 mm"), ("A/B", "A B")])
+def test_classes_that_would_have_one_name(names: tuple[str, str], patients: Path, tmp_path: Path) -> None:
+    content = json.loads((patients / "datalist.json").read_text())
+    images = [{"image": str(patients / item["image"]), "label": item["label"]} for item in content["training"]]
+    (tmp_path / "datalist.json").write_text(json.dumps({"labels": dict(enumerate(names)), "training": images}))
+    with pytest.raises(DataError, match=f"names classes '{names[0]}' and '{names[1]}' in .*would both be"):
+        new_bundle("a_plan", tmp_path, output_dir=tmp_path)
+
+
+def test_a_data_list_without_images(tmp_path: Path) -> None:
+    (tmp_path / "datalist.json").write_text('{"labels": {"0": "a", "1": "b"}, "training": []}')
+    with pytest.raises(DataError, match='lists no image in "training"'):
+        new_bundle("a_plan", tmp_path, output_dir=tmp_path)

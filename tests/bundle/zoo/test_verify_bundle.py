@@ -15,6 +15,7 @@ import torch
 
 from monai_plan.__main__ import main
 from monai_plan.bundle.zoo import bundle_path, bundles, verify_bundle
+from monai_plan.bundle.zoo.check_files import check_nothing_private
 from monai_plan.utils import ConfigError, file_digest, save_artifact
 
 GOOD = "phantom_plan"
@@ -63,7 +64,7 @@ def _removed(name: str) -> Callable[[Path], None]:
 
 def _written(name: str, content: bytes) -> Callable[[Path], None]:
     def write(bundle: Path) -> None:
-        (bundle / name).parent.mkdir(exist_ok=True)
+        (bundle / name).parent.mkdir(exist_ok=True, parents=True)
         (bundle / name).write_bytes(content)
 
     return write
@@ -126,6 +127,9 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a link": (lambda bundle: (bundle / "docs" / "x.md").symlink_to("README.md"), "error private.link"),
     "a linked folder": (lambda bundle: (bundle / "data").symlink_to(bundle / "docs"), "error private.link"),
     "a hidden file": (_written(".DS_Store", b"x"), "error private.hidden"),
+    "a hidden folder": (_written(".cache/x.txt", b"x"), "error private.hidden"),
+    "compiled code": (_written("scripts/__pycache__/x.pyc", b"x"), "error private.hidden"),
+    "a pipe": (lambda bundle: os.mkfifo(bundle / "docs" / "pipe"), "error private.file"),
     "a picture": (_written("docs/sample.png", b"\x89PNG\r\n\x1a\n\0"), "error private.provenance"),
     "other weights": (lambda bundle: torch.save({}, bundle / "models" / "model.pt"), "error private.provenance"),
     "provenance of nothing": (_metadata(provenance={"models/y.pt": {}}), "error private.provenance"),
@@ -135,6 +139,10 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a broken config": (_written("configs/other.json", b"{"), "error files.json"),
     "code in the weights": (_code, "error weights"),
     "weights of another network": (_other_weights, "error weights"),
+    "a network that ends it": (
+        _config("inference.json", lambda c: c.update(network_def="$__import__('sys').exit(0)")),
+        "error network",
+    ),
     "a network that is none": (_config("inference.json", lambda c: c.pop("network_def")), "error network"),
     "another input": (_tensor("inputs", "image", num_channels=64), "error network.in_out"),
     "another size": (_tensor("outputs", "pred", spatial_shape=[64, 64]), "error network.in_out"),
@@ -163,13 +171,64 @@ def test_a_name_that_the_zoo_does_not_take(bundle: Path) -> None:
     assert [(finding.id, finding.level) for finding in found] == [("files.name", "error")]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file:///home/mustermann/ward",
+        "C:/Users/Mustermann", '{"x": "C:\\\\Users\\\\Mustermann"}', r"C:\Users\Mustermann",
+        r"on \\srv\ward7", r'"\\\\srv\\ward7"', "'/data/ward'", "/srv/ward", "in /tmp/ward", "/work/ward", "/gpfs/ward",
+        "/cluster/home/mustermann", "/Volumes/USB/ward",
+    ],
+)  # fmt: skip
+def test_a_machines_folder_in_any_form(text: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text(text)
+    assert [finding.id for finding in check_nothing_private(tmp_path, {})] == ["private.path"]
+
+
+@pytest.mark.parametrize(
+    "text", ["$@bundle_root + '/data/images'", "https://host.org/data/x", "docs/data/x", "a: b", r"'\w+\d+'", "[/tmp/]"]
+)
+def test_what_is_no_machines_folder(text: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text(text)
+    assert check_nothing_private(tmp_path, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", '[{"image": "a", "label": 1}]'),
+        ("a.json", '{"data": {"fold0": [{"image": "a.png", "subject": "x"}]}}'),
+        ("a.jsonl", '{"image": "a.PNG", "label": 1}\n'),
+        ("a.yaml", "training:\n- image: ward/a.nii.gz\n  label: 0\n"),
+        ("a.yml", "training:\n  - {label: 0, image: a b.dcm}\n"),
+        ("a.csv", "file,label\nward/a.png,1\n"),
+        ("a.tsv", "label\timage\n1\ta.jpg\n"),
+    ],
+)
+def test_a_data_list_in_any_form(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    assert [finding.id for finding in check_nothing_private(tmp_path, {})] == ["private.datalist"]
+
+
+def test_nothing_is_run_if_files_alone_are_asked_for(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And what is run is announced."""
+    mark = f"$__import__('os').mkdir({str(bundle.parent / 'ran')!r})"
+    _config("inference.json", lambda c: c.update(network_def=mark.replace("/tmp/", "/tm' + 'p/")))(bundle)
+    assert main(["verify-bundle", str(bundle), "--files-only"]) == 0
+    assert "its configs are run" not in capsys.readouterr().out
+    assert not (bundle.parent / "ran").exists()
+    assert main(["verify-bundle", str(bundle)]) == 2
+    assert "its configs are run" in capsys.readouterr().out
+    assert (bundle.parent / "ran").exists()
+
+
 def test_nothing_runs_where_a_file_is_wrong(bundle: Path) -> None:
     """For configs are code."""
     _config("inference.json", lambda c: c.update(network_def=f"$__import__('os').mkdir({str(bundle / 'ran')!r})"))(
         bundle
     )
     _written("docs/sample.png", b"\0")(bundle)
-    assert [finding.id for finding in verify_bundle(bundle)] == ["private.provenance"]
+    assert "private.provenance" in [finding.id for finding in verify_bundle(bundle)]
     assert not (bundle / "ran").exists()
 
 
