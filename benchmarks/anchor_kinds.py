@@ -1,6 +1,6 @@
 """What should leave: averages of patients or points of G's own, walked or straight, chosen or not. One table decides.
 
-    python benchmarks/anchor_kinds.py OUT --overrides bundles/chest_xray_plan/configs/quickstart.json --work_dir KINDS
+    python benchmarks/anchor_kinds.py OUT --bundle_root bundles/phantom_plan --work_dir KINDS
 
 takes the networks, latents and data of a finished run (up to the stage ``train_class``), and makes as many images as
 there are real ones by each way, all through the same final check, each by the run's own stages:
@@ -33,7 +33,6 @@ from typing import Any
 import numpy as np
 import torch
 from finished_run import add_arguments, parse, settings_of
-from lesions import LesionCounter, shares
 from scipy.stats import t
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -42,6 +41,7 @@ from walk_options import SHOWN, train_identity
 from monai_plan.audit import AuditInputs, ImageSet, evaluate
 from monai_plan.bundle.stages import InvertStage
 from monai_plan.data import contact_sheet
+from monai_plan.data.lesions import LesionCounter, lesion_shares
 from monai_plan.networks import load_classifier
 from monai_plan.release import ReleasePoints, load_paths, select, synthesize_images
 from monai_plan.utils import load_artifact
@@ -147,7 +147,7 @@ def main() -> None:
         image_sets.append(ImageSet(name, images, labels))
         areas[name] = membership(points.latents, found)
         if counter:
-            lesions[name] = " {:.1f}, {:.1f}, {:.1f} |".format(*shares(counter(images[labels == labels.max()])))
+            lesions[name] = " {:.1f}, {:.1f}, {:.1f} |".format(*lesion_shares(counter(images[labels == labels.max()])))
 
     second = load_classifier(
         base.get_parsed_content("identity_network")(), second_file, kind="identity_net"

@@ -5,7 +5,7 @@ from the mean w, 1,000 steps, one set of convolution weights per sample. The fea
 there. Both minimise the same distance; before the clock starts, the script checks that at the same w both give the same
 distance and the same gradient. The encoder is the one that the run has trained; its training is not in the times.
 
-    python benchmarks/inversion.py quickstart --overrides bundles/chest_xray_plan/configs/quickstart.json \\
+    python benchmarks/inversion.py quickstart --bundle_root bundles/phantom_plan \\
         --reference_steps 200
     python benchmarks/inversion.py OUT --dataset_dir DIR --device cuda --images 256
 """

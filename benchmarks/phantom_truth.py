@@ -25,7 +25,7 @@ from lesions import lesion_table
 from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import Tensor, nn
 
-from monai_plan.bundle.quickstart import BUNDLE, bundle_path
+from monai_plan.bundle.zoo import bundle_folder
 from monai_plan.data import CheckedDataset, make_phantoms, read_datalist
 from monai_plan.engines import predict_probabilities
 from monai_plan.networks import load_classifier
@@ -56,6 +56,7 @@ def phantom_truth(
     output_dir: str | os.PathLike[str],
     *,
     data_dir: str | os.PathLike[str] | None = None,
+    bundle: str = "phantom_plan",
     overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> list[Figure]:
@@ -64,7 +65,8 @@ def phantom_truth(
     Args:
         output_dir: with ``private/`` and ``release/``.
         data_dir: the phantoms; by default ``output_dir/data``, where the quickstart puts them.
-        overrides: config ids that the run had; by default those of the quickstart.
+        bundle: that was run, by name or as a folder; by default that of the quickstart.
+        overrides: config ids that the run overrode.
         seed: of the phantoms.
 
     Raises:
@@ -73,10 +75,8 @@ def phantom_truth(
     """
     output = Path(output_dir).absolute()
     data = Path(data_dir).absolute() if data_dir is not None else output / "data"
-    configs = bundle_path(BUNDLE) / "configs"
-    if overrides is None:
-        overrides = json.loads((configs / "quickstart.json").read_text(encoding="utf-8"))
-    settings = {**overrides, "device": "cpu", "dataset_dir": str(data), "output_dir": str(output)}
+    configs = bundle_folder(bundle) / "configs"
+    settings = {**(overrides or {}), "device": "cpu", "dataset_dir": str(data), "output_dir": str(output)}
     run = _Run(configs, settings)
     with tempfile.TemporaryDirectory() as folder:
         known = run.dataset(_same_phantoms(data, Path(folder) / "phantoms", run.size, seed), "test_known")
@@ -184,15 +184,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("quickstart_dir", metavar="QUICKSTART_DIR")
     parser.add_argument("--data_dir", help="the phantoms; by default QUICKSTART_DIR/data")
-    parser.add_argument("--overrides", help="JSON file of config ids that the run had; by default the quickstart's")
+    parser.add_argument("--bundle", default="phantom_plan", help="that was run; by default the quickstart's")
+    parser.add_argument("--overrides", help="JSON file of config ids that the run overrode")
     parser.add_argument("--seed", type=int, default=0, help="of the phantoms")
     options = parser.parse_args()
     overrides = json.loads(Path(options.overrides).read_text()) if options.overrides else None
     output = Path(options.quickstart_dir)
     try:
         figures = phantom_truth(
-            options.quickstart_dir, data_dir=options.data_dir, overrides=overrides, seed=options.seed
-        )
+            options.quickstart_dir, data_dir=options.data_dir, bundle=options.bundle, overrides=overrides,
+            seed=options.seed,
+        )  # fmt: skip
     except PLANError as error:
         print(f"phantom_truth: {error}", file=sys.stderr)
         return 2

@@ -1,6 +1,6 @@
 """What a release gives away to those who attack it with what they know: order, ends of paths, the final check, figures.
 
-    python benchmarks/release_attacks.py OUTPUT_DIR --overrides bundles/chest_xray_plan/configs/quickstart.json
+    python benchmarks/release_attacks.py OUTPUT_DIR --bundle_root bundles/phantom_plan
 
 plays four attacks on any finished run, with its private files for the truth, and prints a table:
 

@@ -19,24 +19,21 @@ import tempfile
 from pathlib import Path
 
 from monai_plan.bundle import run_bundle
+from monai_plan.bundle.runner.stages_file import load_stages
+from monai_plan.bundle.zoo import bundle_path
 from monai_plan.data import make_phantoms
 
-BUNDLE = Path(__file__).parents[1] / "bundles" / "chest_xray_plan"
 FEW_STEPS = {
     "total_images": 128, "epoch_images": 64, "metric_images": 10**6, "encoder_epochs": 1, "encoder_epoch_steps": 2,
     "inversion_steps": 2, "identity_epochs": 1, "class_epochs": 1, "walk_steps": 2, "min_distance_quantile": 0.0,
     "num_images": 60, "evaluation_epochs": 1, "evaluation_seeds": 1, "k": 3,
 }  # fmt: skip
-SMALL = (
-    *("z_dim", "w_dim", "channel_base", "channel_max", "batch_size", "classifier_layers", "classifier_channels"),
-    *("classifier_stride", "classifier_batch_size", "encoder_channels", "num_points", "evaluation_batch_size"),
-)
 
 
-def run(stage: str, folder: Path, overrides: dict) -> None:
+def run(bundle: str, stage: str, folder: Path, overrides: dict) -> None:
     """One stage, in this process."""
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
-    run_bundle(BUNDLE, dataset_dir=folder / "data", output_dir=folder / "out", overrides=overrides, only=[stage])
+    run_bundle(bundle, dataset_dir=folder / "data", output_dir=folder / "out", overrides=overrides, only=[stage])
 
 
 def main() -> None:
@@ -45,17 +42,15 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=300)
     parser.add_argument("--img_size", type=int, default=64)
     parser.add_argument("--small", action="store_true", help="the networks of the quickstart")
-    parser.add_argument("--stage", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--stage", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.stage:
-        run(options.stage[0], Path(options.stage[1]), json.loads(options.stage[2]))
+        run(*options.stage[:2], Path(options.stage[2]), json.loads(options.stage[3]))
         return
     overrides = {**FEW_STEPS, "img_size": [options.img_size] * 2}
-    if options.small:
-        quick = json.loads((BUNDLE / "configs" / "quickstart.json").read_text())
-        overrides |= {id: quick[id] for id in SMALL}
+    bundle = "phantom_plan" if options.small else "chest_xray_plan"
     estimates: dict[str, float] = {}
-    stages = [entry["name"] for entry in json.loads((BUNDLE / "configs" / "stages.json").read_text())["stages"]]
+    stages = [stage.name for stage in load_stages(bundle_path(bundle))]
     with tempfile.TemporaryDirectory() as folder:
         make_phantoms(
             Path(folder) / "data", img_size=options.img_size, num_subjects=options.patients,
@@ -63,7 +58,7 @@ def main() -> None:
         )  # fmt: skip
         print(f"{'MiB':16}{'peak':>8}{'estimate':>10}{'ratio':>7}")
         for stage in stages:
-            command = [sys.executable, str(Path(__file__)), "--stage", stage, folder, json.dumps(overrides)]
+            command = [sys.executable, str(Path(__file__)), "--stage", bundle, stage, folder, json.dumps(overrides)]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             told = process.stdout.read() if process.stdout else ""
             _, status, usage = os.wait4(process.pid, 0)

@@ -1,6 +1,6 @@
 """How soon the walk reaches the objective that the published recipe reaches.
 
-    python benchmarks/walk_steps.py quickstart --overrides bundles/chest_xray_plan/configs/quickstart.json
+    python benchmarks/walk_steps.py quickstart --bundle_root bundles/phantom_plan
 
 takes the trained networks and the anchors of a finished run, walks the same random pairs by the published recipe (Adam
 at a constant rate, 500 steps, T = 50, reference scale) and by others, the bundle's default first, and prints the

@@ -187,6 +187,37 @@ def _tell_verdict(output_dir: str) -> None:
         print(f"Privacy audit: {verdict_line(release / 'audit.json')}\n  see {release / 'audit.html'}")
 
 
+def _bundles() -> None:
+    from monai_plan.bundle.zoo import bundles
+    from monai_plan.utils import read_json
+
+    for name, folder in bundles().items():
+        metadata = read_json(folder / "configs" / "metadata.json")
+        weights = "with weights" if (folder / "models" / "model.pt").is_file() else "no weights"
+        print(f"{name} {metadata['version']}, {weights}: {metadata['task']}\n  {folder}")
+
+
+def _new_bundle(name: str, dataset_dir: str, **options: Any) -> int:
+    from monai_plan.bundle.zoo import new_bundle
+
+    folder = new_bundle(name, dataset_dir, **options)
+    print(f"wrote {folder}\n  to run: monai-plan run {folder} --dataset_dir {dataset_dir} --output_dir OUT")
+    return _verify_bundle(str(folder))
+
+
+def _verify_bundle(bundle: str, dataset_dir: str | None = None) -> int:
+    from monai_plan.bundle.zoo import bundle_folder, verify_bundle
+
+    folder = bundle_folder(bundle)
+    found = verify_bundle(folder, dataset_dir=dataset_dir)
+    for finding in found:
+        print(f"  {finding}")
+    errors = sum(finding.level == "error" for finding in found)
+    verdict = f"{errors} errors" if errors else "the model zoo's checks pass"
+    print(f"{folder.name}: {verdict}, {len(found) - errors} warnings.")
+    return 2 if errors else 0
+
+
 def _phantoms(output_dir: str, img_size: list[int] | None = None, **options: Any) -> None:
     from monai_plan.data import make_phantoms
 
@@ -223,6 +254,13 @@ def _audit(release: str, real: str, fail_on: Sequence[str] = (), **options: Any)
     return 3 if held else 0
 
 
+def _evaluate(output_dir: str, protocol: str = "plan", **options: Any) -> None:
+    from monai_plan.bundle.protocol import evaluate_protocol
+
+    print(evaluate_protocol(output_dir, **options).to_markdown(), end="")
+    print(f"\nWritten to {Path(output_dir) / 'private' / 'protocol'}, which derives from patients: never share it.")
+
+
 def _import_stylegan2(file: str, output: str) -> None:
     from monai_plan.networks import save_generator
     from monai_plan.networks.import_stylegan2 import load_stylegan2_pickle
@@ -252,7 +290,10 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
         "run all stages of a bundle on a data set; finished stages are skipped",
         _run,
         {
-            "bundle_root": ("folder of the bundle; put it before the options", _PATH | {"metavar": "BUNDLE"}),
+            "bundle_root": (
+                "name of a bundle (monai_plan bundles), or its folder; put it before the options",
+                _PATH | {"metavar": "BUNDLE"},
+            ),
             "--dataset_dir": ("folder of the data set, with datalist.json in it", _NEEDED | {"metavar": "DIR"}),
             "--output_dir": (
                 "folder to write to: private/ (never share it) and release/; give the same one to go on",
@@ -263,6 +304,29 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
                 {"action": "store_true"},
             ),
             "--only": ("run these stages only; what they read must be there", {"nargs": "+", "metavar": "STAGE"}),
+        },
+    ),
+    "bundles": ("list the bundles that come with monai_plan, and where they lie", _bundles, {}),
+    "new-bundle": (
+        "write a complete bundle for your data, in the model zoo's form: classes and sizes are read from it",
+        _new_bundle,
+        {
+            "name": ("of the bundle, such as knee_mri_plan", {"metavar": "NAME"}),
+            "--dataset_dir": ("folder of the data set, with datalist.json in it", _NEEDED | {"metavar": "DIR"}),
+            "--output_dir": ("folder to write NAME to (default: here)", _PATH | {"metavar": "DIR"}),
+            "--img_size": ("elements of each axis (default: from the data, at most 64)", _INT | {"nargs": "+"}),
+        },
+    ),
+    "verify-bundle": (
+        "say what the model zoo's checks would of a bundle, off line, and whether a file of it derives from patients; "
+        "this runs its configs",
+        _verify_bundle,
+        {
+            "bundle": ("its folder, or a name", _PATH | {"metavar": "BUNDLE"}),
+            "--dataset_dir": (
+                "data for its train.json (default: a stand-in, for bundles of this form)",
+                _PATH | {"metavar": "DIR"},
+            ),
         },
     ),
     "phantoms": (
@@ -301,6 +365,20 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
             "--fail_on": (
                 'exit with 3 if it holds, such as "copies.p<0.05"; may be given several times',
                 {"action": "append", "metavar": "CONDITION"},
+            ),
+        },
+    ),
+    "evaluate": (
+        "make the two tables of the paper from a finished run, beside the selection that walks have to beat",
+        _evaluate,
+        {
+            "output_dir": ("of a finished run", _PATH | {"metavar": "OUT"}),
+            "--protocol": ("plan: the paper's (default)", {"choices": ("plan",)}),
+            "--seeds": ("classifiers per row (default: 5)", _INT),
+            "--ks": ("k of the second table (default: 5 10 15)", _INT | {"nargs": "+", "metavar": "K"}),
+            "--rows": (
+                "make these rows only, such as linear or 'PLAN, k = 5'",
+                {"nargs": "+", "metavar": "ROW"},
             ),
         },
     ),

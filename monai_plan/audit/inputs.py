@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from monai_plan.engines import ClassifierSettings, fit_classifier, new_classifier, predict_probabilities
-from monai_plan.metrics import FeatureStatistics, Images, PerceptualEmbedding, embed_statistics
+from monai_plan.metrics import FeatureStatistics, Images, PerceptualEmbedding, embed_pooled, embed_statistics
 from monai_plan.utils import ConfigError, DataError, derive_seed, digest, finished_part
 
 __all__ = ["AuditInputs", "ImageSet", "Opinions", "RealImages"]
 
 REAL = "real"
+MOST_COMPARED = 5000  # images per side whose neighbours are looked for: the time goes with the square
 
 
 class RealImages(Protocol):
@@ -156,6 +157,17 @@ class AuditInputs:
     def statistics(self, images: Images) -> FeatureStatistics:
         """Of the pooled features of images, see ``monai_plan.metrics.embed_statistics``."""
         return embed_statistics(self.embedding, images, batch_size=self.settings.batch_size, device=self.device)
+
+    def features(self, images: Images) -> Tensor:
+        """[N, F], pooled features of images; of many those of ``MOST_COMPARED``, spread evenly over all."""
+        spread = torch.linspace(0, len(images) - 1, min(len(images), MOST_COMPARED)).long()
+        parts = spread.split(self.settings.batch_size)
+        return torch.cat([embed_pooled(self.embedding, images[part], device=self.device) for part in parts])
+
+    @cached_property
+    def train_features(self) -> Tensor:
+        """Of the real training images."""
+        return self.features(self.train.images)
 
     @cached_property
     def train_statistics(self) -> FeatureStatistics:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from monai_plan.audit.inputs import AuditInputs, ImageSet
 from monai_plan.audit.membership import membership_attack
 from monai_plan.engines import classification_scores
-from monai_plan.metrics import frechet_distance, nearest_real_images
+from monai_plan.metrics import frechet_distance, nearest_real_images, precision_recall
 from monai_plan.utils import ConfigError, digest
 
 if TYPE_CHECKING:
@@ -213,29 +213,34 @@ class _Fidelity(Measure):
     """Whether the images look like real ones, as a whole."""
 
     name, title = "fidelity", "Fidelity"
-    heads = ("Fréchet",)
+    heads = ("Fréchet", "precision", "recall")
 
     def made_by(self, inputs: AuditInputs) -> Any:
-        return inputs.embedding_digest
+        return [inputs.embedding_digest, *self.heads]
 
     def compute(self, inputs: AuditInputs, image_set: ImageSet) -> dict[str, Any]:
-        statistics = inputs.statistics(inputs.judged(image_set))
-        return {"frechet": frechet_distance(statistics, inputs.train_statistics)}
+        images = inputs.judged(image_set)
+        distance = frechet_distance(inputs.statistics(images), inputs.train_statistics)
+        precision, recall = precision_recall(inputs.features(images), inputs.train_features)
+        return {"frechet": distance, "precision": precision, "recall": recall}
 
     def cells(self, result: Result) -> tuple[str, ...]:
-        return (f"{result['frechet']:.3g}",)
+        return (f"{result['frechet']:.3g}", *(f"{100 * result[name]:.1f}" for name in ("precision", "recall")))
 
     def note(self, evaluation: Evaluation) -> str:
         return (
             "Fréchet: distance of the row's images to the real training images in the pooled features of the "
-            f"{evaluation.embedding_title}; less is more alike. It is not the Inception FID, and it falls with the "
-            "number of images, so compare rows of like size."
+            f"{evaluation.embedding_title}; less is more alike. It is not the Inception FID. Precision, recall (in %): "
+            "the share of the row's images that look like a real one, and of the real ones that look like one of the "
+            "row's, in the same features. All three move with the number of images, so compare rows of like size."
         )
 
     def finding(self, name: str, result: Result, real: Result) -> str:
         return (
             f"Fréchet distance to the training images {result['frechet']:.3g}; real test images lie at "
-            f"{real['frechet']:.3g}, the floor. Look at the images below as well."
+            f"{real['frechet']:.3g}, the floor. Precision {100 * result['precision']:.0f} %, recall "
+            f"{100 * result['recall']:.0f} % (real test images: {100 * real['precision']:.0f} and "
+            f"{100 * real['recall']:.0f} %). Look at the images below as well."
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -10,23 +9,10 @@ from pathlib import Path
 from monai_plan.bundle.runner import run_bundle
 from monai_plan.data import make_phantoms
 
-__all__ = ["bundle_path", "quickstart"]
+__all__ = ["quickstart"]
 
-BUNDLE = "chest_xray_plan"
+BUNDLE = "phantom_plan"
 NUM_SUBJECTS, NUM_TEST_SUBJECTS = 120, 40
-
-
-def bundle_path(name: str) -> Path:
-    """The folder of a bundle that comes with monai_plan, in a checkout or an installed package.
-
-    Raises:
-        FileNotFoundError: if there is none of this name.
-    """
-    package = Path(__file__).parents[1]
-    for folder in (package / "bundles", package.parent / "bundles"):
-        if (folder / name / "configs").is_dir():
-            return folder / name
-    raise FileNotFoundError(f"monai_plan was installed without the bundle {name}: install it again.")
 
 
 def quickstart(output_dir: str | os.PathLike[str], *, seed: int = 0) -> None:
@@ -40,7 +26,6 @@ def quickstart(output_dir: str | os.PathLike[str], *, seed: int = 0) -> None:
     """
     start = time.monotonic()
     output = Path(output_dir).absolute()
-    bundle = bundle_path(BUNDLE)
     make_phantoms(
         output / "data",
         img_size=32,
@@ -48,8 +33,7 @@ def quickstart(output_dir: str | os.PathLike[str], *, seed: int = 0) -> None:
         num_test_subjects=NUM_TEST_SUBJECTS,
         seed=seed,
     )
-    overrides = json.loads((bundle / "configs" / "quickstart.json").read_text(encoding="utf-8"))
-    run_bundle(bundle, dataset_dir=output / "data", output_dir=output, overrides={**overrides, "seed": seed})
+    run_bundle(BUNDLE, dataset_dir=output / "data", output_dir=output, overrides={"seed": seed})
     print(
         f"Done in {(time.monotonic() - start) / 60:.1f} minutes.\n"
         f"  report:              {output / 'release' / 'report.html'}\n"

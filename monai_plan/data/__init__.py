@@ -9,6 +9,7 @@ from monai_plan.data.builders import (
 )
 from monai_plan.data.datalist import Datalist, check_split, read_datalist, split_by_subject, write_datalist
 from monai_plan.data.dataset import CheckedDataset
+from monai_plan.data.downloads import download_datalist
 from monai_plan.data.facts import DatalistFacts, inspect_datalist
 from monai_plan.data.header import ImageHeader, ImageRefusedError
 from monai_plan.data.held import HeldImages
@@ -38,6 +39,7 @@ __all__ = [
     "datalist_from_medmnist",
     "datalist_from_shenzhen",
     "describe_data",
+    "download_datalist",
     "image_header",
     "inspect_datalist",
     "make_phantoms",

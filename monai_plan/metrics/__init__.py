@@ -5,6 +5,7 @@ from monai_plan.metrics.nearest import (
     Images,
     NearestReal,
     embed,
+    embed_pooled,
     embed_statistics,
     nearest_other_images,
     nearest_real,
@@ -17,6 +18,7 @@ from monai_plan.metrics.perceptual import (
     SqueezeNetEmbedding,
     perceptual_embedding,
 )
+from monai_plan.metrics.precision_recall import precision_recall
 
 __all__ = [
     "FeatureStatistics",
@@ -27,10 +29,12 @@ __all__ = [
     "RandomFeatureEmbedding",
     "SqueezeNetEmbedding",
     "embed",
+    "embed_pooled",
     "embed_statistics",
     "frechet_distance",
     "nearest_other_images",
     "nearest_real",
     "nearest_real_images",
     "perceptual_embedding",
+    "precision_recall",
 ]

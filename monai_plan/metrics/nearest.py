@@ -260,6 +260,24 @@ def embed(
 
 
 @torch.no_grad()
+def embed_pooled(
+    embedding: PerceptualEmbedding,
+    images: Images,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """``embedding.pooled(images)``, batch by batch, for precision and recall.
+
+    Args, Raises: see ``embed``.
+
+    Returns:
+        [N, F], on the CPU.
+    """
+    return torch.cat([batch.cpu() for batch in _embedded(embedding, embedding.pooled, images, batch_size, device)])
+
+
+@torch.no_grad()
 def embed_statistics(
     embedding: PerceptualEmbedding,
     images: Images,

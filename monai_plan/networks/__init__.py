@@ -10,7 +10,7 @@ from monai_plan.networks.checkpoint import (
 )
 from monai_plan.networks.classifier import resnet_classifier
 from monai_plan.networks.decoder import LatentDecoder, register_decoder
-from monai_plan.networks.export import OneInputGenerator, latent_items, load_one_input_generator
+from monai_plan.networks.export import OneInputGenerator, latent_items, one_input_generator
 from monai_plan.networks.import_stylegan2 import load_stylegan2_pickle
 from monai_plan.networks.running import BatchSplitter, frozen, prepare_networks
 from monai_plan.networks.stylegan2 import (
@@ -34,8 +34,8 @@ __all__ = [
     "latent_items",
     "load_classifier",
     "load_generator",
-    "load_one_input_generator",
     "load_stylegan2_pickle",
+    "one_input_generator",
     "prepare_networks",
     "register_decoder",
     "resnet_classifier",

@@ -52,7 +52,7 @@ def row(name, *, membership=0.5, interval=(0.45, 0.55), distance=1.0):
     results = {
         "utility": {"accuracy": accuracies, "balanced_accuracy": accuracies, "auc": accuracies},
         "membership": {"accuracy": [membership] * 2, "low": [interval[0]] * 2, "high": [interval[1]] * 2},
-        "fidelity": {"frechet": 3.0},
+        "fidelity": {"frechet": 3.0, "precision": 0.75, "recall": 0.5},
         "distance": {"mean": distance, "least": 0.4},
         "identity": {"top": 0.25, "identities": 20},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from monai_plan.bundle.runner.record import PROTOCOL, SETTINGS
 from monai_plan.bundle.runner.run import StageOutcome, run_bundle
 
-__all__ = ["StageOutcome", "run_bundle"]
+__all__ = ["PROTOCOL", "SETTINGS", "StageOutcome", "run_bundle"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,7 +15,10 @@ from monai_plan.bundle.runner.configs import Plan
 from monai_plan.bundle.runner.stages_file import Stage, brief, covers
 from monai_plan.utils import DataError, digest, file_digest, files_below, read_json, write_json
 
-RECORDS = "private/run"  # below output_dir
+# below output_dir
+RECORDS = "private/run"
+SETTINGS = "private/settings.json"
+PROTOCOL = "private/protocol"
 
 Fingerprint = dict[str, Any]
 
@@ -88,6 +92,29 @@ def _read(file: Path, echo: Callable[[str], object]) -> dict[str, Any] | None:
 def recorded_stages(output: Path) -> set[str]:
     """The names of all stages of which there is a record."""
     return {file.name.split(".")[0] for file in (output / RECORDS).glob("*.json")}
+
+
+def record_settings(output: Path, settings: Mapping[str, Any], data: Mapping[str, Any], *, partly: bool) -> None:
+    """Write down how the run was made, for what goes on from it; what went on from other data is deleted.
+
+    Args:
+        output: the folder of the run.
+        settings: its bundle, data set and overrides.
+        data: digests of the data set, see ``data_digests``.
+        partly: only some stages run: their overrides are not those of the whole run.
+    """
+    file, known = output / SETTINGS, {}
+    if file.is_file():
+        try:
+            known = read_json(file)
+        except DataError:  # damaged, so nobody knows of which data
+            known = {}
+        if known.get("data") != digest(data):
+            shutil.rmtree(output / PROTOCOL, ignore_errors=True)
+    if partly and "overrides" in known:
+        settings = {**settings, "overrides": known["overrides"]}
+    # as JSON has it: a tuple is a list, and what is no plain value its text
+    write_json(file, json.loads(json.dumps({**settings, "data": digest(data)}, default=str)))
 
 
 def _clock() -> str:

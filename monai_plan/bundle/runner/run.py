@@ -48,9 +48,11 @@ from monai_plan.bundle.runner.record import (
     data_digests,
     differences,
     fingerprint,
+    record_settings,
     written_differences,
 )
 from monai_plan.bundle.runner.stages_file import CACHE, Stage, check_reads, covers, feeds, load_stages
+from monai_plan.bundle.zoo.names import bundle_folder
 from monai_plan.data.loading import clear_cache
 from monai_plan.utils import ArtifactError, ConfigError, PLANError
 
@@ -92,7 +94,7 @@ def run_bundle(
     write are moved to ``OUTPUT/private/replaced/``.
 
     Args:
-        bundle_root: the bundle's folder, with ``configs/stages.json``.
+        bundle_root: the bundle's folder, with ``configs/stages.json``, or the name of one that comes with monai_plan.
         dataset_dir: the data set's folder; set on every stage, as are ``output_dir`` and ``bundle_root``.
         output_dir: where the stages write; made if missing.
         overrides: config id (``"walk#steps"`` or ``"walk::steps"``) to value, applied to the stages that know the id.
@@ -109,7 +111,8 @@ def run_bundle(
         ArtifactError: if a file that a stage reads is missing, or a stage ended without writing what it promised.
         PLANError: as a stage raised it, freed of MONAI's wrapping.
     """
-    bundle, dataset, output = (Path(os.path.abspath(path)) for path in (bundle_root, dataset_dir, output_dir))
+    given = (bundle_folder(bundle_root), dataset_dir, output_dir)
+    bundle, dataset, output = (Path(os.path.abspath(path)) for path in given)
     paths = {"dataset_dir": str(dataset), "output_dir": str(output), "bundle_root": str(bundle)}
     for name, value in (*paths.items(), *(overrides or {}).items()):
         _check_text(name, value)
@@ -139,6 +142,8 @@ def run_bundle(
             check_reads([plan.stage], stages, output)  # again: what was released may be withdrawn by now
             if plan.datalist is not None and plan.datalist not in data:
                 data[plan.datalist] = data_digests(plan.datalist, dataset, output)
+                how = {"bundle_root": str(bundle), "dataset_dir": str(dataset), "overrides": dict(overrides or {})}
+                record_settings(output, how, data[plan.datalist], partly=only is not None)
             label = f"[{number}/{len(plans)}] {plan.stage.name}"
             outcomes.append(run.stage(plan, fingerprint(plan, data, output), label))
         run.tell_of_the_rest()

@@ -18,8 +18,8 @@ from stage_fakes import (
 from torch import nn
 
 from monai_plan.bundle import memory
-from monai_plan.bundle.quickstart import bundle_path
 from monai_plan.bundle.stages import CheckStage
+from monai_plan.bundle.zoo import bundle_path
 from monai_plan.latent import LatentInverter, LatentWalk
 from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
 from monai_plan.utils import ConfigError, DataError
