@@ -261,6 +261,13 @@ def _evaluate(output_dir: str, protocol: str = "plan", **options: Any) -> None:
     print(f"\nWritten to {Path(output_dir) / 'private' / 'protocol'}, which derives from patients: never share it.")
 
 
+def _release(output_dir: str, kind: str, to: str, **options: Any) -> None:
+    from monai_plan.bundle.gate import release_bundle
+
+    digest = release_bundle(output_dir, kind=kind, to=to, **options)
+    print(f"wrote {to}\n  digest of its manifest, to be published where you are believed: {digest}")
+
+
 def _import_stylegan2(file: str, output: str) -> None:
     from monai_plan.networks import save_generator
     from monai_plan.networks.import_stylegan2 import load_stylegan2_pickle
@@ -380,6 +387,24 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
                 "make these rows only, such as linear or 'PLAN, k = 5'",
                 {"nargs": "+", "metavar": "ROW"},
             ),
+        },
+    ),
+    "release": (
+        "let a finished run's data, a classifier or its generator out of the house, if its audit found nothing",
+        _release,
+        {
+            "output_dir": ("folder of a finished run", _PATH | {"metavar": "OUT"}),
+            "--kind": (
+                "data: images, data list, card, reports; classifier: a bundle with a network trained on the synthetic "
+                "images alone; generator: a bundle with the generator",
+                {"required": True, "choices": ("data", "classifier", "generator")},
+            ),
+            "--to": ("new folder; its name is the bundle's", _NEEDED | {"metavar": "DIR"}),
+            "--accept_generator_risk": (
+                "needed for the generator: whoever has it can make what nobody has checked",
+                {"action": "store_true"},
+            ),
+            "--authors": ("who releases it, for card and metadata (default: not named)", {}),
         },
     ),
     "import-stylegan2": (

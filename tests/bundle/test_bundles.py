@@ -28,7 +28,7 @@ import monai_plan
 import monai_plan.gan
 import monai_plan.networks
 from monai_plan.bundle.options import OPTIONS
-from monai_plan.bundle.quickstart import bundle_path
+from monai_plan.bundle.zoo import bundle_path
 from monai_plan.bundle.runner.configs import make_plans
 from monai_plan.bundle.runner.stages_file import load_stages
 from monai_plan.latent import InversionSettings, WalkSettings

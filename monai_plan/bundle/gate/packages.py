@@ -1,0 +1,261 @@
+"""The three things that leave: the data set, a classifier trained on it, the generator."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import torch
+from monai.bundle import ConfigWorkflow
+
+from monai_plan.bundle.gate.audited import Audited
+from monai_plan.bundle.gate.card import classifier_card, data_card, generator_card
+from monai_plan.bundle.quickstart import BUNDLE
+from monai_plan.bundle.zoo import bundle_path
+from monai_plan.data.writers import image_suffix
+from monai_plan.networks import StyleGAN2Generator, load_generator
+from monai_plan.release import load_paths, select
+from monai_plan.tensor_file import load_tensors
+from monai_plan.utils import DataError, read_json, write_json, write_tensors, write_text
+
+__all__ = ["write_classifier", "write_data", "write_generator"]
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_AUDIT = ("audit.html", "audit.json")
+_FILES = {2: [".png", ".jpg", ".jpeg"], 3: [".nii", ".nii.gz"]}
+_SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+_VERSION = "1.0.0"
+
+
+def write_data(audited: Audited, folder: Path, *, name: str, authors: str) -> None:
+    """All files of the release as they were audited, and a card with what the audit found."""
+    release = audited.output / "release"
+    for file in audited.files:
+        if file != "dataset_card.md":  # its text is in the card
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(release / file, folder / file)
+    write_text(folder / "README.md", data_card((release / "dataset_card.md").read_text("utf-8"), audited, authors))
+
+
+def write_classifier(audited: Audited, folder: Path, *, name: str, authors: str) -> None:
+    """A bundle of plain MONAI, its network trained by its own ``train.json`` on the synthetic images alone.
+
+    It starts from random weights, and no checkpoint is read: there is no place where others' weights could come in.
+    """
+    release = audited.release
+    network = _resnet(audited)
+    common = {"network_def": network, "img_size": list(release.img_size)}
+    settings = {"epochs": _epochs(audited), "batch_size": audited.recorded("evaluate", "evaluation_batch_size")}
+    settings["lr"] = audited.recorded("evaluate", "evaluation_lr")
+    train = {**_template("classifier_train"), **common, **settings}
+    dims = len(release.img_size)
+    inference = {**_template("classifier_inference"), **common, "files": _FILES[dims], "scaling": _scaling(audited)}
+    if release.img_channels == 1:
+        inference["to_channels"] = "$lambda image: image.mean(0, keepdim=True)"
+    evaluate = {**_template("classifier_evaluate"), "num_classes": len(release.label_names)}
+    for file, config in (("train", train), ("inference", inference), ("evaluate", evaluate)):
+        _write_config(folder / "configs" / f"{file}.json", config)
+    names = {str(label): release.label_names[label] for label in sorted(release.label_names)}
+    outputs = _tensor("probabilities", len(names), [], [], channel_def=names)
+    write_json(
+        folder / "configs" / "metadata.json",
+        _metadata(
+            audited,
+            name=name,
+            authors=authors,
+            task=f"Classification into {len(names)} classes, trained on synthetic images alone",
+            description="A residual network that was trained on a synthetic data set and never saw a patient's image.",
+            needs=("pytorch-ignite", "nibabel") if dims == 3 else ("pytorch-ignite", "pillow"),
+            inputs=_image(audited, [-1, 1]),
+            outputs=outputs,
+        ),
+    )
+    _write_common(audited, folder, classifier_card(audited, name=name, authors=authors, scaling=inference["scaling"]))
+    _train(folder, audited.output / "release")
+
+
+def write_generator(audited: Audited, folder: Path, *, name: str, authors: str) -> None:
+    """A bundle with the generator that was audited, its weights alone, and the points whose images were released."""
+    for file in ("private/model.pt", "private/paths.pt"):
+        if not audited.is_audited(file):
+            raise DataError(f"{file} is not the file that was audited: run the stages again (monai-plan run).")
+    generator = load_generator(audited.output / "private" / "model.pt")
+    if not isinstance(generator, StyleGAN2Generator):
+        raise DataError(f"private/model.pt holds a {type(generator).__name__}, and only a StyleGAN2Generator leaves.")
+    paths = load_paths(audited.output / "private" / "paths.pt")
+    points = select(paths, num_images=paths["num_images"])
+    write_tensors(_made(folder / "models" / "model.pt"), dict(generator.state_dict()))
+    write_tensors(folder / "models" / "points.pt", {"latents": points.latents, "labels": points.labels})
+    inference = _template("generator_inference")
+    inference["network_def"] = {"_target_": "monai_plan.networks.OneInputGenerator", **generator.architecture}
+    inference["output_ext"] = image_suffix(len(generator.img_size))
+    _write_config(folder / "configs" / "inference.json", inference)
+    latent = _tensor("latent", generator.z_dim + generator.num_classes, [], [], kind="tuples")
+    write_json(
+        folder / "configs" / "metadata.json",
+        _metadata(
+            audited,
+            name=name,
+            authors=authors,
+            task="Synthesis of images, and the points of its latent space whose images were checked",
+            description="A StyleGAN2 that was trained on patients' images: what it makes beyond the points that come "
+            "with it was checked by nobody.",
+            needs=("monai_plan", "pytorch-ignite"),
+            inputs=latent,
+            outputs=_image(audited, [-1, 1]),
+        ),
+    )
+    _write_common(audited, folder, generator_card(audited, name=name, authors=authors))
+
+
+def _template(name: str) -> dict[str, Any]:
+    template: dict[str, Any] = read_json(_TEMPLATES / f"{name}.json")
+    return template
+
+
+def _write_config(path: Path, config: Any) -> None:
+    write_text(path, json.dumps(config, indent=4) + "\n")
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _resnet(audited: Audited) -> dict[str, Any]:
+    """The config of the classifier whose utility was measured: numbers alone, for a class could load what it likes."""
+    layers, channels = (audited.recorded("evaluate", f"classifier_{what}") for what in ("layers", "channels"))
+    stride = audited.recorded("evaluate", "classifier_stride")
+    numbers = [*layers, *channels, stride]
+    if not all(type(number) is int and number > 0 for number in numbers):
+        raise DataError(
+            "the classifier that was evaluated is described by more than numbers (classifier_layers, "
+            f"classifier_channels, classifier_stride: {numbers}), and is not built here: run with plain numbers."
+        )
+    return {
+        "_target_": "ResNet",
+        "block": "basic",
+        "layers": layers,
+        "block_inplanes": channels,
+        "spatial_dims": len(audited.release.img_size),
+        "n_input_channels": audited.release.img_channels,
+        "conv1_t_size": 7 if stride > 1 else 3,
+        "conv1_t_stride": stride,
+        "no_max_pool": stride == 1,
+        "num_classes": len(audited.release.label_names),
+    }
+
+
+def _epochs(audited: Audited) -> int:
+    """As many steps as the classifiers of the report made."""
+    epochs = audited.recorded("evaluate", "evaluation_epochs")
+    return max(1, round(epochs * audited.audit["num_members"] / len(audited.release)))
+
+
+def _scaling(audited: Audited) -> dict[str, Any]:
+    """How images of the kind that the run was given are scaled to [-1, 1], by a transform of MONAI's."""
+    text = read_json(audited.output / "private" / "data.json", what="the record of the check")["intensity"]
+    match = re.match(r"(range|window|percentiles) (\S+) to (\S+), ", text)
+    if match is None:
+        raise DataError(f"private/data.json does not say how images are scaled ({text!r}): run the stage check again.")
+    ends = {"b_min": -1.0, "b_max": 1.0, "clip": True}
+    low, high = float(match[2]), float(match[3])
+    if match[1] == "percentiles":
+        return {"_target_": "ScaleIntensityRangePercentilesd", "keys": "image", "lower": low, "upper": high, **ends}
+    return {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": low, "a_max": high, **ends}
+
+
+def _train(folder: Path, data: Path) -> None:
+    """Train as ``python -m monai.bundle run`` does, and keep the weights alone."""
+    config = str(folder / "configs" / "train.json")
+    workflow = ConfigWorkflow(config, logging_file=False, workflow_type="train")
+    paths = {"bundle_root": str(folder), "dataset_dir": str(data)}
+    workflow.parser.update(paths)
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    model = folder / "models" / "model.pt"
+    with open(model, "rb") as file:
+        weights = load_tensors(file)
+    write_tensors(model, weights)
+
+
+def _image(audited: Audited, value_range: list[int]) -> dict[str, Any]:
+    release = audited.release
+    channels = {"0": "grey"} if release.img_channels == 1 else {"0": "red", "1": "green", "2": "blue"}
+    return _tensor("magnitude", release.img_channels, list(release.img_size), value_range, channel_def=channels)
+
+
+def _tensor(
+    format: str,
+    channels: int,
+    shape: list[int],
+    value_range: list[int],
+    *,
+    channel_def: dict[str, str] | None = None,
+    kind: str = "image",
+) -> dict[str, Any]:
+    return {
+        "type": kind if format != "probabilities" else "probabilities",
+        "format": format if format != "probabilities" else "classes",
+        "modality": "n/a",
+        "num_channels": channels,
+        "spatial_shape": shape,
+        "dtype": "float32",
+        "value_range": value_range,
+        "is_patch_data": False,
+        "channel_def": channel_def or {"0": "z, standard normal; a one-hot label behind it, if there are classes"},
+    }
+
+
+def _metadata(
+    audited: Audited,
+    *,
+    name: str,
+    authors: str,
+    task: str,
+    description: str,
+    needs: tuple[str, ...],
+    inputs: dict[str, Any],
+    outputs: dict[str, Any],
+) -> dict[str, Any]:
+    return {
+        "schema": _SCHEMA,
+        "version": _VERSION,
+        "changelog": {_VERSION: "first release"},
+        "monai_version": monai.__version__,
+        "pytorch_version": torch.__version__.split("+")[0],
+        "numpy_version": np.__version__,
+        "required_packages_version": {package: version(package) for package in needs},
+        "name": name.replace("_", " "),
+        "task": task,
+        "description": description,
+        "authors": authors,
+        "copyright": f"of those who release it: {authors}",
+        "data_source": "synthetic images, see docs/README.md",
+        "data_type": "PNG" if len(audited.release.img_size) == 2 else "NIfTI",
+        "intended_use": "Research. Not fit for diagnosis, and no attack found is no proof of privacy.",
+        "references": ["Pennisi et al., MICCAI 2023, arXiv 2307.02984"],
+        "network_data_format": {"inputs": {"image": inputs}, "outputs": {"pred": outputs}},
+    }
+
+
+def _write_common(audited: Audited, folder: Path, card: str) -> None:
+    """Card, licence, logging, and the audit that opened the gate."""
+    write_text(folder / "docs" / "README.md", card)
+    write_text(
+        folder / "docs" / "data_license.txt",
+        "The images behind this bundle are synthetic. Whoever releases it says on which terms they and the weights may "
+        "be used; nothing is granted here but what LICENSE grants for the configs.\n",
+    )
+    shutil.copyfile(bundle_path(BUNDLE) / "LICENSE", folder / "LICENSE")
+    shutil.copyfile(_TEMPLATES / "logging.conf", folder / "configs" / "logging.conf")
+    (folder / "audit").mkdir()
+    for file in _AUDIT:
+        shutil.copyfile(audited.output / "release" / file, folder / "audit" / file)
