@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from monai.engines import IterationEvents, Trainer
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
 from monai_plan.gan.aided import AidedDiscriminator
@@ -169,8 +170,10 @@ class StyleGAN2Trainer(Trainer):
         labels = batchdata["label"].to(self.state.device, non_blocking=True) if self.generator.num_classes else None
         self.generator.train()
         self.discriminator.train()
-        g_loss = self._generator_step(reals, labels)
-        d_loss, real_sign = self._discriminator_step(reals, labels)
+        with parametrize.cached():  # spectral norms once a step, not once a forward pass
+            g_loss = self._generator_step(reals, labels)
+        with parametrize.cached():
+            d_loss, real_sign = self._discriminator_step(reals, labels)
         self.state.images_seen += reals.shape[0] * idist.get_world_size()
         self._update_ema(reals.shape[0] * idist.get_world_size())
         output = {"g_loss": g_loss, "d_loss": d_loss, "real_sign": real_sign}
