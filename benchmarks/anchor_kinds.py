@@ -1,6 +1,6 @@
 """What should leave: averages of patients or points of G's own, walked or straight, chosen or not. One table decides.
 
-    python benchmarks/anchor_kinds.py OUT --bundle_root bundles/phantom_plan --work_dir KINDS
+    python benchmarks/anchor_kinds.py OUT --work_dir KINDS
 
 takes the networks, latents and data of a finished run (up to the stage ``train_class``), and makes as many images as
 there are real ones by each way, all through the same final check, each by the run's own stages:
@@ -32,19 +32,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from finished_run import add_arguments, parse, settings_of
 from scipy.stats import t
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from walk_options import SHOWN, train_identity
 
 from monai_plan.audit import AuditInputs, ImageSet, evaluate
-from monai_plan.bundle.stages import InvertStage
+from monai_plan.bundle.finished_run import FinishedRun
 from monai_plan.data import contact_sheet
 from monai_plan.data.lesions import LesionCounter, lesion_shares
 from monai_plan.networks import load_classifier
 from monai_plan.release import ReleasePoints, load_paths, select, synthesize_images
-from monai_plan.utils import load_artifact
+from monai_plan.utils import load_artifact, save_artifact
 
 RANDOM = {"anchor_kind": "prior", "prior_candidates": 1, "prior_class_probability": 0.0, "prior_latent_share": 0.0}
 SELECTED = {"anchor_kind": "prior"}
@@ -65,12 +64,12 @@ WAYS: dict[str, dict[str, Any]] = {
 DRAWS = 2000
 
 
-def points_of(settings: Mapping[str, Any], folder: Path, ways: Mapping[str, Any]) -> ReleasePoints:
+def points_of(run: FinishedRun, folder: Path, ways: Mapping[str, Any]) -> ReleasePoints:
     """What the run would release, if it were made this way."""
     own = {"anchors_file": str(folder / "anchors.pt"), "paths_file": str(folder / "paths.pt")}
     if not Path(own["paths_file"]).exists():
         for stage in ("anchors", "walk"):
-            config = parse({**settings, **ways, **own}, "common", stage)
+            config = run.config("common", stage, **ways, **own)
             if stage == "walk":
                 config["stage"]["parts_dir"] = str(folder / "parts")
             config.get_parsed_content("stage").run()
@@ -78,21 +77,22 @@ def points_of(settings: Mapping[str, Any], folder: Path, ways: Mapping[str, Any]
     return select(paths, num_images=paths["num_images"])
 
 
-def projections(settings: Mapping[str, Any], work: Path) -> tuple[Tensor, list[str], int]:
+def projections(run: FinishedRun, work: Path) -> tuple[Tensor, list[str], int]:
     """Latents of the patients of both sections, found alike, whose they are, and how many are of the training one."""
-    config = parse(settings, "common", "invert")
+    config = run.config("common", "invert")
     file = work / "test_latents.pt"
     if not file.exists():
-        InvertStage(
-            inverter=config.get_parsed_content("inverter"), dataset=config.get_parsed_content("test"), output_file=file,
-            report_file=work / "test.json", parts_dir=work / "invert",
-        ).run()  # fmt: skip
-    latents, subjects = [], []
-    for name, path in (("training", config.get_parsed_content("latents_file")), ("test", file)):
-        data = load_artifact(path, kind="latents")
-        latents.append(data["latents"][torch.arange(len(data["best"])), data["best"]].flatten(1))
-        subjects += [f"{name} {subject}" for subject in data["subjects"]]
-    return torch.cat(latents), subjects, len(latents[0])
+        inverter, test = config.get_parsed_content("inverter"), config.get_parsed_content("test")
+        result = inverter(test.images[:], test.labels, test.keys)
+        save_artifact(file, kind="latents", data={"latents": result.best_latents, "subjects": test.subjects})
+    training, test = (
+        load_artifact(config.get_parsed_content("latents_file"), kind="latents"),
+        load_artifact(file, kind="latents"),
+    )
+    best = training["latents"][torch.arange(len(training["best"])), training["best"]]
+    subjects = [f"training {subject}" for subject in training["subjects"]]
+    subjects += [f"test {subject}" for subject in test["subjects"]]
+    return torch.cat([best.flatten(1), test["latents"].flatten(1)]), subjects, len(best)
 
 
 def membership(released: Tensor, found: tuple[Tensor, list[str], int]) -> tuple[float, float, float]:
@@ -116,7 +116,7 @@ def membership(released: Tensor, found: tuple[Tensor, list[str], int]) -> tuple[
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser)
+    parser.add_argument("output_dir", help="of the finished run")
     parser.add_argument("--work_dir", required=True, type=Path)
     parser.add_argument("--seeds", type=int, default=5, help="classifiers per row")
     parser.add_argument("--rows", nargs="+", help="by default all")
@@ -127,20 +127,20 @@ def main() -> None:
     unknown = sorted(set(options.rows or ()) - WAYS.keys())
     if unknown:
         parser.error(f"there is no row {unknown[0]!r}, only {', '.join(WAYS)}")
-    settings, work = settings_of(options), options.work_dir
-    base = parse(settings, "common", "evaluate")
+    run, work = FinishedRun.read(options.output_dir), options.work_dir
+    base = run.config("common", "evaluate")
     training, test, generator, embedding = (
         base.get_parsed_content(name) for name in ("training", "test", "trained_generator", "embedding")
     )
-    second_file = train_identity(settings, work / "second.pt", seed=base["seed"] + 1)
-    found = projections(settings, work)
+    second_file = train_identity(run, work / "second.pt", seed=base["seed"] + 1)
+    found = projections(run, work)
     counter = LesionCounter(generator.img_size) if options.lesions else None
     image_sets, areas, lesions = [], {}, {}
     for name, ways in WAYS.items():
         if options.rows and name not in options.rows:
             continue
         folder = work / name.replace(",", "").replace(" ", "_")
-        points = points_of(settings, folder, ways)
+        points = points_of(run, folder, ways)
         images, labels = synthesize_images(generator, points.latents), points.labels
         shown = [torch.where(labels == y)[0][:SHOWN] for y in labels.unique()]
         contact_sheet(images[torch.cat(shown)], columns=SHOWN, path=work / f"{folder.name}.png", zoom=2)

@@ -24,7 +24,9 @@ import io
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,14 +37,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from monai_plan.audit.attacks import Embedder, People, RegisteredCopies, Scores, SoftReconstructions
-from monai_plan.audit.attacks.copies import NOTHING, statistics
+from monai_plan.audit.attacks.copies import NOTHING, STATISTICS, statistics
 from monai_plan.audit.attacks.maps import blurred
 from monai_plan.audit.attacks.reconstructions import leads
 from monai_plan.audit.controls import DISGUISES, disguise
-from monai_plan.audit.exclusion import of_nearness
-from monai_plan.audit.findings import ALARM, find_copies, judge
+from monai_plan.audit.exclusion import exclusion_row, of_nearness
+from monai_plan.audit.findings import ALARM, CopyFindings, find_copies, judge
 from monai_plan.audit.privacy import shortlist_embedding
 from monai_plan.audit.reading import read_real, read_released
+from monai_plan.audit.reidentification import halves
 from monai_plan.audit.rows import copy_row
 from monai_plan.audit.statistics import wilson_interval
 from monai_plan.bundle.stages.audit import differencing
@@ -50,7 +53,7 @@ from monai_plan.data import phantom_image
 from monai_plan.metrics import RandomFeatureEmbedding
 from monai_plan.networks import load_generator
 from monai_plan.release import points_to_leave, synthesize_images
-from monai_plan.utils import load_artifact, seeded_generator
+from monai_plan.utils import finished_part, load_artifact, seeded_generator
 
 BLOCK = 128
 SHARES = (0.5, 0.2)  # of the patients: members, held out; the rest plays the release
@@ -87,7 +90,8 @@ FURTHER: dict[str, Callable[[Tensor], Tensor]] = {
 def pool_of(options: argparse.Namespace) -> People:
     """All images of a data list, of both sections, or one of each phantom."""
     if options.real:
-        sides = read_real(options.real, img_size=options.img_size)
+        with tempfile.TemporaryDirectory() as work:
+            sides = read_real(options.real, work_dir=work, img_size=options.img_size)
         images = torch.cat([side.images for side in sides])
         return People(images, [subject for side in sides for subject in side.subjects])
     images = [
@@ -102,7 +106,8 @@ def pool_of(options: argparse.Namespace) -> People:
 class Pool:
     """All images laid over all others, and what a split sees of it."""
 
-    def __init__(self, people: People, options: argparse.Namespace) -> None:
+    def __init__(self, people: People, options: argparse.Namespace, work_dir: Path) -> None:
+        self.work_dir = work_dir
         dims, channels = people.images.ndim - 2, people.images.shape[1]
         shortlist, note = shortlist_embedding(dims, channels)
         print(note or "shortlist by EfficientNet-lite0")
@@ -114,12 +119,12 @@ class Pool:
         self.index = self.attack.index(people)
         self.candidates = torch.randperm(len(self.numbers), generator=seeded_generator(0, "planted"))[: options.copies]
         start = time.perf_counter()
-        self.reals = self._fitted(people.images, self.numbers)
+        self.reals = self._fitted("all", people.images, self.numbers)
         print(f"{len(people.images)} images laid over in {time.perf_counter() - start:.0f} s")
         chosen = people.images[self.candidates]
         made = {kind: disguise(chosen, kind) for kind in DISGUISES if kind != "softened"}
         made |= {kind: change(chosen) for kind, change in FURTHER.items()}
-        self.planted = {kind: self._fitted(images, None) for kind, images in made.items()}
+        self.planted = {kind: self._fitted(kind, images, None) for kind, images in made.items()}
         distances = Embedder(RandomFeatureEmbedding(dims, channels))
         soft, features = SoftReconstructions(embedder=distances), distances(people.images)
         of_all = soft.features(people.images)
@@ -130,17 +135,30 @@ class Pool:
             for kind in SoftReconstructions.planted
         }
 
-    def _fitted(self, images: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _fitted(self, name: str, images: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
         owns = [None] * len(images.split(BLOCK)) if own is None else own.split(BLOCK)
-        parts = [self.attack.fitted(self.index, a, own=b) for a, b in zip(images.split(BLOCK), owns, strict=True)]
-        return torch.cat([part[0] for part in parts], dim=1), torch.cat([part[1] for part in parts])
+        parts = []
+        for number, (block, of_block) in enumerate(zip(images.split(BLOCK), owns, strict=True)):
+            part = finished_part(
+                self.work_dir / f"{name}-{number:03d}.pt",
+                kind="part of the benchmark",
+                made_by=[self.attack.settings(), self.people.images, list(self.people.subjects), block, of_block],
+                make=lambda block=block, of_block=of_block: dict(
+                    zip(("t", "members"), self.attack.fitted(self.index, block, own=of_block), strict=True)
+                ),
+            )
+            parts.append(part)
+        return torch.cat([part["t"] for part in parts], dim=1), torch.cat([part["members"] for part in parts])
 
-    def scores(self, fitted: tuple[Tensor, Tensor], rows: Tensor, members: Tensor) -> Scores:
-        """Of some rows, with the members (a mask over all images) alone."""
+    def scores(
+        self, fitted: tuple[Tensor, Tensor], rows: Tensor, members: Tensor, *, used: Sequence[int] | None = None
+    ) -> Scores:
+        """Of some rows, with the members (a mask over all images) alone, by all statistics or those that are used."""
         closeness, found = fitted[0][:, rows], fitted[1][rows]
         shown = members[found]
         shown &= shown.cumsum(1) <= self.kept  # the most promising come first
-        return statistics(closeness.masked_fill(~shown, NOTHING), found, self.numbers[found])
+        values, nearest = statistics(closeness.masked_fill(~shown, NOTHING), found, self.numbers[found])
+        return Scores(values if used is None else values[:, list(used)], nearest)
 
     def soft_scores(self, distances: list[Tensor], rows: Tensor, members: Tensor, *, own: bool = False) -> Scores:
         """Of some rows, with the members alone, and without a row's own patient where it is one."""
@@ -175,8 +193,8 @@ class Played(NamedTuple):
     excluded: bool
 
 
-def play(pool: Pool, seed: int) -> Played:
-    """Split the patients, and judge the clean release and the planted copies."""
+def split(pool: Pool, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Members, held-out patients, released ones and planted copies as rows, and a mask of the members."""
     generator = seeded_generator(seed, "split")
     order = torch.randperm(int(pool.numbers.max()) + 1, generator=generator)
     ends = [round(len(order) * share) for share in (SHARES[0], sum(SHARES))]
@@ -185,17 +203,30 @@ def play(pool: Pool, seed: int) -> Played:
     members = sides[0]
     chosen = members[pool.candidates].nonzero()[:, 0]
     chosen = chosen[torch.randperm(len(chosen), generator=generator)[:5]]
+    return inside, outside, released, chosen, members
+
+
+def copies_in(pool: Pool, seed: int, used: Sequence[int] | None = None) -> CopyFindings:
+    """What the attack on copies makes of a split."""
+    inside, outside, released, chosen, members = split(pool, seed)
     names = pool.people.subjects
-    found = judge(
-        pool.scores(pool.reals, released, members),
+    return judge(
+        pool.scores(pool.reals, released, members, used=used),
         groups=[str(row) for row in released.tolist()],
-        outside=pool.scores(pool.reals, outside, members).values,
+        outside=pool.scores(pool.reals, outside, members, used=used).values,
         outside_subjects=[names[row] for row in outside.tolist()],
-        inside=pool.scores(pool.reals, inside, members).values,
+        inside=pool.scores(pool.reals, inside, members, used=used).values,
         inside_subjects=[names[row] for row in inside.tolist()],
-        planted={kind: pool.scores(fitted, chosen, members).values for kind, fitted in pool.planted.items()},
+        planted={kind: pool.scores(found, chosen, members, used=used).values for kind, found in pool.planted.items()},
         alarm="tail",
     )
+
+
+def play(pool: Pool, seed: int) -> Played:
+    """Split the patients, and judge the clean release and the planted copies."""
+    inside, outside, released, chosen, members = split(pool, seed)
+    names = pool.people.subjects
+    found = copies_in(pool, seed)
     soft = judge(
         pool.soft_scores(pool.soft, released, members),
         groups=[names[row] for row in released.tolist()],
@@ -219,12 +250,45 @@ def play(pool: Pool, seed: int) -> Played:
     )
 
 
+def costs(people: People, work_dir: Path) -> Iterator[tuple[str, ...]]:
+    """Seconds of every attack on a half of the images and on all, three fifths of them members, and once more."""
+    dims, channels = people.images.ndim - 2, people.images.shape[1]
+    shortlist, _ = shortlist_embedding(dims, channels)
+    copies = RegisteredCopies(embedder=None if shortlist is None else Embedder(shortlist))
+    distances = Embedder(RandomFeatureEmbedding(dims, channels))
+    soft = SoftReconstructions(embedder=distances)
+    for share in (0.5, 1.0):
+        numbers = people.numbers
+        ends = [round(share * part * (int(numbers.max()) + 1)) for part in (0.6, 0.8, 1.0)]
+        rows = [((numbers >= a) & (numbers < b)).nonzero()[:, 0] for a, b in zip([0, *ends], ends, strict=False)]
+        members, held_out, released = (
+            People(people.images[part], [people.subjects[row] for row in part.tolist()]) for part in rows
+        )
+        sides = {"members": members, "held_out": held_out, "released": released.images}
+        folder = work_dir / f"cost-{share}"
+        plays: dict[str, Callable[[], object]] = {
+            attack.title: partial(find_copies, attack, **sides, groups=released.subjects, cache_dir=folder)
+            for attack in (copies, soft)
+        }
+        plays["Exclusion"] = partial(exclusion_row, distances, **sides)
+        if shortlist is not None:
+            plays["Re-identification"] = partial(halves, Embedder(shortlist), **sides, groups=released.subjects)
+        for title, play_it in plays.items():
+            took = []
+            for _ in range(2):
+                start = time.perf_counter()
+                play_it()
+                took.append(f"{time.perf_counter() - start:.1f}")
+            yield (str(sum(map(len, rows))), str(ends[-1]), title, *took)
+
+
 def of_finished_run(folder: Path) -> Iterator[tuple[str, str]]:
     """What is said of a finished run, of its reconstructions, and of noise on one side: what was tried, and a row."""
     private = folder / "private"
     latents = load_artifact(private / "latents.pt", kind="latents")
     found = latents["latents"][torch.arange(len(latents["best"])), latents["best"]]
-    members, held_out = read_real(folder / "data" / "datalist.json")
+    with tempfile.TemporaryDirectory() as work:
+        members, held_out = read_real(folder / "data" / "datalist.json", work_dir=work)
     dims, channels = members.images.ndim - 2, members.images.shape[1]
     shortlist, _ = shortlist_embedding(dims, channels)
     copies = RegisteredCopies(embedder=None if shortlist is None else Embedder(shortlist))
@@ -271,13 +335,27 @@ def main() -> None:
     parser.add_argument("--spatial_dims", type=int, choices=(2, 3), default=2, help="of phantoms")
     parser.add_argument("--splits", type=int, default=50)
     parser.add_argument("--copies", type=int, default=60, help="images from which the planted ones are drawn")
+    parser.add_argument(
+        "--work_dir", type=Path, help="where finished parts are kept; the same command goes on from them"
+    )
+    parser.add_argument("--by_statistic", action="store_true", help="say as well what each statistic alone finds")
+    parser.add_argument(
+        "--cost", action="store_true", help="time every attack on a half and on all of the images instead"
+    )
     options = parser.parse_args()
     if options.finished:
         print("| tried | found |\n|---|---|")
         for tried, row in of_finished_run(options.finished):
             print(f"| {tried} | {row} |", flush=True)
         return
-    pool = Pool(pool_of(options), options)
+    with ExitStack() as stack:
+        work_dir = options.work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if options.cost:
+            print("| images | patients | attack | seconds | a second time |\n|---:|---:|---|---:|---:|")
+            for row in costs(pool_of(options), work_dir):
+                print(f"| {' | '.join(row)} |", flush=True)
+            return
+        pool = Pool(pool_of(options), options, work_dir)
     played = [play(pool, seed) for seed in range(options.splits)]
 
     print("| disguise | copies found | releases that alarm, 5 copies in each |\n|---|---|---|")
@@ -300,6 +378,14 @@ def main() -> None:
         print(f"clean releases, {name}: {wilson_interval(sum(alarmed), len(alarmed))}")
     for pair, times in Counter(pair for split in played for pair in split.alarms).most_common():
         print(f"  {pair}: {times}")
+    if options.by_statistic:
+        print("\n| statistics | " + " | ".join(pool.planted) + " | clean releases that alarm |")
+        print("|---|" + "---:|" * (len(pool.planted) + 1))
+        for name, used in {**{name: [place] for place, name in enumerate(STATISTICS)}, "all": None}.items():
+            found = [copies_in(pool, seed, used) for seed in range(options.splits)]
+            hits = {kind: sum(one.planted[kind].hits for one in found) / (5 * len(found)) for kind in pool.planted}
+            alarms = sum(one.num_alarming > 0 for one in found)
+            print(f"| {name} | " + " | ".join(f"{100 * hit:.0f} %" for hit in hits.values()) + f" | {alarms} |")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from the mean w, 1,000 steps, one set of convolution weights per sample. The fea
 there. Both minimise the same distance; before the clock starts, the script checks that at the same w both give the same
 distance and the same gradient. The encoder is the one that the run has trained; its training is not in the times.
 
-    python benchmarks/inversion.py quickstart --bundle_root bundles/phantom_plan \\
+    python benchmarks/inversion.py quickstart \\
         --reference_steps 200
-    python benchmarks/inversion.py OUT --dataset_dir DIR --device cuda --images 256
+    python benchmarks/inversion.py OUT --device cuda --images 256
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import time
 from collections.abc import Callable
 
 import torch
-from finished_run import add_arguments, parse, settings_of
 from gan_training import plain
 from torch import Tensor, nn
 
+from monai_plan.bundle.finished_run import FinishedRun
 from monai_plan.latent import LatentInverter
 
 
@@ -99,7 +99,7 @@ def timed(function: Callable[[], object], device: torch.device) -> tuple[float, 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser)
+    parser.add_argument("output_dir", help="of the finished run")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, default=32, help="inverted by ours")
     parser.add_argument("--reference_images", type=int, default=4, help="inverted by the published form")
@@ -108,7 +108,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
 
-    config = parse(settings_of(options), "common", "invert")
+    config = FinishedRun.read(options.output_dir).config("common", "invert")
     config["device"], config["inversion_starts"] = device, 1
     config["inversion_batch_size"] = options.images
     if options.steps:

@@ -1,6 +1,6 @@
 """What a release gives away to those who attack it with what they know: order, ends of paths, the final check, figures.
 
-    python benchmarks/release_attacks.py OUTPUT_DIR --bundle_root bundles/phantom_plan
+    python benchmarks/release_attacks.py OUTPUT_DIR
 
 plays four attacks on any finished run, with its private files for the truth, and prints a table:
 
@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finished_run import add_arguments, parse, settings_of
 from torch import Tensor
 
+from monai_plan.bundle.finished_run import FinishedRun
 from monai_plan.data import HeldImages
 from monai_plan.latent import choose_pairs
 from monai_plan.metrics import embed, nearest_other_images
@@ -45,8 +45,7 @@ class Run:
     """A finished run: its release and the truth behind it."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        settings = settings_of(options)
-        config = parse(settings, "common", "walk")
+        config = FinishedRun.read(options.output_dir).config("common", "walk")
         private = Path(options.output_dir) / "private"
         self.training, self.test, self.generator, self.embedding = (
             config.get_parsed_content(name) for name in ("training", "test", "trained_generator", "embedding")
@@ -231,7 +230,7 @@ def of_averages(run: Run, seed: int) -> list[tuple[str, Any, Any]]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add_arguments(parser)
+    parser.add_argument("output_dir", help="of the finished run")
     parser.add_argument("--seed", type=int, default=0, help="that the attacker takes for the run's")
     options = parser.parse_args()
     print("| attack | found | chance |\n|---|---:|---:|")

@@ -1,8 +1,8 @@
 """Each option of the walk on its own against the published objective: distance, fidelity, utility, pictures.
 
-    python benchmarks/walk_options.py OUT --overrides overrides.json --work_dir OPTIONS
+    python benchmarks/walk_options.py OUT --work_dir OPTIONS
 
-takes the networks, anchors and data of a finished run, whose config ids are in the overrides (dataset_dir among them),
+takes the networks, anchors and data of a finished run,
 and makes ``--num_images`` images by each option, without the final check but in its own row. "published" is the
 published objective by the run's recipe, "published recipe" by the 500 steps of the paper's code.
 
@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finished_run import add_arguments, configs_of, parse, settings_of
-from monai.bundle import ConfigWorkflow
 
 from monai_plan.audit import AuditInputs, ImageSet, evaluate
+from monai_plan.bundle.finished_run import FinishedRun
 from monai_plan.bundle.stages import WalkStage
 from monai_plan.data import contact_sheet
 from monai_plan.latent import WalkSettings
@@ -57,15 +56,11 @@ def options_of(base: WalkSettings, anchors: Mapping[str, Any]) -> dict[str, dict
     }  # fmt: skip
 
 
-def train_identity(settings: Mapping[str, Any], file: Path, **changes: Any) -> Path:
+def train_identity(run: FinishedRun, file: Path, **changes: Any) -> Path:
     """Another φ_id, by the stage's own config."""
     if not file.exists():
-        names = configs_of(settings, "common", "train_identity")
-        workflow = ConfigWorkflow(config_file=names, logging_file=False)
-        known = {name: value for name, value in settings.items() if name in workflow.parser}
-        workflow.parser.update({**known, "identity_file": str(file), "work_dir": str(file.with_suffix("")), **changes})
-        workflow.initialize()
-        workflow.run()
+        own = {"identity_file": str(file), "work_dir": str(file.with_suffix("")), **changes}
+        run.config("common", "train_identity", **own).get_parsed_content("stage").run()
     return file
 
 
@@ -83,21 +78,21 @@ def some_anchors(file: Path, output: Path, most: int) -> Path:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser)
+    parser.add_argument("output_dir", help="of the finished run")
     parser.add_argument("--work_dir", required=True, type=Path)
     parser.add_argument("--num_images", type=int, default=400)
     parser.add_argument("--anchors", type=int, default=20, help="at most, of each class")
     parser.add_argument("--rows", nargs="+", help="by default all")
     options = parser.parse_args()
 
-    settings = settings_of(options)
-    base = parse(settings, "common", "walk")
+    run = FinishedRun.read(options.output_dir)
+    base = run.config("common", "walk")
     work: Path = options.work_dir
     training, test, generator, embedding = (
         base.get_parsed_content(name) for name in ("training", "test", "trained_generator", "embedding")
     )
     anchors_file = some_anchors(base.get_parsed_content("anchors_file"), work / "anchors.pt", options.anchors)
-    second_file = train_identity(settings, work / "second.pt", seed=base["seed"] + 1)
+    second_file = train_identity(run, work / "second.pt", seed=base["seed"] + 1)
     image_sets, ratios = [], {}
     possible = options_of(base.get_parsed_content("walk_settings"), load_artifact(anchors_file, kind="anchors"))
     unknown = sorted(set(options.rows or ()) - possible.keys())
@@ -108,9 +103,9 @@ def main() -> None:
             continue
         changes = dict(changes)
         if epsilon := changes.pop("identity_epsilon", None):
-            file = train_identity(settings, work / "robust.pt", identity_epsilon=epsilon)
+            file = train_identity(run, work / "robust.pt", identity_epsilon=epsilon)
             changes["identity_file"] = str(file)
-        here = parse({**settings, "min_distance_quantile": None, **changes}, "common", "walk")
+        here = run.config("common", "walk", **{"min_distance_quantile": None, **changes})
         folder = work / name.replace(" ", "_")
         WalkStage(
             walk=here.get_parsed_content("walk"), anchors_file=anchors_file, dataset=training, test=test,
@@ -129,7 +124,7 @@ def main() -> None:
         image_sets.append(ImageSet(name, images, labels))
         ratios[name] = walked / straight
 
-    last = parse(settings, "common", "evaluate")
+    last = run.config("common", "evaluate")
     second = load_classifier(
         last.get_parsed_content("identity_network")(), second_file, kind="identity_net"
     ).to(last.get_parsed_content("device"))  # fmt: skip

@@ -1,6 +1,6 @@
 """How soon the walk reaches the objective that the published recipe reaches.
 
-    python benchmarks/walk_steps.py quickstart --bundle_root bundles/phantom_plan
+    python benchmarks/walk_steps.py quickstart
 
 takes the trained networks and the anchors of a finished run, walks the same random pairs by the published recipe (Adam
 at a constant rate, 500 steps, T = 50, reference scale) and by others, the bundle's default first, and prints the
@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from finished_run import add_arguments, parse, settings_of
 from gan_training import plain
 from walk import published_loss
 
+from monai_plan.bundle.finished_run import FinishedRun
 from monai_plan.latent import LatentWalk, WalkSettings, choose_pairs, linear_path
 from monai_plan.utils import load_artifact
 
@@ -58,13 +58,13 @@ def published_seconds(walk: LatentWalk, w_a: torch.Tensor, w_b: torch.Tensor, la
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser)
+    parser.add_argument("output_dir", help="of the finished run")
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipes", type=int, nargs="+", help="their numbers, 0 the published one; by default all")
     options = parser.parse_args()
 
-    trained: LatentWalk = parse(settings_of(options), "common", "walk").get_parsed_content("walk")
+    trained: LatentWalk = FinishedRun.read(options.output_dir).config("common", "walk").get_parsed_content("walk")
     anchors = load_artifact(Path(options.output_dir) / "private" / "anchors.pt", kind="anchors")
     labels = sorted(set(anchors["labels"].tolist()))
     wanted = {label: -(-options.pairs // len(labels)) for label in labels}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import errno
-import functools
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from monai_plan import __version__
 
 __all__ = ["main"]
 
-RUN_OPTIONS = ("--dataset_dir", "--output_dir", "--skip_bad_images", "--only", "--help")
+RUN_OPTIONS = ("--dataset_dir", "--output_dir", "--skip_bad_images", "--only", "--quiet", "--help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides: dict[str, str] = {}
     if arguments[:1] == ["run"]:
         arguments, overrides = _take_overrides(arguments)
-    options = vars(_parser().parse_args(arguments))
+    if arguments[:1] == ["run"] and "--help" in arguments and (bundle := _bundle_named(arguments)):
+        options: dict[str, Any] = {"command": _run_help, "bundle_root": bundle}
+        overrides = {}
+    else:
+        options = vars(_parser().parse_args(arguments))
     command, resumes = options.pop("command"), options.pop("resumes", False)
     if overrides:
         options["overrides"] = overrides
@@ -95,6 +100,12 @@ def _take_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]
     return rest, overrides
 
 
+def _bundle_named(arguments: Sequence[str]) -> str | None:
+    """The bundle of ``run BUNDLE --help`` and ``run --help BUNDLE``; None where there is none."""
+    rest = [argument for argument in arguments[1:] if argument != "--help"]
+    return rest[0] if rest and not rest[0].startswith("-") else None
+
+
 def _parser() -> argparse.ArgumentParser:
     """The parser; an option left out is not passed on, so that the default is the called function's: help names it."""
     parser = argparse.ArgumentParser(
@@ -111,10 +122,11 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.choices["run"]
     run.usage = (
         "monai_plan run BUNDLE --dataset_dir DIR --output_dir DIR [--skip-bad-images] [--only STAGE ...] "
-        "[--id value ...]"
+        "[--quiet] [--id value ...]"
     )
     run.epilog = (
-        "Any further --id value overrides an id of the bundle's configs in every stage that has it, for instance "
+        "run --help BUNDLE lists the ids with their defaults. Any further --id value overrides an id of the bundle's "
+        "configs in every stage that has it, for instance "
         '--walk_steps 300 --img_size "[128,128]". Values are read by MONAI\'s rules: numbers, lists, dicts, True, '
         "False and None as such, $ begins an expression, @ a reference. A changed value redoes its stage and those "
         "after it."
@@ -157,34 +169,50 @@ def _path(text: str) -> str:
     return path
 
 
-def _quickstart(output_dir: str, **options: Any) -> None:
+def _say(line: str) -> None:
+    """A line of progress, in the form of the bundles' logs."""
+    print(f"{time.strftime('%H:%M:%S')} INFO {line}", flush=True)
+
+
+def _quickstart(output_dir: str, quiet: bool = False, **options: Any) -> None:
+    from monai_plan.bundle.ending import ending
     from monai_plan.bundle.quickstart import quickstart
 
-    quickstart(output_dir, **options)
-    _tell_verdict(output_dir)
+    quickstart(output_dir, echo=_ignore if quiet else _say, quiet=quiet, **options)
+    print(ending(output_dir))
+
+
+def _ignore(line: str) -> None:
+    pass
 
 
 def _run(
-    bundle_root: str, overrides: dict[str, str] | None = None, skip_bad_images: bool = False, **options: Any
+    bundle_root: str,
+    overrides: dict[str, str] | None = None,
+    skip_bad_images: bool = False,
+    quiet: bool = False,
+    **options: Any,
 ) -> None:
     from fire.parser import DefaultParseValue  # what MONAI's command line reads values with
 
     from monai_plan.bundle import run_bundle
+    from monai_plan.bundle.ending import ending
 
     values = {id: DefaultParseValue(text) for id, text in (overrides or {}).items()}
     if skip_bad_images:
         values["skip_bad_images"] = True
-    run_bundle(bundle_root, overrides=values, echo=functools.partial(print, flush=True), **options)
-    _tell_verdict(options["output_dir"])
+    run_bundle(bundle_root, overrides=values, echo=_ignore if quiet else _say, quiet=quiet, **options)
+    if told := ending(options["output_dir"]):
+        print(told)
 
 
-def _tell_verdict(output_dir: str) -> None:
-    """The audit's verdict in a line, where there is one; of a release that was withdrawn there is none."""
-    from monai_plan.audit.page import verdict_line
+def _run_help(bundle_root: str) -> None:
+    from monai_plan.bundle.options_help import options_help
 
-    release = Path(output_dir) / "release"
-    if (release / "audit.json").is_file():
-        print(f"Privacy audit: {verdict_line(release / 'audit.json')}\n  see {release / 'audit.html'}")
+    text = options_help(bundle_root)
+    with suppress(SystemExit):
+        _parser().parse_args(["run", "--help"])
+    print(f"\n{text}")
 
 
 def _bundles() -> None:
@@ -213,7 +241,7 @@ def _verify_bundle(bundle: str, dataset_dir: str | None = None) -> int:
     for finding in found:
         print(f"  {finding}")
     errors = sum(finding.level == "error" for finding in found)
-    verdict = f"{errors} errors" if errors else "the model zoo's checks pass"
+    verdict = f"{errors} errors" if errors else "nothing that the model zoo or the gate would refuse"
     print(f"{folder.name}: {verdict}, {len(found) - errors} warnings.")
     return 2 if errors else 0
 
@@ -240,10 +268,14 @@ def _datalist(kind: str, **options: Any) -> None:
     print(f"wrote {builders[kind](source, **options)}")
 
 
-def _audit(release: str, real: str, fail_on: Sequence[str] = (), **options: Any) -> int:
+def _audit(release: str, real: str, fail_on: Sequence[str] = (), generator: str | None = None, **options: Any) -> int:
     from monai_plan.audit.command import audit_release, check_conditions, failures
 
     check_conditions(fail_on)
+    if generator is not None:
+        from monai_plan.bundle.projector import FileProjector
+
+        options["projector"] = FileProjector(generator, seed=options.get("seed", 0))
     result = audit_release(release, real, **options)
     print(f"{result.verdict}. {result.summary}")
     for row in result.rows:
@@ -282,6 +314,7 @@ _Argument = tuple[str, dict[str, Any]]  # what help says, and what ``add_argumen
 _INT: dict[str, Any] = {"type": int}
 _PATH: dict[str, Any] = {"type": _path}
 _NEEDED: dict[str, Any] = {"type": _path, "required": True}
+_QUIET: _Argument = ("say nothing but warnings, errors and the end", {"action": "store_true"})
 _FOLDER: _Argument = ("folder to write images/ and datalist.json to", _NEEDED)
 
 _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]] = {
@@ -291,6 +324,7 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
         {
             "--output_dir": ("folder to write to (default: ./quickstart)", _PATH | {"default": "quickstart"}),
             "--seed": ("seed of all that is drawn (default: 0)", _INT),
+            "--quiet": _QUIET,
         },
     ),
     "run": (
@@ -311,6 +345,7 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
                 {"action": "store_true"},
             ),
             "--only": ("run these stages only; what they read must be there", {"nargs": "+", "metavar": "STAGE"}),
+            "--quiet": _QUIET,
         },
     ),
     "bundles": ("list the bundles that come with monai_plan, and where they lie", _bundles, {}),
@@ -322,6 +357,7 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
             "--dataset_dir": ("folder of the data set, with datalist.json in it", _NEEDED | {"metavar": "DIR"}),
             "--output_dir": ("folder to write NAME to (default: here)", _PATH | {"metavar": "DIR"}),
             "--img_size": ("elements of each axis (default: from the data, at most 64)", _INT | {"nargs": "+"}),
+            "--authors": ("who makes it, for its metadata (default: not named)", {}),
         },
     ),
     "verify-bundle": (
@@ -367,6 +403,11 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
                 _PATH | {"metavar": "DIR"},
             ),
             "--output": ("folder of the page (default: that of the release)", _PATH | {"metavar": "DIR"}),
+            "--generator": (
+                "the generator that made the release, model.pt: adds the attacker who has it, which is slower",
+                _PATH | {"metavar": "FILE"},
+            ),
+            "--skip_bad_images": ("leave out images that cannot be read, and say which", {"action": "store_true"}),
             "--weights": ("EfficientNet-lite0's file (default: installed)", _PATH | {"metavar": "FILE"}),
             "--seed": ("seed of all that is drawn (default: 0)", _INT),
             "--fail_on": (

@@ -19,7 +19,8 @@ from monai_plan.bundle.zoo import BundleRecipe, write_bundle
 
 FOLDER = Path(__file__).parents[1] / "bundles"
 PHANTOMS = "phantom_plan"
-VERSIONS = {  # what the bundles were run with; those of constraints.txt
+AUTHORS = "monai_plan"
+VERSIONS = {  # what the bundles were run with
     "monai": "1.6.1",
     "torch": "2.13.0",
     "numpy": "2.4.6",
@@ -49,6 +50,7 @@ CHEST = BundleRecipe(
     data_source="the user's own; see docs/README.md",
     data_type="PNG, JPEG, TIFF, DICOM or NIfTI",
     modality="XR",
+    authors=AUTHORS,
     classes=("normal", "abnormal"),
     about="""From a private set of frontal chest radiographs of two classes to a synthetic one, by points of the latent
 space of a generative network that no network takes for a patient, chosen or on a privacy-preserving walk (PLAN [1]),
@@ -86,6 +88,7 @@ PHANTOM = BundleRecipe(
     data_source="monai-plan phantoms, which draws them",
     data_type="PNG",
     modality="XR",
+    authors=AUTHORS,
     classes=("normal", "lesion"),
     about="""From phantoms, artificial chest images that monai_plan draws in the role of patients, to synthetic ones,
 through all stages of PLAN [1] in minutes, on two CPU cores, without data: to see what the stages do, and to try a
@@ -190,6 +193,7 @@ SHENZHEN = BundleRecipe(
     data_source="U.S. National Library of Medicine, Shenzhen Hospital X-ray set (ChinaSet_AllFiles)",
     data_type="PNG",
     modality="XR",
+    authors=AUTHORS,
     classes=("normal", "tuberculosis"),
     about="""Shenzhen Hospital's frontal chest radiographs, normal and with tuberculosis, made into a synthetic set at
 256 × 256 pixels, with PLAN's benchmark [1] on them. """
@@ -243,6 +247,7 @@ APTOS = BundleRecipe(
     data_source="Kaggle, competition aptos2019-blindness-detection",
     data_type="PNG",
     modality="fundus photograph",
+    authors=AUTHORS,
     classes=("no retinopathy", "mild", "moderate", "severe", "proliferative"),
     about="""APTOS 2019's fundus photographs of five grades of diabetic retinopathy, made into a synthetic set at 256 ×
 256 pixels in colour, with PLAN's benchmark [1] on them. """

@@ -13,6 +13,8 @@ from pathlib import Path
 # MKL's own allocator can wait for ever in a process that was forked while a thread that had computed was ending:
 # about one in 500 DataLoaders with forked workers. It is read when MKL first allocates, so before torch is imported.
 os.environ.setdefault("MKL_DISABLE_FAST_MM", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; two threads each would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from tiny_bundle import BUNDLE, PATIENT, TINY, known_secret

@@ -4,7 +4,7 @@ from monai_plan.audit.evaluation import Evaluation, EvaluationRow, evaluate
 from monai_plan.audit.inputs import AuditInputs, ImageSet, Opinions, RealImages
 from monai_plan.audit.measures import Measure, Spread, register_measure
 from monai_plan.audit.membership import MembershipResult, membership_attack
-from monai_plan.audit.page import write_audit, write_gallery
+from monai_plan.audit.page import write_audit, write_gallery, write_reading
 from monai_plan.audit.privacy import Audit, audit
 from monai_plan.audit.reading import ReadImages
 from monai_plan.audit.report import Section, write_report
@@ -28,5 +28,6 @@ __all__ = [
     "register_measure",
     "write_audit",
     "write_gallery",
+    "write_reading",
     "write_report",
 ]

@@ -10,14 +10,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from monai_plan.audit.page import write_audit, write_gallery
+from monai_plan.audit.digests import real_digest, released_files
+from monai_plan.audit.page import write_audit, write_gallery, write_reading
 from monai_plan.audit.privacy import Audit, audit
+from monai_plan.audit.projection import Projector, projected_row
 from monai_plan.audit.reading import read_real, read_released
+from monai_plan.audit.worth import evaluation_beside
+from monai_plan.release.secret import release_secret
 from monai_plan.utils import ConfigError
 
 __all__ = ["audit_release", "check_conditions", "failures"]
 
-PAGE_NAME, RESULTS_NAME = "audit.html", "audit.json"
+PAGE_NAME, RESULTS_NAME, SECRET_NAME = "audit.html", "audit.json", "secret.json"
 _OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 _CONDITION = re.compile(r"\s*(\w+)\.(\w+)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*")
 
@@ -29,6 +33,8 @@ def audit_release(
     private: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
+    projector: Projector | None = None,
+    skip_bad_images: bool = False,
     seed: int = 0,
 ) -> Audit:
     """Audit a release and write ``audit.html`` and ``audit.json``.
@@ -40,10 +46,12 @@ def audit_release(
             there. None: there is no gallery, and nothing is kept.
         output: folder of the page; None: that of the release.
         weights: EfficientNet-lite0's local file; None takes that of the installed package.
+        projector: of the generator that made the release, for the attacker who has it; None: nobody has.
+        skip_bad_images: leave out images that cannot be read; the page and the JSON tell which of the release.
         seed: of everything that is drawn.
 
     Raises:
-        ConfigError: if ``private`` lies in the release.
+        ConfigError: if ``private`` lies in the release, or the generator does not fit the real images.
         DataError: if an image cannot be used, or a section has too few patients.
     """
     folder = Path(release) if Path(release).is_dir() else Path(release).parent
@@ -55,12 +63,30 @@ def audit_release(
             work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
             work = Path(private) / "audit"
-        members, held_out = read_real(real)
-        released = read_released(release, like=members, work_dir=work)
-        result, found = audit(released, members, held_out, cache_dir=work / "parts", weights=weights, seed=seed)
-        write_audit(result, page_file=target / PAGE_NAME, results_file=target / RESULTS_NAME)
+        secret_file = work / SECRET_NAME
+        size = None if projector is None else projector.img_size
+        members, held_out = read_real(real, work_dir=work, img_size=size, skip_bad_images=skip_bad_images)
+        released = read_released(release, like=members, work_dir=work, skip_bad_images=skip_bad_images)
+        further = []
+        if projector is not None:
+            sides = {"released": released, "members": members, "held_out": held_out}
+            further.append(projected_row(projector, **sides, cache_dir=work / "parts", seed=seed))
+        result, found = audit(
+            released,
+            members,
+            held_out,
+            cache_dir=work / "parts",
+            weights=weights,
+            further=further,
+            files=released_files(released.files, folder),
+            real_digest=None if private is None else real_digest(members, held_out, secret_file=secret_file),
+            seed=seed,
+        )
+        evaluation = evaluation_beside(folder)
+        write_audit(result, page_file=target / PAGE_NAME, results_file=target / RESULTS_NAME, evaluation=evaluation)
         if private is not None:
             write_gallery(found, released=released, members=members, folder=work)
+            write_reading(released, held_out, secret=release_secret(secret_file), folder=work)
     return result
 
 

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from tqdm import tqdm
-
 from monai_plan.audit.inputs import REAL, AuditInputs, ImageSet
 from monai_plan.audit.measures import Spread, measure_of, registered_measures
+from monai_plan.progress import Progress
 from monai_plan.release.words import as_markdown
 from monai_plan.utils import ConfigError
 
@@ -83,7 +82,7 @@ class Evaluation:
     @property
     def notes(self) -> tuple[str, ...]:
         """What each column means, and what to bear in mind: one sentence or two each."""
-        notes = [measure_of(name).note(self) for name in self.rows[0].results]
+        notes = [note for name in self.rows[0].results if (note := measure_of(name).note(self))]
         notes.append(
             "In the row real, what is said of images and not of a classifier is said of the real test images: what a "
             "new patient shows, the scale for the rows below."
@@ -173,7 +172,7 @@ def evaluate(image_sets: Sequence[ImageSet], inputs: AuditInputs) -> Evaluation:
         inputs.check(image_set)
     measures = [measure for measure in registered_measures() if measure.applies(inputs)]
     rows = []
-    with tqdm(total=len(sets) * len(measures), desc="evaluate", disable=not inputs.progress) as bar:
+    with Progress(total=len(sets) * len(measures), desc="evaluate", disable=not inputs.progress) as bar:
         inputs.show = bar.set_postfix_str
         for image_set in sets:
             results = {}

@@ -46,8 +46,8 @@ def image_panel(image: Tensor, slice_axis: int) -> np.ndarray:
     return ((image + 1) / 2).clamp(0, 1).permute(2, 1, 0).expand(-1, -1, 3).numpy()
 
 
-def show_panels(axes: Axes, panels: Sequence[np.ndarray], *, columns: int) -> None:
-    """Lay panels of one size side by side in one picture, with a white line between them."""
+def show_panels(axes: Axes, panels: Sequence[np.ndarray], *, columns: int, numbered: bool = False) -> None:
+    """Lay panels of one size side by side in one picture, with a white line between them, and number them from 1."""
     height, width = panels[0].shape[:2]
     gap = max(1, round(0.03 * width))
     rows = -(-len(panels) // columns)
@@ -55,6 +55,9 @@ def show_panels(axes: Axes, panels: Sequence[np.ndarray], *, columns: int) -> No
     for index, panel in enumerate(panels):
         top, left = index // columns * (height + gap), index % columns * (width + gap)
         canvas[top : top + height, left : left + width] = panel
+        if numbered:
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            axes.text(left, top, str(index + 1), fontsize=8, va="top", bbox=box)
     # Enlarged without smoothing: a blur in the figure must be one of the images.
     axes.imshow(canvas, interpolation="nearest", aspect="equal")
     axes.set_axis_off()

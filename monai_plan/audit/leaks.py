@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from monai_plan.audit.attacks import People
-from monai_plan.audit.rows import Row
+from monai_plan.audit.rows import LEAKS, Row
 from monai_plan.audit.statistics import area_under_curve, exact_interval, residual_risk, smallest_rate, wilson_interval
 
 __all__ = ["differencing_row", "generator_row", "membership_row"]
@@ -69,7 +69,13 @@ def _percent(value: float, low: float, high: float) -> str:
     return f"{100 * value:.0f} % right ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def generator_row(members: People, held_out: People, released: Tensor) -> Row:
+def generator_row(
+    members: People,
+    held_out: People,
+    released: Tensor,
+    *,
+    attacker: str = "the generator, the released images' latents, and images of the person sought",
+) -> Row:
     """The row of the attacker who has the generator, and projects the person sought into its latent space.
 
     A member's projection lies nearer to a released point than a stranger's, if the release is made of members.
@@ -77,6 +83,7 @@ def generator_row(members: People, held_out: People, released: Tensor) -> Row:
     Args:
         members, held_out: projections [N, L] in the place of images, all made alike, and whose they are.
         released: latents of the released images, [R, L].
+        attacker: what its attacker has.
     """
     nearness = [_nearness(side, released) for side in (members, held_out)]
     area = area_under_curve(*(values.numpy() for values in nearness))
@@ -86,13 +93,13 @@ def generator_row(members: People, held_out: People, released: Tensor) -> Row:
         name="generator",
         title="The generator leaks",
         category="inference",
-        attacker="the generator, the released images' latents, and images of the person sought",
+        attacker=attacker,
         main=f"members nearer with a chance of {area}",
         control=f"one half of the held-out patients nearer than the other: {half}",
         baseline="0.5",
         power=f"{len(nearness[0])} and {len(nearness[1])} patients; chances within the interval's width are not told "
         "from a half",
-        verdict="If the generator leaks",
+        verdict=LEAKS,
         sentence=(
             "If the generator leaks, it can be told who took part better than by chance: keep it private."
             if found
@@ -147,7 +154,7 @@ def differencing_row(people: People, labels: Sequence[int], groups: Sequence[Seq
         control="the same patients among those who are not behind the average",
         baseline=f"{100 * guess:.2g} %",
         power=f"{trials} patients; rates below {100 * smallest_rate(trials):.2g} % would not be seen",
-        verdict="If the generator leaks",
+        verdict=LEAKS,
         sentence=(
             f"If the generator leaks, who knows all patients behind an average but one finds the last one more often "
             f"than by guessing (residual risk {risk}): keep it private."

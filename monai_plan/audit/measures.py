@@ -78,9 +78,9 @@ class Measure(ABC):
     def cells(self, result: Result) -> tuple[str, ...]:
         """A result as text, one cell per head."""
 
-    @abstractmethod
     def note(self, evaluation: Evaluation) -> str:
-        """What its columns mean: a sentence or two below the table."""
+        """What its columns mean: a sentence or two below the table; nothing where it has none."""
+        return ""
 
     def finding(self, name: str, result: Result, real: Result) -> str:
         """What was found about the set ``name``, in words, beside the result of the real images; or nothing."""
@@ -154,6 +154,27 @@ class _Utility(Measure):
             f"A classifier trained on {name} reaches {ours.percent} % on real test images, one trained on the real "
             f"images {theirs.percent} % ({100 * (ours.mean - theirs.mean):+.1f} points; {spread})."
         )
+
+
+@register_measure
+class _PerClass(Measure):
+    """How many of the real test images of each class that classifier knows; the audit shows it by class."""
+
+    name, heads = "classes", ()
+
+    def made_by(self, inputs: AuditInputs) -> Any:
+        return inputs.classifier_digest
+
+    def compute(self, inputs: AuditInputs, image_set: ImageSet) -> dict[str, Any]:
+        labels = inputs.test.labels
+        recalls = []
+        for opinion in inputs.opinions(image_set):
+            right = opinion.test.argmax(1) == labels
+            recalls.append([float(right[labels == number].float().mean()) for number in range(opinion.test.shape[1])])
+        return {"recall": recalls}
+
+    def cells(self, result: Result) -> tuple[str, ...]:
+        return ()
 
 
 @register_measure

@@ -6,20 +6,23 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
 from monai_plan import __version__
 from monai_plan.audit.attacks import Embedder, People, registered_attacks
 from monai_plan.audit.exclusion import exclusion_row
 from monai_plan.audit.findings import CopyFindings, find_copies
 from monai_plan.audit.reading import ReadImages
-from monai_plan.audit.rows import CATEGORIES, Row, copy_row
+from monai_plan.audit.reidentification import halves, reidentification_row
+from monai_plan.audit.rows import CATEGORIES, LEAKS, Row, copy_row
+from monai_plan.audit.surroundings import ClassFindings, by_class, joined_groups, notes_on
 from monai_plan.metrics import PerceptualEmbedding, RandomFeatureEmbedding
 from monai_plan.metrics.efficientnet import EfficientNetLite0Embedding
+from monai_plan.progress import Progress
 from monai_plan.utils import ConfigError
 
 __all__ = ["SCHEMA_VERSION", "Audit", "audit", "shortlist_embedding"]
@@ -41,6 +44,9 @@ class Audit:
         has_subjects: whether the data list names patients.
         notes: what to bear in mind.
         parameters: what made the release, by name.
+        classes: what was found by class.
+        files: SHA-256 of every file that was audited, by its path below the folder of the release.
+        real_digest: see ``monai_plan.audit.digests``; None where no private folder keeps its key.
     """
 
     name: str
@@ -54,25 +60,44 @@ class Audit:
     has_subjects: bool
     notes: tuple[str, ...] = ()
     parameters: Mapping[str, str] | None = None
+    classes: tuple[ClassFindings, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    real_digest: str | None = None
 
     @property
     def verdict(self) -> str:
-        """The gravest of all rows."""
-        return next((verdict for verdict in VERDICTS if any(row.verdict == verdict for row in self.rows)), "No answer")
+        """The gravest of all rows; without an answer it is where an attack that singles patients out has none."""
+        return next(
+            (verdict for verdict in VERDICTS if any(self._told(row) == verdict for row in self.rows)), "No answer"
+        )
+
+    @staticmethod
+    def _told(row: Row) -> str:
+        """A row's part in the verdict."""
+        weak = row.verdict == "No answer" and row.category != CATEGORIES[0]
+        return "Nothing found" if weak else row.verdict
 
     @property
     def summary(self) -> str:
         """The report in a line."""
-        named = [row.title for row in self.rows if row.verdict == self.verdict]
+        named = [row.title for row in self.rows if self._told(row) == row.verdict == self.verdict]
+        silent = [row.title for row in self.rows if row.verdict == "No answer" and row.title not in named]
         said = {
             "Alarm": "Do not release: {} found patients in it.",
             "Attention": "Look before releasing: {} saw more than chance would show.",
             "No answer": "{} gave no answer; what the others did not find may be there.",
             "Nothing found": "The attacks found nothing, and would have found what each row says. It is no proof.",
-        }[self.verdict]
-        told = [row.title for row in self.rows if row.told_by_generator]
-        kept = f" Keep the generator private: with it, {' and '.join(told)} tells of patients." if told else ""
-        return said.format(" and ".join(named)) + kept
+        }[self.verdict].format(" and ".join(named))
+        without = f" {' and '.join(silent)} gave no answer." if silent else ""
+        return said + without + self._of_generator()
+
+    def _of_generator(self) -> str:
+        """What the attacks say that need the generator, for they have no part in the verdict."""
+        rows = [row for row in self.rows if row.verdict == LEAKS]
+        told = [row.title for row in rows if row.told_by_generator]
+        if told:
+            return f" Keep the generator private: with it, {' and '.join(told)} tells of patients."
+        return " Who has the generator as well found nobody; keep it private all the same." if rows else ""
 
     def row(self, name: str) -> Row:
         """The row of this name.
@@ -135,6 +160,17 @@ def shortlist_embedding(
     return None, f"The members that an image is laid over were found by coarse maps, for {missing}."
 
 
+def _reidentified(
+    embedder: Embedder | None, people: Sequence[People], images: Tensor, groups: Sequence[str], *, seed: int
+) -> Row:
+    if embedder is None:
+        return reidentification_row([], why_not="no trained network knows images of these axes or channels")
+    members, held_out = people
+    return reidentification_row(
+        halves(embedder, members=members, held_out=held_out, released=images, groups=groups, seed=seed)
+    )
+
+
 def audit(
     released: ReadImages,
     members: ReadImages,
@@ -144,6 +180,8 @@ def audit(
     weights: str | os.PathLike[str] | None = None,
     further: Sequence[Row] = (),
     parameters: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
+    real_digest: str | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     progress: bool = True,
@@ -158,6 +196,7 @@ def audit(
         weights: see ``shortlist_embedding``.
         further: rows of attacks that need more than images.
         parameters: what made the release, for the report; "k" stands on its first screen.
+        files, real_digest: see ``Audit``.
         seed: of everything that is drawn.
         device: where features are computed.
         progress: show a progress bar.
@@ -173,37 +212,36 @@ def audit(
     distances = Embedder(RandomFeatureEmbedding(dims, channels), device=device)
     embedders = {"copies": None if shortlist is None else Embedder(shortlist, device=device)}
     people = [People(side.images, side.subjects) for side in (members, held_out)]
+    groups = joined_groups(released.images, released.subjects)
     rows, found = [], {}
-    for attack in tqdm(registered_attacks(), desc="audit", disable=not progress):
+    for attack in Progress(registered_attacks(), desc="audit", disable=not progress):
         played = attack(embedder=embedders.get(attack.name, distances))
         found[attack.name] = find_copies(
             played,
             members=people[0],
             held_out=people[1],
             released=released.images,
-            groups=released.subjects,
+            groups=groups,
             cache_dir=Path(cache_dir),
             seed=seed,
         )
         rows.append(copy_row(played, found[attack.name]))
+    rows.append(_reidentified(embedders["copies"], people, released.images, groups, seed=seed))
     rows.append(exclusion_row(distances, members=people[0], held_out=people[1], released=released.images))
-    notes = [note] if note else []
-    if not members.has_subjects:
-        notes.append(
-            "The data list names no patients: every image counts as a patient of its own, and several images of one "
-            "patient would make all that is said about privacy too good."
-        )
     result = Audit(
         name=released.name,
         rows=(*rows, *further),
         num_released=len(released.images),
-        num_groups=len(set(released.subjects)),
+        num_groups=len(set(groups)),
         num_members=len(members.images),
         num_member_patients=len(set(members.subjects)),
         num_held_out=len(held_out.images),
         num_held_out_patients=len(set(held_out.subjects)),
         has_subjects=members.has_subjects,
-        notes=tuple(notes),
+        notes=tuple(filter(None, [note, *notes_on(released, members, held_out, num_groups=len(set(groups)))])),
         parameters=parameters,
+        classes=by_class(found["copies"], released, members),
+        files=files or {},
+        real_digest=real_digest,
     )
     return result, found["copies"]

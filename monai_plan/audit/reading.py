@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.transforms import Compose, Resized
@@ -25,6 +27,8 @@ from monai_plan.utils import DataError, files_below, read_json
 
 __all__ = ["ReadImages", "read_real", "read_released"]
 
+SECTIONS = ("training", "test")
+
 
 @dataclass(frozen=True, eq=False)
 class ReadImages:
@@ -38,6 +42,10 @@ class ReadImages:
         labels: [N], int64, or None where there are none.
         label_names: the name of each class.
         name: of the data set.
+        files: the absolute path of each.
+        digests: of the pixels of each as they were read: equal for equal pictures.
+        skipped: files that could not be read.
+        unlisted: image files in the folder of a release that its data list does not name.
     """
 
     images: Tensor
@@ -47,81 +55,160 @@ class ReadImages:
     labels: Tensor | None
     label_names: dict[int, str]
     name: str
+    files: Sequence[str] = ()
+    digests: Sequence[str] = ()
+    skipped: Sequence[str] = ()
+    unlisted: Sequence[str] = ()
 
 
-def read_real(datalist_file: str | os.PathLike[str], *, img_size: int | None = None) -> tuple[ReadImages, ReadImages]:
+def read_real(
+    datalist_file: str | os.PathLike[str],
+    *,
+    work_dir: str | os.PathLike[str],
+    img_size: Sequence[int] | int | None = None,
+    skip_bad_images: bool = False,
+) -> tuple[ReadImages, ReadImages]:
     """The members and the held-out patients: the sections ``training`` and ``test`` of a data list.
+
+    Patients who share a picture count as one, and a held-out picture that a member has as well is left out.
 
     Args:
         datalist_file: the data list.
+        work_dir: private folder for a copy of the list.
         img_size: elements of each axis; None chooses a size that fits the files, see ``inspect_datalist``.
+        skip_bad_images: leave out what cannot be read, instead of ending with an error.
 
     Raises:
         DataError: as ``CheckedDataset``; if there is no section ``test``.
     """
-    sections = read_datalist(datalist_file).sections
-    if not sections.get("test"):
+    datalist = read_datalist(datalist_file)
+    if not datalist.sections.get("test"):
         raise DataError(
             f'{datalist_file} has no section "test": an audit needs patients who did not take part, or nothing says '
             "which likeness is chance. Put images of other patients there."
         )
-    facts = inspect_datalist(datalist_file)
-    size = facts.img_size if img_size is None else (img_size,) * facts.spatial_dims
-    training, test = (
-        _read(datalist_file, section, size=size, channels=facts.img_channels) for section in ("training", "test")
-    )
-    return training, test
+    items = {section: datalist.sections[section] for section in SECTIONS}
+    listed = _listed(Path(work_dir) / "real.json", items, has_subjects=datalist.has_subjects)
+    facts = inspect_datalist(listed)
+    size = (img_size,) * facts.spatial_dims if isinstance(img_size, int) else tuple(img_size or facts.img_size)
+    read: list[ReadImages] = []
+    for section in SECTIONS:
+        known = read[0].digests if read else ()
+        checked = _checked(listed, section, size, facts.img_channels, skip_bad_images, merge=True, known=known)
+        read.append(_as_read(checked, listed, items[section], datalist.labels, name=_name(datalist_file)))
+    return read[0], read[1]
 
 
-def read_released(path: str | os.PathLike[str], *, like: ReadImages, work_dir: str | os.PathLike[str]) -> ReadImages:
+def read_released(
+    path: str | os.PathLike[str],
+    *,
+    like: ReadImages,
+    work_dir: str | os.PathLike[str],
+    skip_bad_images: bool = False,
+) -> ReadImages:
     """A release that any tool made, brought to the size and the channels of the real images.
 
     Args:
         path: a data list, a folder with one (``datalist.json``), or a folder of images without.
         like: the real images.
-        work_dir: private folder for a data list of a folder without.
+        work_dir: private folder for a copy of the list.
+        skip_bad_images: leave out what cannot be read, instead of ending with an error.
 
     Raises:
         DataError: if there is no image, or one cannot be read.
     """
     path = Path(path)
-    listed = path if path.is_file() else path / DATALIST_NAME
-    size, channels = tuple(like.images.shape[2:]), like.images.shape[1]
-    if listed.is_file():
-        return _read(listed, "training", size=size, channels=channels)
-    images = [file for file in files_below(path) if image_kind(file)] if path.is_dir() else []
-    if not images:
+    named = path if path.is_file() else path / DATALIST_NAME
+    folder = path.parent if path.is_file() else path
+    images = [os.path.abspath(file) for file in files_below(folder) if image_kind(file)] if folder.is_dir() else []
+    if named.is_file():
+        datalist = read_datalist(named)
+        items, labels, has_subjects = datalist.sections["training"], datalist.labels, datalist.has_subjects
+        name = _name(named)
+    else:
+        keys = [Path(file).relative_to(folder.absolute()).as_posix() for file in images]
+        items = [{"image": file, "key": key, "subject": key} for file, key in zip(images, keys, strict=True)]
+        labels, has_subjects, name = {}, False, folder.resolve().name
+    if not items:
         raise DataError(f"{path} holds neither {DATALIST_NAME} nor images: give the folder of a release.")
-    listed = write_datalist(
-        Path(work_dir) / "released.json",
-        labels={0: "any"},
-        sections={"training": [{"image": str(file.absolute()), "label": 0} for file in images]},
-        name=path.name,
-    )
-    read = _read(listed, "training", size=size, channels=channels)
-    keys = [file.relative_to(path).as_posix() for file in images]
-    return ReadImages(read.images, keys, False, keys, None, {}, path.resolve().name)
+    listed = _listed(Path(work_dir) / "released.json", {"training": items}, has_subjects=has_subjects)
+    size, channels = tuple(like.images.shape[2:]), like.images.shape[1]
+    checked = _checked(listed, "training", size, channels, skip_bad_images)
+    unlisted = sorted(set(images) - {item["image"] for item in items})
+    return _as_read(checked, listed, items, labels, name=name, unlisted=unlisted)
 
 
-def _read(datalist_file: str | os.PathLike[str], section: str, *, size: tuple[int, ...], channels: int) -> ReadImages:
-    scaling = choose_scaling(datalist_file=datalist_file)
-    checked = CheckedDataset(
-        datalist_file=datalist_file,
+def _listed(file: Path, sections: dict[str, list[dict[str, Any]]], *, has_subjects: bool) -> Path:
+    """A data list of the same images without classes: an audit needs none, and a release may lack some."""
+    plain = {
+        section: [
+            {"image": item["image"], "label": 0, **({"subject": item["subject"]} if has_subjects else {})}
+            for item in items
+        ]
+        for section, items in sections.items()
+    }
+    return write_datalist(file, labels={0: "any"}, sections=plain, name=file.stem)
+
+
+def _checked(
+    listed: Path,
+    section: str,
+    size: tuple[int, ...],
+    channels: int,
+    skip_bad_images: bool,
+    *,
+    merge: bool = False,
+    known: Sequence[str] = (),
+) -> CheckedDataset:
+    scaling = choose_scaling(datalist_file=listed)
+    return CheckedDataset(
+        datalist_file=listed,
         section=section,
         transform=Compose(
             [LoadShownImaged("image"), Resized("image", spatial_size=size, mode="area"), ScaleShownd("image", scaling)]
         ),
         img_size=size,
         img_channels=channels,
-        num_classes=max(read_datalist(datalist_file).labels, default=0) + 1,
+        num_classes=1,
+        skip_bad_images=skip_bad_images,
+        merge_duplicates=merge,
+        known=known,
         progress=True,
     )
+
+
+def _as_read(
+    checked: CheckedDataset,
+    listed: Path,
+    items: Sequence[dict[str, Any]],
+    label_names: dict[int, str],
+    *,
+    name: str,
+    unlisted: Sequence[str] = (),
+) -> ReadImages:
+    """What was read, by the names and classes of the data list that it came from."""
+    place = {item["image"]: item for item in items}
+
+    def found(key: str) -> dict[str, Any]:
+        return place[os.path.normpath(listed.absolute().parent / key)]
+
+    kept = [found(key) for key in checked.keys]
+    labels = torch.tensor([item["label"] for item in kept]) if label_names else None
     return ReadImages(
         images=checked.images[:],
-        subjects=checked.subjects,
+        subjects=checked.subjects if checked.has_subjects else [item["subject"] for item in kept],
         has_subjects=checked.has_subjects,
-        keys=checked.keys,
-        labels=torch.as_tensor(checked.labels),
-        label_names=checked.label_names,
-        name=str(read_json(datalist_file).get("name") or Path(datalist_file).absolute().parent.name),
+        keys=[item["key"] for item in kept],
+        labels=labels,
+        label_names=label_names,
+        name=name,
+        files=[item["image"] for item in kept],
+        digests=checked.digests,
+        skipped=[found(key)["key"] for key, _ in checked.skipped],
+        unlisted=unlisted,
     )
+
+
+def _name(datalist_file: str | os.PathLike[str]) -> str:
+    """The data set's name, or its folder's."""
+    return str(read_json(datalist_file).get("name") or Path(datalist_file).absolute().parent.name)

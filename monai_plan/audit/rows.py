@@ -16,10 +16,11 @@ from monai_plan.audit.statistics import (
     wilson_interval,
 )
 
-__all__ = ["ATTENTION", "CATEGORIES", "Row", "copy_row"]
+__all__ = ["ATTENTION", "CATEGORIES", "LEAKS", "Row", "copy_row"]
 
 ATTENTION = 0.05  # p below which a row asks to be looked at, though it does not alarm
 ENOUGH = 0.8  # of the planted copies of a disguise that an attack must find, or it has no say
+LEAKS = "If the generator leaks"  # the verdict of rows that say nothing of the release by itself
 CATEGORIES = ("singling out", "linkability", "inference")  # Article 29 Working Party, opinion 05/2014 (WP216)
 
 
@@ -36,7 +37,7 @@ class Row:
         control: what it finds where there is nothing to find.
         baseline: what a guess would find.
         power: what it found of what was planted, and what it would have noticed.
-        verdict: "Alarm", "Attention", "Nothing found" or "No answer".
+        verdict: "Alarm", "Attention", "Nothing found", "No answer" or ``LEAKS``.
         sentence: the verdict in full.
         figures: by name, for JSON and ``--fail-on``; None where there is no value.
         told_by_generator: whether it found somebody, of an attack that needs the generator: no verdict on the release.

@@ -22,6 +22,7 @@ __all__ = [
     "area_under_curve",
     "exact_interval",
     "fewest_noticed",
+    "guessed",
     "rank_test",
     "residual_risk",
     "smallest_rate",
@@ -234,6 +235,12 @@ def smallest_rate(trials: int, *, confidence: float = CONFIDENCE) -> float:
     """
     _check(0, trials, confidence)
     return -math.expm1(math.log1p(-confidence) / trials) if trials else 1.0
+
+
+def guessed(right: int, trials: int) -> float:
+    """The chance of so many right answers or more by tossing a coin, P(Binomial(trials, ½) ≥ right)."""
+    _check(right, trials, CONFIDENCE)
+    return float(betainc(right, trials - right + 1, 0.5)) if right else 1.0
 
 
 def fewest_noticed(found: int, planted: int, *, needed: int = 1, confidence: float = CONFIDENCE) -> int | None:

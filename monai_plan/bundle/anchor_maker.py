@@ -15,7 +15,7 @@ from monai_plan.latent import Anchors, PriorAnchors, SelectionSettings, k_same
 from monai_plan.metrics import PerceptualEmbedding
 from monai_plan.networks import LatentDecoder
 from monai_plan.release import DistanceCheck
-from monai_plan.utils import load_artifact, seeded_generator
+from monai_plan.utils import load_artifact
 
 __all__ = ["AnchorMaker", "distance_check"]
 
@@ -115,18 +115,11 @@ class AnchorMaker:
         check = distance_check(
             self.training, self.test, self.embedding, quantile=self.min_distance_quantile, device=self.device
         )
-
-        rng = seeded_generator(self.seed, "check of anchors")
-
-        def far(images: Tensor) -> Tensor:
-            assert check is not None
-            return check(images, torch.rand(len(images), generator=rng))
-
         make = PriorAnchors(
             self.generator, self.identity_net, self.class_net, settings=self.selection, seed=self.seed
         )  # fmt: skip
         patients = _best(load_artifact(self.latents_file, kind="latents"))
-        return make(wanted, patients=patients, far=None if check is None else far)
+        return make(wanted, patients=patients, far=check)
 
 
 def _best(latents: Mapping[str, Tensor]) -> Tensor:

@@ -21,7 +21,6 @@ from monai.data import get_track_meta, set_track_meta
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import Compose
 from torch import Tensor
-from tqdm import tqdm
 
 from monai_plan import __version__
 from monai_plan.data.datalist import read_datalist
@@ -30,6 +29,7 @@ from monai_plan.data.header import ImageRefusedError
 from monai_plan.data.held import GrowingImages, HeldImages
 from monai_plan.data.intensity import ScaleShownd
 from monai_plan.data.reader import LoadShownImaged, image_kind
+from monai_plan.progress import Progress
 from monai_plan.utils import PLANError, write_tensors
 
 RANGE_TOLERANCE = 1e-3
@@ -128,7 +128,8 @@ def load_images(
             ThreadPoolExecutor(num_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
         ):
             loads = pool.map(load, range(len(items)))
-            results = list(tqdm(loads, desc=desc, total=len(items), disable=desc is None, delay=BAR_DELAY, leave=False))
+            bar = Progress(loads, desc=desc, total=len(items), disable=desc is None, delay=BAR_DELAY, leave=False)
+            results = list(bar)
     finally:
         torch.set_num_threads(threads)
     kept = [index for index, result in enumerate(results) if isinstance(result, str)]

@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from ignite.metrics import Accuracy
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.handlers import LrScheduleHandler, StatsHandler, ValidationHandler
+from monai.handlers import LrScheduleHandler, ValidationHandler
 from monai.networks.utils import eval_mode
 from monai.transforms import Randomizable
 from monai.utils import CommonKeys, convert_to_tensor
@@ -94,7 +94,7 @@ def fit_classifier(
         device: where to train.
         checkpoint: file that is written after each epoch and continued from; None for none. One of other images,
             settings or networks is replaced, with a warning.
-        desc: name on a progress bar and on the log of the validations; None for neither.
+        desc: name on a progress bar, which shows the loss and the accuracy of the last validation; None for none.
 
     Returns:
         ``network``, on ``device``, in eval mode.
@@ -124,17 +124,18 @@ def fit_classifier(
     )
     trainer.add_event_handler(Events.EPOCH_STARTED, batches.start_epoch)
     StopAtNaN().attach(trainer)
+    bar = None if desc is None else LossProgressBar(desc=desc)
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "scheduler": schedule}
     if validation is not None:
-        parts["best"], parts["early_stop"] = _validate(trainer, network, *validation, settings=settings, desc=desc)
+        parts["best"], parts["early_stop"] = _validate(trainer, network, *validation, settings=settings, bar=bar)
     LrScheduleHandler(schedule, print_lr=False).attach(trainer)  # type: ignore[arg-type]
     if checkpoint is not None:
         inputs = {"images": images, "labels": labels, "validation": validation, "settings": settings, "seed": seed}
         ResumeHandler(path=checkpoint, save_dict=parts, inputs=inputs).attach(trainer)
     if validation is not None:
         trainer.add_event_handler(Events.STARTED, _stop_if_done, parts["early_stop"])
-    if desc is not None:
-        LossProgressBar(desc=desc).attach(trainer)
+    if bar is not None:
+        bar.attach(trainer)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         trainer.run()
     if validation is not None:
@@ -149,7 +150,7 @@ def _validate(
     labels: Tensor,
     *,
     settings: ClassifierSettings,
-    desc: str | None,
+    bar: LossProgressBar | None,
 ) -> tuple[BestWeights, EarlyStopping]:
     """After each epoch: keep the best weights, stop when the accuracy has not risen for too long."""
     pairs = zip(images.split(settings.batch_size), labels.long().split(settings.batch_size), strict=True)
@@ -166,8 +167,8 @@ def _validate(
     )
     stop = EarlyStopping(settings.patience, lambda engine: engine.state.metrics["accuracy"], trainer)
     evaluator.add_event_handler(Events.COMPLETED, stop)
-    if desc is not None:
-        StatsHandler(name=desc, iteration_log=False, output_transform=lambda output: None).attach(evaluator)
+    if bar is not None:
+        evaluator.add_event_handler(Events.COMPLETED, lambda engine: bar.shown.update(engine.state.metrics))
     ValidationHandler(interval=1, validator=evaluator).attach(trainer)
     return best, stop
 

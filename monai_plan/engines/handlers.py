@@ -16,6 +16,7 @@ from monai.engines import Evaluator
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
+from monai_plan.progress import Progress
 from monai_plan.tensor_file import load_tensors, tensors_in
 from monai_plan.utils import TrainingError, digest, first_line, write_tensors
 
@@ -150,7 +151,7 @@ class StopAtNaN:
 
     def __call__(self, engine: Engine) -> None:
         """Raise TrainingError if the loss of this step is not finite."""
-        loss = engine.state.output[CommonKeys.LOSS].item()  # type: ignore[index]
+        loss = engine.state.output[CommonKeys.LOSS].detach().item()  # type: ignore[index]
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the classifier's loss is {loss} at step {engine.state.iteration}: lower lr, or check the images."
@@ -158,17 +159,33 @@ class StopAtNaN:
 
 
 class LossProgressBar(ProgressBar):
-    """Ignite's progress bar with the engine's scalar outputs beside it."""
+    """Ignite's progress bar with the engine's scalar outputs beside it, drawn by ``Progress``.
+
+    Args:
+        desc: text before the bar.
+
+    Attributes:
+        shown: further numbers to show, by name.
+    """
+
+    def __init__(self, *, desc: str):
+        super().__init__(desc=desc)
+        self.pbar_cls = Progress
+        self.shown: dict[str, float] = {}
 
     def attach(self, engine: Engine) -> None:  # type: ignore[override]  # MONAI attaches handlers with no options
         """Register with an engine whose output is a dict, or a list of dicts, with scalars in it."""
-        super().attach(engine, output_transform=_scalars, event_name=Events.ITERATION_COMPLETED(every=10))
+        super().attach(
+            engine,
+            output_transform=lambda output: {**_scalars(output), **self.shown},
+            event_name=Events.ITERATION_COMPLETED(every=10),
+        )
 
 
 def _scalars(output: Any) -> dict[str, float]:
     values = output[0] if isinstance(output, list) else output
     return {
-        name: value.item() if isinstance(value, Tensor) else value
+        name: value.detach().item() if isinstance(value, Tensor) else value
         for name, value in values.items()
         if isinstance(value, float) or (isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point())
     }

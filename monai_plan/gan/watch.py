@@ -22,6 +22,7 @@ from monai_plan.gan.outlook import outlook
 from monai_plan.gan.trainer import StyleGAN2Trainer
 from monai_plan.metrics import FeatureStatistics, PerceptualEmbedding, frechet_distance
 from monai_plan.networks import StyleGAN2Generator, load_generator, save_generator
+from monai_plan.progress import Progress
 from monai_plan.utils import ArtifactError, ConfigError, seeded_generator
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class GANProgressBar(ProgressBar):
 
     def __init__(self, *, every: int = 10, desc: str = "train"):
         super().__init__(desc=desc)
+        self.pbar_cls = Progress
         self.every = every
 
     def attach(self, engine: StyleGAN2Trainer) -> None:  # type: ignore[override]  # MONAI attaches without options

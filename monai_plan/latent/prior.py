@@ -34,19 +34,24 @@ class _Draws:
         latents: [M, w_dim].
         of_class: [M], φ_class's probability of the class.
         top_identity: [M], φ_id's greatest probability.
+        chances: [M], in [0, 1): of each the one draw by which the final check judges it, in every round the same.
     """
 
     latents: Tensor
     of_class: Tensor
     top_identity: Tensor
+    chances: Tensor
 
     def __add__(self, other: _Draws) -> _Draws:
         return _Draws(*(torch.cat([mine, theirs]) for mine, theirs in zip(self.columns, other.columns, strict=True)))
 
     @property
-    def columns(self) -> tuple[Tensor, Tensor, Tensor]:
+    def columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All of them."""
-        return self.latents, self.of_class, self.top_identity
+        return self.latents, self.of_class, self.top_identity, self.chances
+
+    def __getitem__(self, rows: Tensor) -> _Draws:
+        return _Draws(*(column[rows] for column in self.columns))
 
 
 class PriorAnchors:
@@ -91,14 +96,14 @@ class PriorAnchors:
 
     @torch.no_grad()
     def __call__(
-        self, wanted: Mapping[int, int], *, patients: Tensor, far: Callable[[Tensor], Tensor] | None = None
+        self, wanted: Mapping[int, int], *, patients: Tensor, far: Callable[[Tensor, Tensor], Tensor] | None = None
     ) -> Anchors:
         """The anchors.
 
         Args:
             wanted: class → n.
             patients: [P, w_dim] or [P, num_ws, w_dim], the inverted latents.
-            far: images [M, C, *spatial] in [−1, 1] → [M] bool; None: all are.
+            far: images [M, C, *spatial] in [−1, 1] and of each a draw of [0, 1) → [M] bool; None: all are.
 
         Returns:
             Anchors without members, ordered by class and then by max φ_id. A class may have fewer than n, or some of
@@ -120,7 +125,7 @@ class PriorAnchors:
         return Anchors(points, torch.tensor(labels, dtype=torch.int64), [], None, less_sure)
 
     def _of_class(
-        self, label: int, number: int, patients: Tensor, far: Callable[[Tensor], Tensor] | None
+        self, label: int, number: int, patients: Tensor, far: Callable[[Tensor, Tensor], Tensor] | None
     ) -> tuple[Tensor, int]:
         """[n, w_dim], or fewer, those first that φ_id knows least; and of how many φ_class is less sure."""
         draws = None
@@ -128,13 +133,13 @@ class PriorAnchors:
             more = self._draw(label, number * self.settings.candidates, patients, turn=turn)
             draws = more if draws is None else draws + more
             sure = draws.of_class >= self.settings.min_class_probability
-            ranked = draws.latents[sure][draws.top_identity[sure].argsort(stable=True)]
+            ranked = draws[sure][draws.top_identity[sure].argsort(stable=True)]
             chosen, near = self._far_ones(ranked, number, far)
             if len(chosen) == number:
                 return chosen, 0
         assert draws is not None
         surest = draws.of_class[~sure].argsort(descending=True, stable=True)
-        others, also_near = self._far_ones(draws.latents[~sure][surest], number - len(chosen), far)
+        others, also_near = self._far_ones(draws[~sure][surest], number - len(chosen), far)
         if not len(chosen) + len(others):
             raise TrainingError(
                 f"class {label}: all of {near + also_near} draws of G are too near to a real image: lower "
@@ -143,7 +148,7 @@ class PriorAnchors:
         logger.warning(
             "class %d: of %d draws φ_class is sure of %d, and %d of these are too near to a real image; so %d of %d "
             "points are draws of which it is less sure: train G and φ_class longer",
-            label, len(sure), len(ranked), near, len(others), len(chosen) + len(others),
+            label, len(sure), len(ranked.latents), near, len(others), len(chosen) + len(others),
         )  # fmt: skip
         return torch.cat([chosen, others]), len(others)
 
@@ -164,19 +169,24 @@ class PriorAnchors:
             return tuple(part.cpu().float() for part in (w, of_class, top_identity, nearest))
 
         parts = self._in_batches(judged, number)
-        *columns, nearest = (torch.cat(column) for column in zip(*parts, strict=True))
+        w, of_class, top_identity, nearest = (torch.cat(column) for column in zip(*parts, strict=True))
+        chances = torch.rand(number, generator=seeded_generator(self.seed, "check of anchors", label, turn))
         near = int(self.settings.latent_share * number)
         apart = nearest.argsort(stable=True)[near:].sort().values
-        return _Draws(*(column[apart] for column in columns))
+        return _Draws(w, of_class, top_identity, chances)[apart]
 
-    def _far_ones(self, ranked: Tensor, number: int, far: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, int]:
+    def _far_ones(
+        self, ranked: _Draws, number: int, far: Callable[[Tensor, Tensor], Tensor] | None
+    ) -> tuple[Tensor, int]:
         """The first ``number`` of the latents whose images are far from every real one, and how many were not."""
+        latents, chances = ranked.latents, ranked.chances
         if far is None:
-            return ranked[:number], 0
-        chosen, near, start = ranked[:0], 0, 0
-        while len(chosen) < number and start < len(ranked):
-            group = ranked[start : start + max(number - len(chosen), _BATCH)]
-            is_far = far(torch.cat(self._in_batches(self._images_of(group), len(group))))
+            return latents[:number], 0
+        chosen, near, start = latents[:0], 0, 0
+        while len(chosen) < number and start < len(latents):
+            rows = slice(start, start + max(number - len(chosen), _BATCH))
+            group = latents[rows]
+            is_far = far(torch.cat(self._in_batches(self._images_of(group), len(group))), chances[rows])
             chosen, near = torch.cat([chosen, group[is_far]]), near + int((~is_far).sum())
             start += len(group)
         return chosen[:number], near

@@ -198,7 +198,8 @@ class SelectionSettings(_Settings):
     """How ``PriorAnchors`` chooses among draws of G; the defaults are ``published()``: random points, none refused.
 
     Attributes:
-        truncation: ψ, above 0 and at most 1: how far from its class's mean a w lies, 1 as far as the mapping puts it.
+        truncation: ψ, from 0.1 to 1: how far from its class's mean a w lies, 1 as far as the mapping puts it. With less
+            all images of a class would be one and the same.
         candidates: draws per point, at least 1; the more, the less φ_id knows those that are taken.
         min_class_probability: of φ_class for the class, in [0, 1].
         latent_share: share of the draws, in [0, 1), that is left out for lying nearest to a patient in W.
@@ -211,7 +212,7 @@ class SelectionSettings(_Settings):
         1 of 20 draws; φ_class at least 0.9; 0.1 of them left out, nearest to a patient in W
     """
 
-    truncation: float = checked(1.0, number(lambda value: 0 < value <= 1, "above 0 and at most 1"))
+    truncation: float = checked(1.0, number(lambda value: 0.1 <= value <= 1, "from 0.1 to 1"))
     candidates: int = checked(1, whole(1))
     min_class_probability: float = checked(0.0, _SHARE)
     latent_share: float = checked(0.0, _BELOW_1)

@@ -25,7 +25,10 @@ class OnlineSource:
     the final check of the walk refused are never given (``monai_plan.release.select``). Unlike a release, values are
     not rounded to 8 bits.
 
-    The network is loaded onto the device at the first sample, in every process anew, and never pickled.
+    The network is loaded onto the device at the first sample, in every process anew, and never pickled. On the CPU, a
+    worker that was forked while another thread of its parent ended can hang (MKL's allocator keeps a lock; once in some
+    500 forks here): set ``MKL_DISABLE_FAST_MM=1`` before the first import, or use num_workers=0 or
+    ``multiprocessing_context="spawn"``.
 
     Args:
         generator_file: the generator that the paths were walked with, for instance ``private/model.pt``.

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence, Sized
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
 from monai.data import get_track_meta
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import MapTransform, Transform
-from monai.transforms.traits import RandomizableTrait
 from monai.utils import MetaKeys, PostFix, TransformBackends, ensure_tuple, get_seed
 from torch import Tensor
 
 from monai_plan.release import SyntheticBank, SyntheticSource
 from monai_plan.release.mix import dealt
+from monai_plan.transforms.keys import is_path, plain_key
+from monai_plan.transforms.labels import Labels, checked_classes
+from monai_plan.transforms.surroundings import Surroundings
 from monai_plan.utils import ConfigError, DataError, derive_seed
 
 Output = Literal["like", "image", "path"]
@@ -35,7 +35,8 @@ class SubstituteSynthetic(Transform):
     the order of the calls, nor on the workers. With ``data``, the list that the pipeline works through, samples are
     dealt out like cards: every item of a class gets another one until the class is used up, then all are shuffled and
     dealt again. Items with the same key get the same sample. Without ``data``, every item draws for itself: as many
-    items as samples see about 63 % of them.
+    items as samples see about 63 % of them. With ``data``, an item of another list, such as the validation's, is an
+    error; without it you are warned when a second data set works with the same object.
 
     MONAI's caches keep its output in place of the real image, but do not notice that a line was added:
     ``PersistentDataset`` and its kin go on giving real images from a ``cache_dir`` that was filled before. Give them a
@@ -111,12 +112,12 @@ class SubstituteSynthetic(Transform):
         for number, label in enumerate(source.labels):
             self._samples[label].append(number)
         self._samples = dict(sorted(self._samples.items()))
-        self._classes = self._labels_to_classes(label_map)
-        lacking = [label for label in classes or () if label not in self._classes]
-        if lacking:
-            raise ConfigError(f"There is no class {lacking[0]!r}, which classes names: {self._remedy()}")
+        self._labels = Labels(source, label_map)
+        checked_classes(self._labels, classes or ())
         self._ranks = None if data is None else self._ranked(data)
         self._epoch = self._first_epoch()
+        given = source.intensity_range if self.value_range is None else self.value_range
+        self._surroundings = Surroundings(len(source.img_size), given)
 
     def __call__(  # type: ignore[override]  # as MONAI's array transforms of more than one argument
         self, img: Any, label: Any, item_key: Any = None
@@ -125,7 +126,7 @@ class SubstituteSynthetic(Transform):
 
         Args:
             img: the path of the real image (of several files that make one, all), or the image; only its path is used.
-            label: the item's class: a number, a name, or a tensor or array of one number.
+            label: the item's class: a number, a name, a number as text, a tensor or array of one number, or one-hot.
             item_key: the item's key, text or a whole number; by default the path of the image.
 
         Returns:
@@ -139,14 +140,25 @@ class SubstituteSynthetic(Transform):
         in_memory = isinstance(img, (Tensor, np.ndarray))
         if in_memory:
             _warn_of_loaded_image()
-        elif not _is_path(img):
+        elif not is_path(img):
             raise ConfigError(f"The image is a {type(img).__name__}, but must be a path, or a tensor or array.")
-        number = self._choose(_plain_key(img if item_key is None else item_key), label)
+        self._surroundings.look(self, img)
+        number = self._choose(plain_key(img if item_key is None else item_key), label)
         if isinstance(self.source, SyntheticBank) and (
             self.output == "path" or (self.output == "like" and not in_memory)
         ):
             return self.source.path(number)
         return self._image(number)
+
+    def __repr__(self) -> str:
+        origin = getattr(self.source, "release_dir", None) or type(self.source).__name__
+        return (
+            f"{type(self).__name__}({str(origin)!r}, {len(self.source.labels)} samples, {len(self._samples)} classes, "
+            f"{list(self.source.img_size)}; output={self.output!r}, seed={self.seed})"
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
 
     @property
     def epoch(self) -> int:
@@ -162,12 +174,7 @@ class SubstituteSynthetic(Transform):
         Raises:
             DataError: if it names no class of the release.
         """
-        canonical, _ = self._class_of(label)
-        if isinstance(label, Tensor):
-            return label.detach().as_subclass(Tensor).clone()
-        if isinstance(label, np.ndarray):
-            return np.array(label)
-        return label if type(label) in (bool, int, float, str) or isinstance(label, np.generic) else canonical
+        return self._labels.own(label)
 
     def _check_size(self, img_size: Sequence[int] | None, img_channels: int | None) -> None:
         size = self.source.img_size
@@ -192,44 +199,12 @@ class SubstituteSynthetic(Transform):
                 "or use torch.float32."
             )
 
-    def _labels_to_classes(self, label_map: Mapping[Hashable, int | str] | None) -> dict[Hashable, tuple[Any, int]]:
-        """Label → (the label, class of the source)."""
-        names = self.source.label_names
-        counts = Counter(names.values())
-        own: dict[Hashable, int] = {label: label for label in self._samples}
-        own |= {names[label]: label for label in self._samples if counts[names.get(label, "")] == 1}
-        if label_map is None:
-            return {label: (label, target) for label, target in own.items()}
-        lacking = [target for target in label_map.values() if target not in own]
-        if lacking:
-            raise ConfigError(
-                f"label_map leads to class {lacking[0]!r}, but there are samples of the classes {list(own)} alone: map "
-                "to these, or use a release that has it."
-            )
-        return {label: (label, own[target]) for label, target in label_map.items()}
-
-    def _class_of(self, label: Any) -> tuple[Any, int]:
-        """(The label as it was named at construction, class of the source)."""
-        try:
-            return self._classes[_one_number(label)]
-        except (KeyError, TypeError):  # TypeError: it cannot be a key
-            pass
-        # Not while the KeyError is handled, whose text is the label: a message holds nothing of an item.
-        raise DataError(f"An item's label, a {type(label).__name__}, names no class: {self._remedy()}")
-
-    def _remedy(self) -> str:
-        """What to do about a class that there is not."""
-        return (
-            f"labels can be {list(self._classes)}; map others to classes with label_map, or use a release that has "
-            "this class."
-        )
-
     def _ranked(self, data: Sequence[tuple[Any, Any]]) -> dict[int, dict[int | str, int]]:
         """Class → key → place in the deal. The order of ``data`` has no part in it."""
         keys: dict[int, set[int | str]] = defaultdict(set)
         for position, (key, label) in enumerate(data):
             try:
-                keys[self._class_of(label)[1]].add(_plain_key(key))
+                keys[self._labels.class_of(label)[1]].add(plain_key(key))
             except (ConfigError, DataError) as error:
                 raise type(error)(f"Item {position} of data: {error}") from error
         return {
@@ -239,7 +214,7 @@ class SubstituteSynthetic(Transform):
 
     def _choose(self, key: int | str, label: Any) -> int:
         """The number of the sample for an item."""
-        _, target = self._class_of(label)
+        _, target = self._labels.class_of(label)
         samples = self._samples[target]
         if self._ranks is None:
             return samples[derive_seed(self.seed, "draw", target, self.epoch, key) % len(samples)]
@@ -247,7 +222,8 @@ class SubstituteSynthetic(Transform):
         if rank is None:
             raise DataError(
                 "An item is not in the data that the transform was given, or has another label there: give it the "
-                "list that the data set works through, with the same paths or keys."
+                "list that the data set works through, with the same paths or keys. If the item is one of the "
+                "validation, which shares these transforms: it is to stay real, so give it transforms without this one."
             )
         return samples[dealt(rank, len(samples), seed=self.seed, key=("deal", target, self.epoch))]
 
@@ -298,6 +274,7 @@ class SubstituteSyntheticd(MapTransform):
         item_key: the key of an item's identity, text or a whole number; by default the path of the image.
         keep_keys: further keys that stay in the item as they are.
         other_keys: what becomes of all others: "drop", "keep", or "refuse", an error.
+        allow_missing_keys: must be False; every item needs its image and its label.
         options: source, output, seed, classes, label_map, value_range, dtype, track_meta, img_size and img_channels
             of ``SubstituteSynthetic``.
 
@@ -318,8 +295,14 @@ class SubstituteSyntheticd(MapTransform):
         item_key: Hashable | None = None,
         keep_keys: Hashable | Sequence[Hashable] = (),
         other_keys: OtherKeys = "drop",
+        allow_missing_keys: bool = False,
         **options: Any,
     ) -> None:
+        if allow_missing_keys:
+            raise ConfigError(
+                "allow_missing_keys is True, but every item needs its image and its label for a sample to take its "
+                "place: leave the option out, and items without an image out of the data list."
+            )
         if len(ensure_tuple(keys)) != 1:
             raise ConfigError(f"keys is {keys!r}, but a sample is one image: name one key, and others in keep_keys.")
         super().__init__(keys)
@@ -330,6 +313,9 @@ class SubstituteSyntheticd(MapTransform):
         self.keep_keys, self.other_keys = ensure_tuple(keep_keys), other_keys
         pairs = None if data is None else [(self._identity(item), self._value(item, label_key)) for item in data]
         self.substitute = self._array_type(release_dir, data=pairs, **options)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(keys={self.key!r}, label_key={self.label_key!r}, {self.substitute!r})"
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """For a real item a new one: the sample's path or image, the label, and what is kept.
@@ -368,77 +354,7 @@ class SubstituteSyntheticd(MapTransform):
         return kept
 
 
-class RandSubstituteSynthetic(RandomizableTrait, SubstituteSynthetic):
-    """``SubstituteSynthetic`` with another sample in every epoch: call ``set_epoch`` before each, or use the handler.
-
-    It runs anew in every epoch, and caches keep what comes before it: the real item with its file name,
-    ``PersistentDataset`` on disk, and the real image if it was loaded before. Where this must not be, use a plain
-    ``Dataset``, or ``SubstituteSynthetic``. With output="image" a cache would gain nothing.
-
-    The number of the epoch lies in shared memory, where running workers see it, persistent ones too.
-    ``Compose.set_random_state`` and the DataLoader do not change the seed.
-    """
-
-    _epoch: Tensor
-
-    def _first_epoch(self) -> Tensor:
-        return torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the samples of this epoch from now on.
-
-        Raises:
-            ConfigError: if ``epoch`` is negative.
-        """
-        if epoch < 0:
-            raise ConfigError(f"epoch is {epoch}, but epochs count from 0.")
-        self._epoch.fill_(epoch)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._epoch.share_memory_()  # a copy has its own; one sent to a worker shares it already
-
-
-class RandSubstituteSyntheticd(RandomizableTrait, SubstituteSyntheticd):
-    """``SubstituteSyntheticd`` with another sample in every epoch; caches: see ``RandSubstituteSynthetic``."""
-
-    _array_type = RandSubstituteSynthetic
-    substitute: RandSubstituteSynthetic
-
-    def set_epoch(self, epoch: int) -> None:
-        """See ``RandSubstituteSynthetic.set_epoch``."""
-        self.substitute.set_epoch(epoch)
-
-
-class SyntheticEpochHandler:
-    """Tells the ``RandSubstituteSynthetic(d)`` in the trainer's pipeline the epoch when it starts."""
-
-    def __init__(self, transform: RandSubstituteSynthetic | RandSubstituteSyntheticd) -> None:
-        self.transform = transform
-
-    def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Set the epoch.
-
-        Raises:
-            ConfigError: if the trainer's epochs are not whole passes over the data: workers that load ahead would
-                give samples of the one epoch or of the other, as it happens.
-        """
-        loader = engine.state.dataloader
-        batches = len(loader) if isinstance(loader, Sized) else 0
-        if batches and engine.state.epoch_length and engine.state.epoch_length % batches:
-            raise ConfigError(
-                f"epoch_length is {engine.state.epoch_length}, but the data set has {batches} batches, and samples "
-                "change with the epoch: let an epoch be a whole pass, or several."
-            )
-        self.transform.set_epoch(engine.state.epoch)
-
-
 SubstituteSyntheticD = SubstituteSyntheticDict = SubstituteSyntheticd
-RandSubstituteSyntheticD = RandSubstituteSyntheticDict = RandSubstituteSyntheticd
 
 
 @cache  # once in a process, whatever the filters of warnings say
@@ -449,36 +365,6 @@ def _warn_of_loaded_image() -> None:
         "Put the substitution first, before LoadImage, and the real file is not opened at all.",
         UserWarning,
         stacklevel=3,
-    )
-
-
-def _is_path(value: Any) -> bool:
-    """Whether ``LoadImage`` would take it for a path, or for those of several files that make one image."""
-    files = value if isinstance(value, (list, tuple)) and value else (value,)
-    return all(isinstance(file, (str, os.PathLike)) for file in files)
-
-
-def _one_number(value: Any) -> Any:
-    """The number in a tensor or array that holds one; anything else as it is."""
-    if isinstance(value, Tensor):
-        return value.item() if value.numel() == 1 else value
-    return value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value
-
-
-def _plain_key(value: Any) -> int | str:
-    """An item's key as text or number; paths are written as ``LoadImage`` writes them into the metadata."""
-    value = _one_number(value)
-    if isinstance(value, MetaTensor):
-        value = value.meta.get("filename_or_obj")
-    if isinstance(value, (list, tuple)) and value:
-        value = value[0]
-    if isinstance(value, (str, os.PathLike)):
-        return os.path.expanduser(Path(value))
-    if isinstance(value, int):
-        return int(value)
-    raise ConfigError(
-        f"The sample depends on the item's key, and a {type(value).__name__} is none: name with item_key what "
-        "tells the items apart, text or a whole number; by default it is the path of the image."
     )
 
 

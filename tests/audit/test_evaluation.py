@@ -139,8 +139,8 @@ def test_finished_parts_are_read_again_and_changed_ones_made_again(case, monkeyp
     monkeypatch.setattr(inputs_module, "fit_classifier", spy)
     with pytest.raises(KeyboardInterrupt):
         evaluate(rows, **options)
-    # real and copies: two classifiers and four measures each
-    assert len(list(options["cache_dir"].glob("*.pt"))) == 2 * (2 + 4)
+    # real and copies: two classifiers and five measures each
+    assert len(list(options["cache_dir"].glob("*.pt"))) == 2 * (2 + 5)
 
     calls.clear()
     table = evaluate(rows, **options)

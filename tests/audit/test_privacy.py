@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from test_report import Page
@@ -74,8 +75,10 @@ def test_the_gallery_names_the_exposed_and_stays_private(audits, data):
     assert (data / "private_copies" / "audit" / "exposed.png").stat().st_size > 1000
     copied = [entry for entry in exposed[:6] if entry["released"] == entry["real"].replace("images/", "images/")]
     assert len(copied) >= 5
-    for file in (data / "out_copies").iterdir():
-        text = file.read_text()
+    page = (data / "out_copies" / "audit.html").read_text()
+    results = read_json(data / "out_copies" / "audit.json")
+    assert {Path(name).name for name in results.pop("files")} == {f.name for f in (data / "copies").rglob("*.png")}
+    for text in (page, json.dumps(results)):
         assert "phantom_0" not in text
         assert str(data) not in text
     assert sorted(file.name for file in (data / "out_copies").iterdir()) == ["audit.html", "audit.json"]
@@ -115,7 +118,8 @@ def test_the_summary_names_what_the_generator_tells():
     assert told.verdict == "Nothing found"
     assert told.summary.endswith("Keep the generator private: with it, All but one tells of patients.")
     silent = replace(AUDIT, rows=(ROW, replace(leak, told_by_generator=False)))
-    assert "generator" not in silent.summary
+    assert silent.summary.endswith("Who has the generator as well found nobody; keep it private all the same.")
+    assert "generator" not in AUDIT.summary
 
 
 @pytest.mark.parametrize("condition", ["p<0.05", "copies.p", "copies.p=0.05", "copies.p<x", ""])
@@ -156,7 +160,7 @@ def test_volumes_are_audited_without_a_trained_network():
 def test_images_of_another_size_and_colour_are_brought_to_that_of_the_real_ones(data, tmp_path):
     from monai_plan.audit.reading import read_real, read_released
 
-    members, _ = read_real(data / "real" / "datalist.json")
+    members, _ = read_real(data / "real" / "datalist.json", work_dir=tmp_path)
     (tmp_path / "a").mkdir()
     image = (members.images[0] + 1) / 2
     write_image(tmp_path / "a" / "x.png", image.repeat_interleave(2, 1).repeat_interleave(2, 2))

@@ -11,7 +11,7 @@ import monai_plan.audit
 
 ROOM = Path(monai_plan.audit.__file__).parent
 FILES = sorted(file for file in ROOM.rglob("*") if file.suffix in (".py", ".j2"))
-METHOD = re.compile(r"\bPLAN\b|k[-_ ]?same|\bwalk|\banchor|\blinear\b|monai_plan\.(gan|latent|bundle)")
+METHOD = re.compile(r"\bPLAN\b|k[-_ ]?same|\bwalk|(?<!text-)\banchor|\blinear\b|monai_plan\.(gan|latent|bundle)")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

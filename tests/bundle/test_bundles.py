@@ -26,11 +26,11 @@ from tiny_bundle import TINY
 import monai_plan
 import monai_plan.gan
 import monai_plan.networks
+from monai_plan.bundle.names import TEMPLATE
 from monai_plan.bundle.options import OPTIONS
 from monai_plan.bundle.runner.configs import make_plans
 from monai_plan.bundle.runner.stages_file import load_stages
 from monai_plan.bundle.zoo import bundles
-from monai_plan.bundle.zoo.making import TEMPLATE
 from monai_plan.latent import InversionSettings, WalkSettings
 from monai_plan.networks import latent_items, load_generator
 from monai_plan.utils import ConfigError

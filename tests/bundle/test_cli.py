@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from tiny_bundle import BUNDLE
 import monai_plan.bundle
 from monai_plan import __version__
 from monai_plan.__main__ import main
+from monai_plan.bundle.options import OPTIONS
 from monai_plan.utils import ConfigError
 
 
@@ -56,7 +58,7 @@ def test_free_overrides_are_read_as_by_monai(
     assert args == ("B",)
     assert (options.pop("dataset_dir"), options.pop("output_dir")) == ("D", "O")
     assert options.pop("overrides") == overrides
-    assert set(options) == {"echo"}
+    assert set(options) == {"echo", "quiet"}
 
 
 def test_only_takes_several_stages(calls: list[Any]) -> None:
@@ -83,21 +85,59 @@ def test_a_bundle_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert (tmp_path / "out" / "private" / "model.pt").read_text() == "7"
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "[1/1] train: no record of an earlier run" in printed
-    assert "[1/1] train: skipped" in printed
+    assert "INFO [1/1] train: no record of an earlier run" in printed
+    assert "INFO [1/1] train: skipped" in printed
+    assert all(re.match(r"\d\d:\d\d:\d\d INFO ", line) for line in printed.splitlines())
+    assert main([*arguments, "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
 
 
-def test_a_run_ends_with_the_verdict_of_its_audit(
-    calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("rows", "verdict", "next_step"),
+    [
+        ({}, "Alarm", "do not release. {}/private/exposed shows whom"),
+        ({"copies": "No answer"}, "No answer", "nothing leaves without an answer on copies"),
+        ({"copies": "Attention"}, "Attention", "look at {}/private/exposed, then"),
+        ({"copies": "Nothing found"}, "No answer", "look at {}/private/figures/real_and_synthetic.png, then"),
+    ],
+)
+def test_a_run_ends_with_report_verdict_and_what_is_next(
+    calls: list[Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    rows: dict[str, str],
+    verdict: str,
+    next_step: str,
 ) -> None:
     run = ["run", "B", "--dataset_dir", "D", "--output_dir", str(tmp_path)]
     assert main(run) == 0
     assert capsys.readouterr().out == ""
-    (tmp_path / "release").mkdir()
-    (tmp_path / "release" / "audit.json").write_text('{"verdict": "Alarm", "summary": "Do not release."}')
-    assert main(run) == 0
-    page = tmp_path / "release" / "audit.html"
-    assert capsys.readouterr().out == f"Privacy audit: Alarm. Do not release.\n  see {page}\n"
+    release = tmp_path / "release"
+    release.mkdir()
+    (release / "report.html").touch()
+    listed = [{"name": name, "verdict": said} for name, said in rows.items()]
+    (release / "audit.json").write_text(json.dumps({"verdict": verdict, "summary": "So it is.", "rows": listed}))
+    assert main([*run, "--quiet"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        f"Report:  {release / 'report.html'}",
+        f"Audit:   {release / 'audit.html'}",
+        f"Verdict: {verdict}. So it is.",
+    ]
+    assert lines[3].startswith(f"Next:    {next_step.format(tmp_path)}")
+    assert len(lines) == 4
+
+
+def test_help_of_a_bundle_lists_its_ids(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["run", "--help", str(BUNDLE)], ["run", str(BUNDLE), "--help"]):
+        assert main(arguments) == 0
+        usage, printed = capsys.readouterr().out.split("The ids of chest_xray_plan")
+        assert usage.startswith("usage: monai_plan run BUNDLE")
+        for id in OPTIONS:
+            assert len([line for line in printed.splitlines() if line.startswith(f"  --{id} ")]) == 1, id
+        assert "patients behind an anchor (default: 5)" in printed
+        assert "elements of each axis, after resizing (default: that of the data)" in printed
+    assert main(["run", "--help", "nowhere"]) == 2
 
 
 def test_errors_for_people_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,7 +305,9 @@ def test_quickstart_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quickstart, "quickstart", record)
     assert main(["quickstart", "--output_dir", "O"]) == 2
     assert main(["quickstart", "--output_dir", "O", "--seed", "4"]) == 2
-    assert made == [("O", {}), ("O", {"seed": 4})]
+    for (_, options), seed in zip(made, ({}, {"seed": 4}), strict=True):
+        assert options.pop("echo") is not None
+        assert options == {"quiet": False, **seed}
 
 
 def test_help_and_version_import_nothing_heavy() -> None:

@@ -16,7 +16,7 @@ from monai.handlers import ValidationHandler
 from torch import nn
 from torch.utils.data import DataLoader
 
-from monai_plan.engines import BestWeights, LossProgressBar, ResumeHandler, StopAtNaN
+from monai_plan.engines import BestWeights, ResumeHandler, StopAtNaN
 from monai_plan.engines.handlers import _scalars
 from monai_plan.utils import TrainingError
 
@@ -294,10 +294,3 @@ def test_what_the_progress_bar_shows():
     output = {"loss": torch.tensor(1.5), "g": 2.5, "image": torch.zeros(2, 2), "count": torch.tensor(3), "name": "x"}
     assert _scalars(output) == {"loss": 1.5, "g": 2.5}
     assert _scalars([output, {}]) == {"loss": 1.5, "g": 2.5}
-
-
-def test_progress_bar_runs(capsys):
-    engine = Engine(lambda engine, batch: {"g_loss": torch.tensor(0.25)})
-    LossProgressBar(desc="train").attach(engine)
-    engine.run(range(20), max_epochs=1)
-    assert "g_loss=0.25" in capsys.readouterr().err

@@ -61,7 +61,8 @@ def test_they_are_of_their_class_far_and_unknown(dims, layers):
     patients = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     accepted = []
 
-    def far(images):
+    def far(images, chances):
+        assert chances.shape == (len(images),)
         assert images.shape[1:] == (1, *(6,) * dims)
         assert images.abs().max() <= 1
         passed = (images.flatten(1).sum(1) * 1000).floor() % 2 == 0  # half of them, whatever they show
@@ -128,15 +129,33 @@ def test_truncation_draws_nearer_to_the_mean():
     assert spread[1] == pytest.approx(0.5 * spread[0], rel=0.05)
 
 
+def test_a_draw_is_judged_by_one_chance_in_every_round():
+    """Else what was refused would be asked again until chance lets it pass."""
+    generator = make_generator(2)
+    nets = networks(generator)
+    seen = {}
+
+    def far(images, chances):
+        for image, chance in zip(images, chances.tolist(), strict=True):
+            seen.setdefault(tuple(image.flatten()[:9].mul(1e4).round().tolist()), set()).add(chance)
+        return chances > 0.98  # so few that all rounds are drawn
+
+    make = PriorAnchors(generator, *nets, settings=SelectionSettings(candidates=4), seed=3)
+    make({0: 30}, patients=torch.zeros(1, 6), far=far)
+    assert len(seen) > 300  # of 360 draws
+    assert all(len(chances) == 1 for chances in seen.values())
+    assert len({chance for chances in seen.values() for chance in chances}) > 300
+
+
 def test_what_remains_is_less_than_asked_for(caplog):
     generator = make_generator(2)
     nets = networks(generator)
     patients = torch.zeros(1, 6)
     make = PriorAnchors(generator, *nets, settings=SelectionSettings(candidates=2), seed=3)
     with pytest.raises(TrainingError, match="class 0: all of 24 draws of G are too near to a real image"):
-        make({0: 4}, patients=patients, far=lambda images: torch.zeros(len(images), dtype=torch.bool))
+        make({0: 4}, patients=patients, far=lambda images, chances: torch.zeros(len(images), dtype=torch.bool))
     with caplog.at_level("WARNING"):
-        kept = make({0: 4}, patients=patients, far=lambda images: torch.arange(len(images)) == 0)
+        kept = make({0: 4}, patients=patients, far=lambda images, chances: torch.arange(len(images)) == 0)
     assert len(kept.latents) < 4
     assert "of 24 draws" in caplog.text
     with pytest.raises(ConfigError, match="class 2 are wanted, but G has the classes 0 to 1"):

@@ -298,7 +298,7 @@ def test_labels_are_mapped_and_come_back_unmapped(release, target):
         result = substitute({"image": "a.png", "label": label})
         assert LABELS[sample_of(result["image"])] == number
         assert result["label"] == label
-    with pytest.raises(DataError, match="label, a int, names no class"):
+    with pytest.raises(DataError, match=r"label, a int, \d+, names no class"):
         substitute({"image": "a.png", "label": 0})
 
 
@@ -444,7 +444,11 @@ def test_a_loaded_image_is_warned_of_once(release, items):
         ({"keys": ["image", "image2"]}, ConfigError, "name one key"),
         ({"keys": []}, ConfigError, "name one key"),
         ({"other_keys": "maybe"}, ConfigError, "other_keys is 'maybe'"),
-        ({"data": [{"image": "a", "label": 0}, {"image": "a", "label": 2}]}, DataError, "Item 1 of data.*a int, names"),
+        (
+            {"data": [{"image": "a", "label": 0}, {"image": "a", "label": 2}]},
+            DataError,
+            "Item 1 of data.*a int, [0-9]+, names",
+        ),
         ({"data": [{"image": "a"}]}, DataError, "no key 'label'"),
         ({"data": [{"image": torch.rand(1, 2, 2), "label": 0}]}, ConfigError, "Item 0 of data.*item_key"),
     ],
@@ -479,7 +483,7 @@ SECRET = "Mustermann"
         ({}, {"label": SECRET}, DataError, "a str, names no class"),
         ({}, {"label": 71177}, DataError, "a int, names no class"),
         ({}, {"label": [SECRET]}, DataError, "a list, names no class"),
-        ({}, {"label": torch.full((3,), 71177)}, DataError, "a Tensor, names no class"),
+        ({}, {"label": torch.full((3,), 71177)}, DataError, "a Tensor of the shape .3., names no class"),
         ({}, {"image": None}, ConfigError, "NoneType"),
         ({}, {"image": 71177}, ConfigError, "a int, but must be a path"),
         ({}, {"image": [SECRET, 1]}, ConfigError, "a list, but must be a path"),

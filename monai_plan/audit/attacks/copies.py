@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from monai_plan.audit.attacks.base import CopyAttack, People, Scores, register_attack
-from monai_plan.audit.attacks.maps import blurred, local_maps, small_greys
+from monai_plan.audit.attacks.maps import blurred, local_maps, small_greys, stretched
 from monai_plan.audit.attacks.registration import agreement, fit_motions
 
 __all__ = ["RegisteredCopies"]
@@ -19,7 +19,12 @@ COARSE = 1.5  # blur of the maps in the first half of the fit, in elements
 FIT_SMOOTH = 1.0
 BLURS = (0.0, 1.0, 2.0)  # at which the fitted pair is compared: noise leaves the coarser ones
 OF_ONE = 4  # of the pairs fitted to the end, at most so many are of the most promising patient
+AT_ONCE = 64  # images that are blurred together
 NOTHING = -0.5 * math.log(2)  # t of a correlation of 0
+STATISTICS = ("t", "lead", "lead, blurred", "ahead of all others, blurred", "lead, summed over blurs")
+SHORTLIST_BLUR = (
+    1 / 64
+)  # of the longest axis: of images whose features are compared, so that noise and a zoom change less
 SHORTLIST_SMOOTH = 1.5  # of the maps that stand in for features
 
 
@@ -37,8 +42,9 @@ class RegisteredCopies(CopyAttack):
 
     An image is taken as it is, mirrored, with its greys inverted, and both. Of each the members nearest in features are
     fitted on locally normalised maps. With s the normalised correlation there, t = −½ ln(2 − 2 s) is minus the
-    logarithm of the distance of two unit vectors. An image has three scores: t of the best member; how far that is
-    ahead of the best *other* patient; and the same of t summed over blurs, which noise disturbs less.
+    logarithm of the distance of two unit vectors. An image has five scores: t of the best member; how far that is
+    ahead of the best *other* patient, by the maps as they are, blurred, and by t summed over blurs, which noise
+    disturbs less; and how far it is ahead of the mean of all others that were fitted.
 
     Args:
         embedder: of the shortlist; without it coarse maps are compared.
@@ -57,20 +63,23 @@ class RegisteredCopies(CopyAttack):
     def settings(self) -> dict[str, Any]:
         """See the base class."""
         embedding = None if self.embedder is None else self.embedder.embedding
-        numbers = [self.shortlist, self.kept, COARSE_STEPS, FINE_STEPS, COARSE, FIT_SMOOTH, BLURS, SHORTLIST_SMOOTH]
-        return {"embedding": embedding, "title": embedding and embedding.title, "numbers": numbers}
+        numbers = [self.shortlist, self.kept, COARSE_STEPS, FINE_STEPS, COARSE, FIT_SMOOTH, BLURS]
+        shortlist = [embedding, embedding and embedding.title, SHORTLIST_BLUR, SHORTLIST_SMOOTH]
+        return {"shortlist": shortlist, "numbers": numbers, "statistics": STATISTICS}
 
     def _features(self, images: Tensor, greys: Tensor) -> Tensor:
         if self.embedder is not None:
-            return self.embedder(images)
+            blur = SHORTLIST_BLUR * max(images.shape[2:])
+            return torch.cat([self.embedder(blurred(part, blur)) for part in images.split(AT_ONCE)])
         maps = local_maps(greys, smooth=SHORTLIST_SMOOTH).flatten(1)
         return maps / maps.norm(dim=1, keepdim=True).clamp_min(1e-6)
 
     def index(self, members: People) -> _Index:
         """See the base class."""
-        greys = small_greys(members.images)
+        images = stretched(members.images)
+        greys = small_greys(images)
         maps = local_maps(greys, smooth=FIT_SMOOTH)
-        return _Index(self._features(members.images, greys), maps, blurred(maps, COARSE), greys, members.numbers)
+        return _Index(self._features(images, greys), maps, blurred(maps, COARSE), greys, members.numbers)
 
     def scores(self, index: _Index, images: Tensor, *, own: Tensor | None = None) -> Scores:
         """See the base class."""
@@ -87,7 +96,8 @@ class RegisteredCopies(CopyAttack):
             t [blurs, N, kept], and the rows of the members [N, kept]; a member of the image's own patient, where there
             are too few others, has the t of images that have nothing in common.
         """
-        n, shapes = len(images), [images, images.flip(2), -images, -images.flip(2)]
+        images, n = stretched(images), len(images)
+        shapes = [images, images.flip(2), -images, -images.flip(2)]
         count = min(self.shortlist, len(index.subjects))
         greys, lists = [], []
         for shape in shapes:
@@ -132,14 +142,20 @@ def log_closeness(correlations: Tensor) -> Tensor:
 
 
 def statistics(closeness: Tensor, members: Tensor, patients: Tensor) -> Scores:
-    """The three scores of images.
+    """The scores of images, in the order of ``STATISTICS``.
 
     Args:
         closeness: t [blurs, N, pairs].
         members, patients: [N, pairs], the rows of the members and whose they are.
     """
     best = closeness[0].max(dim=1)
-    values = [best.values, _lead(closeness[0], patients), _lead(closeness.sum(0), patients)]
+    values = [
+        best.values,
+        _lead(closeness[0], patients),
+        _lead(closeness[1], patients),
+        _above_the_rest(closeness[1:].sum(0), patients, (closeness > NOTHING).all(0)),
+        _lead(closeness.sum(0), patients),
+    ]
     return Scores(torch.stack(values, dim=1), members.gather(1, best.indices[:, None])[:, 0])
 
 
@@ -149,3 +165,12 @@ def _lead(closeness: Tensor, patients: Tensor) -> Tensor:
     of_others = patients != patients.gather(1, index[:, None])
     second = closeness.masked_fill(~of_others, -torch.inf).amax(1)
     return torch.where(of_others.any(1), best - second, torch.zeros_like(best))
+
+
+def _above_the_rest(closeness: Tensor, patients: Tensor, counted: Tensor) -> Tensor:
+    """[N]: how far the best patient is ahead of the mean of all others that count; 0 where there is none."""
+    best, index = closeness.max(dim=1)
+    others = (patients != patients.gather(1, index[:, None])) & counted
+    number = others.sum(1)
+    mean = (closeness * others).sum(1) / number.clamp_min(1)
+    return torch.where(number > 0, best - mean, torch.zeros_like(best))

@@ -10,13 +10,15 @@ from torch.nn import functional
 
 from monai_plan.utils import DataError
 
-__all__ = ["blurred", "local_maps", "small", "small_greys"]
+__all__ = ["blurred", "local_maps", "small", "small_greys", "stretched"]
 
 MAP_SIZES = {2: 32, 3: 24}  # elements of the longest axis at most, by the number of axes
 LOCAL = 3.0  # standard deviation of the window that exposure and contrast are taken of, in elements of a map
 FLOOR = 1e-2  # of a window's variance, for values in [-1, 1]: weaker structure counts less, and so does noise
 SMOOTH = 0.6  # of the result, so that a motion of less than an element changes little
 SMALLEST = 8  # elements of an axis
+TRIMMED = 0.01  # of an image's values at either end that its range leaves out
+FAINTEST = 0.02  # half of the range of a picture of one grey and its rounding
 
 
 def blurred(images: Tensor, sigma: float) -> Tensor:
@@ -35,6 +37,19 @@ def blurred(images: Tensor, sigma: float) -> Tensor:
         pad[2 * (dims - 1 - axis)] = pad[2 * (dims - 1 - axis) + 1] = radius  # pad counts axes from the last
         x = convolve(functional.pad(x, pad, mode="replicate"), kernel.reshape(1, 1, *size))
     return x.reshape(images.shape)
+
+
+def stretched(images: Tensor) -> Tensor:
+    """Images [N, C, *spatial] whose values fill [-1, 1], but for a hundredth at either end, which lies beyond.
+
+    A copy may be dark, pale or of few greys; the negative of an image becomes the negative of what this makes of it.
+    """
+    flat = images.flatten(1)
+    rank = 1 + int(TRIMMED * (flat.shape[1] - 1))
+    low, high = flat.kthvalue(rank, dim=1).values, flat.kthvalue(flat.shape[1] + 1 - rank, dim=1).values
+    shape = (-1, *[1] * (images.ndim - 1))
+    middle, half = ((high + low) / 2).reshape(shape), ((high - low) / 2).clamp_min(FAINTEST).reshape(shape)
+    return (images - middle) / half
 
 
 def small(images: Tensor) -> Tensor:

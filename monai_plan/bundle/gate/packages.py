@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from monai.bundle import ConfigWorkflow
 
+from monai_plan import __version__
 from monai_plan.bundle.gate.audited import Audited
 from monai_plan.bundle.gate.card import classifier_card, data_card, generator_card
-from monai_plan.bundle.quickstart import BUNDLE
-from monai_plan.bundle.zoo import bundle_path
+from monai_plan.bundle.names import TEMPLATE, bundle_path
 from monai_plan.data.writers import image_suffix
 from monai_plan.networks import StyleGAN2Generator, load_generator
 from monai_plan.release import load_paths, select
 from monai_plan.tensor_file import load_tensors
-from monai_plan.utils import DataError, read_json, write_json, write_tensors, write_text
+from monai_plan.utils import DataError, file_digest, read_json, write_json, write_tensors, write_text
 
 __all__ = ["write_classifier", "write_data", "write_generator"]
 
@@ -63,6 +63,8 @@ def write_classifier(audited: Audited, folder: Path, *, name: str, authors: str)
         _write_config(folder / "configs" / f"{file}.json", config)
     names = {str(label): release.label_names[label] for label in sorted(release.label_names)}
     outputs = _tensor("probabilities", len(names), [], [], channel_def=names)
+    _train(folder, audited.output / "release")
+    made_of = {"models/model.pt": f"the {len(release)} synthetic images of the data set {release.digest[:12]} alone"}
     write_json(
         folder / "configs" / "metadata.json",
         _metadata(
@@ -74,10 +76,10 @@ def write_classifier(audited: Audited, folder: Path, *, name: str, authors: str)
             needs=("pytorch-ignite", "nibabel") if dims == 3 else ("pytorch-ignite", "pillow"),
             inputs=_image(audited, [-1, 1]),
             outputs=outputs,
+            provenance=_provenance(folder, made_of),
         ),
     )
     _write_common(audited, folder, classifier_card(audited, name=name, authors=authors, scaling=inference["scaling"]))
-    _train(folder, audited.output / "release")
 
 
 def write_generator(audited: Audited, folder: Path, *, name: str, authors: str) -> None:
@@ -96,6 +98,10 @@ def write_generator(audited: Audited, folder: Path, *, name: str, authors: str) 
     inference["network_def"] = {"_target_": "monai_plan.networks.OneInputGenerator", **generator.architecture}
     inference["output_ext"] = image_suffix(len(generator.img_size))
     _write_config(folder / "configs" / "inference.json", inference)
+    made_of = {
+        "models/model.pt": "images of patients: it leaves by the explicit decision of those who release it",
+        "models/points.pt": "the points of its latent space whose images were checked and audited",
+    }
     latent = _tensor("latent", generator.z_dim + generator.num_classes, [], [], kind="tuples")
     write_json(
         folder / "configs" / "metadata.json",
@@ -106,9 +112,11 @@ def write_generator(audited: Audited, folder: Path, *, name: str, authors: str) 
             task="Synthesis of images, and the points of its latent space whose images were checked",
             description="A StyleGAN2 that was trained on patients' images: what it makes beyond the points that come "
             "with it was checked by nobody.",
-            needs=("monai_plan", "pytorch-ignite"),
+            needs=("pytorch-ignite",),
+            more={"monai_plan_version": __version__},
             inputs=latent,
             outputs=_image(audited, [-1, 1]),
+            provenance=_provenance(folder, made_of),
         ),
     )
     _write_common(audited, folder, generator_card(audited, name=name, authors=authors))
@@ -186,6 +194,11 @@ def _train(folder: Path, data: Path) -> None:
     write_tensors(model, weights)
 
 
+def _provenance(folder: Path, made_of: dict[str, str]) -> dict[str, Any]:
+    """What ``verify-bundle`` asks of every file that is no text."""
+    return {name: {"sha256": file_digest(folder / name), "made_of": text} for name, text in made_of.items()}
+
+
 def _image(audited: Audited, value_range: list[int]) -> dict[str, Any]:
     release = audited.release
     channels = {"0": "grey"} if release.img_channels == 1 else {"0": "red", "1": "green", "2": "blue"}
@@ -224,6 +237,8 @@ def _metadata(
     needs: tuple[str, ...],
     inputs: dict[str, Any],
     outputs: dict[str, Any],
+    provenance: dict[str, Any],
+    more: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     return {
         "schema": _SCHEMA,
@@ -233,6 +248,7 @@ def _metadata(
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": np.__version__,
         "required_packages_version": {package: version(package) for package in needs},
+        **(more or {}),
         "name": name.replace("_", " "),
         "task": task,
         "description": description,
@@ -242,6 +258,7 @@ def _metadata(
         "data_type": "PNG" if len(audited.release.img_size) == 2 else "NIfTI",
         "intended_use": "Research. Not fit for diagnosis, and no attack found is no proof of privacy.",
         "references": ["Pennisi et al., MICCAI 2023, arXiv 2307.02984"],
+        "provenance": provenance,
         "network_data_format": {"inputs": {"image": inputs}, "outputs": {"pred": outputs}},
     }
 
@@ -254,7 +271,7 @@ def _write_common(audited: Audited, folder: Path, card: str) -> None:
         "The images behind this bundle are synthetic. Whoever releases it says on which terms they and the weights may "
         "be used; nothing is granted here but what LICENSE grants for the configs.\n",
     )
-    shutil.copyfile(bundle_path(BUNDLE) / "LICENSE", folder / "LICENSE")
+    shutil.copyfile(bundle_path(TEMPLATE) / "LICENSE", folder / "LICENSE")
     shutil.copyfile(_TEMPLATES / "logging.conf", folder / "configs" / "logging.conf")
     (folder / "audit").mkdir()
     for file in _AUDIT:

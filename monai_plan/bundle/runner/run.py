@@ -38,6 +38,7 @@ import filelock
 import torch
 from monai.bundle import ConfigWorkflow
 
+from monai_plan.bundle.names import bundle_folder
 from monai_plan.bundle.runner.clear import Echo, make_way, remove_leftovers, tell_of_replaced, withdraw_release
 from monai_plan.bundle.runner.configs import Plan, closest, make_plans
 from monai_plan.bundle.runner.record import (
@@ -52,8 +53,8 @@ from monai_plan.bundle.runner.record import (
     written_differences,
 )
 from monai_plan.bundle.runner.stages_file import CACHE, Stage, check_reads, covers, feeds, load_stages
-from monai_plan.bundle.zoo.names import bundle_folder
 from monai_plan.data.loading import clear_cache
+from monai_plan.progress import hushed
 from monai_plan.utils import ArtifactError, ConfigError, PLANError
 
 __all__ = ["StageOutcome", "run_bundle"]
@@ -84,6 +85,7 @@ def run_bundle(
     overrides: Mapping[str, object] | None = None,
     only: Sequence[str] | None = None,
     echo: Echo = print,
+    quiet: bool = False,
 ) -> list[StageOutcome]:
     """Run the stages of a bundle in order, each as ``python -m monai.bundle run`` would, in this process.
 
@@ -101,6 +103,7 @@ def run_bundle(
         only: names of the stages to look at; the others are left as they are, but for a release that is withdrawn. All
             by default.
         echo: called with each line of progress.
+        quiet: leave nothing but warnings and errors: neither progress bars nor lines of the log.
 
     Returns:
         One outcome for each stage looked at, in order.
@@ -132,7 +135,7 @@ def run_bundle(
     check_reads([plan.stage for plan in plans], stages, output)
     _check_writes(plans)
 
-    with _locked(output / RECORDS):
+    with _locked(output / RECORDS), hushed(quiet=quiet):
         clear_cache(output / CACHE, datalists)  # first of all: who was removed from the data is gone from there
         remove_leftovers(stages, output, echo)
         run = _Run(stages, output, {stage.name: StageRecord(output, stage.name, echo) for stage in stages}, echo)

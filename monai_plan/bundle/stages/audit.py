@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_plan.audit import Evaluation, ReadImages, audit, write_audit, write_gallery
+from monai_plan.audit import Evaluation, ReadImages, audit, write_audit, write_gallery, write_reading
 from monai_plan.audit.attacks import People
+from monai_plan.audit.digests import real_digest, released_files
 from monai_plan.audit.leaks import differencing_row, generator_row, membership_row
 from monai_plan.audit.rows import Row
 from monai_plan.bundle.same_data import check_same_data
@@ -21,6 +22,7 @@ from monai_plan.bundle.stages.synthesize import how_made
 from monai_plan.data import CheckedDataset
 from monai_plan.latent import LatentInverter
 from monai_plan.release import Release, load_paths, select, stamp
+from monai_plan.release.secret import release_secret
 from monai_plan.utils import finished_part, load_artifact
 
 __all__ = ["AuditStage", "differencing"]
@@ -74,7 +76,10 @@ class AuditStage:
             labels=torch.tensor(self.released.labels),
             label_names=self.released.label_names,
             name="the synthetic data set",
+            files=self.released.paths,
         )
+        secret_file = Path(self.work_dir) / "secret.json"
+        evaluation = Evaluation.from_json(Path(self.evaluation_file).read_text(encoding="utf-8"))
         anchors = load_artifact(self.anchors_file, kind="anchors")
         paths = load_paths(self.paths_file)
         check_same_data(self.training, anchors=anchors, paths=paths)
@@ -86,19 +91,27 @@ class AuditStage:
             members,
             held_out,
             cache_dir=self.work_dir,
-            further=self._further(paths, anchors),
+            further=self._further(paths, anchors, evaluation),
             parameters={"k": k, "Made of": made["images"], "Walk": made["walk"]},
+            files=released_files(self.released.paths, self.released.folder),
+            real_digest=real_digest(members, held_out, secret_file=secret_file),
             seed=self.seed,
             device=self.device,
         )
-        write_audit(result, page_file=self.page_file, results_file=self.results_file, report_page=self.report_page)
+        write_audit(
+            result,
+            page_file=self.page_file,
+            results_file=self.results_file,
+            report_page=self.report_page,
+            evaluation=evaluation,
+        )
         write_gallery(exposed, released=released, members=members, folder=self.gallery_dir)
+        write_reading(released, held_out, secret=release_secret(secret_file), folder=self.gallery_dir)
         stamp(self.page_file, self.results_file)
 
-    def _further(self, paths: Mapping[str, Any], anchors: Mapping[str, Any]) -> list[Row]:
+    def _further(self, paths: Mapping[str, Any], anchors: Mapping[str, Any], evaluation: Evaluation) -> list[Row]:
         """The attackers who have more than the images."""
         rows = []
-        evaluation = Evaluation.from_json(Path(self.evaluation_file).read_text(encoding="utf-8"))
         real, released = evaluation.row("real"), evaluation.rows[-1]
         if "membership" in released.results:
             rows.append(membership_row(released.results["membership"], real.results["membership"]))
@@ -155,4 +168,5 @@ def _of_dataset(dataset: CheckedDataset) -> ReadImages:
         labels=dataset.labels,
         label_names=dataset.label_names,
         name="",
+        digests=dataset.digests,
     )

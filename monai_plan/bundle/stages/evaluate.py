@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from monai_plan.release import Release, load_paths, select, stamp, synthesize_im
 from monai_plan.utils import load_artifact, write_text
 
 __all__ = ["EvaluateStage"]
+
+logger = logging.getLogger(__name__)
 
 SAMPLES_SHOWN = 16
 SELECTION = "selection"
@@ -157,6 +160,11 @@ class EvaluateStage:
                 f"k-same has only as many images as there are groups of {self.anchor_maker.k} patients: {len(images)}."
             )
             rows.append(ImageSet("k-same", images, averages.labels, note))
+        else:
+            logger.warning(
+                "no row k-same: k is %d, but the smallest class has %d patients; take a smaller k to see it",
+                self.anchor_maker.k, self.anchor_maker.most_k,
+            )  # fmt: skip
         return rows
 
     def _parameters(

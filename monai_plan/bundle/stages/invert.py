@@ -12,13 +12,13 @@ from typing import Any, cast
 import ignite.distributed as idist
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from monai_plan.bundle.same_data import check_same_data, made_of
 from monai_plan.data import CheckedDataset
 from monai_plan.latent import LatentInverter
 from monai_plan.metrics import PerceptualEmbedding, embed, nearest_other_images
 from monai_plan.networks import LatentDecoder
+from monai_plan.progress import Progress
 from monai_plan.release import synthesize_images
 from monai_plan.utils import digest, finished_part, save_artifact, write_json
 
@@ -73,7 +73,7 @@ class InvertStage:
         mine, done = slices[rank::ranks], 0
         desc = "invert" if ranks == 1 else f"invert, share of 1 of {ranks} ranks"
         total = sum(images.stop - images.start for images in mine)
-        with tqdm(total=total, desc=desc, bar_format=_BAR, disable=rank > 0) as bar:
+        with Progress(total=total, desc=desc, bar_format=_BAR, disable=rank > 0) as bar:
             for images in mine:
                 count = images.stop - images.start
 

@@ -13,13 +13,13 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from monai_plan.bundle.anchor_maker import distance_check
 from monai_plan.bundle.same_data import check_same_data, made_of
 from monai_plan.data import CheckedDataset
 from monai_plan.latent import LatentWalk, choose_pairs
 from monai_plan.metrics import PerceptualEmbedding
+from monai_plan.progress import Progress
 from monai_plan.release import DistanceCheck, points_to_leave, release_secret, synthesize_images
 from monai_plan.release.secret import draw
 from monai_plan.utils import ConfigError, TrainingError, digest, load_artifact, load_part, save_artifact, save_part
@@ -229,7 +229,7 @@ class WalkStage:
         missing = [number for number in mine if load_part(files[number], kind="path", made_by=made_by[number]) is None]
         desc = "walk" if ranks == 1 else f"walk, share of 1 of {ranks} ranks"
         done = len(mine) - len(missing)
-        with tqdm(total=len(mine), initial=done, desc=desc, bar_format=_BAR, disable=rank > 0) as bar:
+        with Progress(total=len(mine), initial=done, desc=desc, bar_format=_BAR, disable=rank > 0) as bar:
             for start in range(0, len(missing), walk.pairs_per_batch):
                 group = missing[start : start + walk.pairs_per_batch]
                 w_a, w_b = latents[pairs[group]].unbind(1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from monai_plan.bundle.names import bundle_folder, bundle_path, bundles, check_name
 from monai_plan.bundle.zoo.making import BundleRecipe, write_bundle
-from monai_plan.bundle.zoo.names import bundle_folder, bundle_path, bundles, check_name
 from monai_plan.bundle.zoo.new_bundle import new_bundle
 from monai_plan.bundle.zoo.verify import Finding, verify_bundle
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from monai_plan.bundle.names import check_name
 from monai_plan.bundle.zoo.findings import Finding, error, warning
-from monai_plan.bundle.zoo.names import check_name
 from monai_plan.utils import ConfigError, file_digest
 
-__all__ = ["check_files", "check_nothing_private"]
+__all__ = ["check_bundle_files", "check_nothing_private"]
 
 NEEDED = ("configs/metadata.json", "LICENSE")
 CUSTOMARY = ("configs/logging.conf", "docs/README.md", "docs/data_license.txt")
@@ -23,7 +23,7 @@ MOST_TEXT = 1_000_000
 _MACHINE = re.compile(r"(?<![\w./:}])(?:/(?:home|root|Users|mnt|media|scratch)/|[A-Za-z]:\\)[\w.~-]+")
 
 
-def check_files(folder: Path) -> list[Finding]:
+def check_bundle_files(folder: Path) -> list[Finding]:
     """Missing and misnamed files, and large ones.
 
     Args:

@@ -19,15 +19,13 @@ from typing import Any
 import jinja2
 import torch
 
+from monai_plan.bundle.names import TEMPLATE, bundle_path, check_name
 from monai_plan.bundle.zoo.metadata import make_metadata
-from monai_plan.bundle.zoo.names import bundle_path, check_name
 from monai_plan.gan import gan_defaults
 from monai_plan.networks import load_generator
 from monai_plan.utils import ConfigError, file_digest, write_tensors, write_text
 
-__all__ = ["TEMPLATE", "BundleRecipe", "write_bundle"]
-
-TEMPLATE = "chest_xray_plan"
+__all__ = ["BundleRecipe", "write_bundle"]
 _TEXTS = Path(__file__).with_name("templates")
 _NO_ID = {"metadata.json", "stages.json"}
 
@@ -38,7 +36,7 @@ class BundleRecipe:
 
     Attributes:
         name: of the folder, see ``check_name``.
-        title, task, description, data_source, data_type, modality: see ``make_metadata``.
+        title, task, description, data_source, data_type, modality, authors: see ``make_metadata``.
         classes: their names, in order.
         ids: config id → value, in every config that has the id.
         about, data, performance: paragraphs of the README, in Markdown.
@@ -53,6 +51,7 @@ class BundleRecipe:
     data_source: str
     data_type: str
     modality: str
+    authors: str
     classes: tuple[str, ...]
     about: str
     data: str
@@ -119,8 +118,9 @@ def _write(
         provenance = {"sha256": file_digest(folder / "models" / "model.pt"), "made_of": recipe.weights_of}
     metadata = make_metadata(
         title=recipe.title, task=recipe.task, description=recipe.description, data_source=recipe.data_source,
-        data_type=recipe.data_type, modality=recipe.modality, z_dim=z_dim, classes=recipe.classes,
-        img_size=ids["img_size"], img_channels=ids["img_channels"], versions=versions, weights=provenance,
+        data_type=recipe.data_type, modality=recipe.modality, authors=recipe.authors, z_dim=z_dim,
+        classes=recipe.classes, img_size=ids["img_size"], img_channels=ids["img_channels"],
+        versions=versions, weights=provenance,
     )  # fmt: skip
     _write_json(folder / "configs" / "metadata.json", metadata)
     _write_documents(recipe, folder, configs, metadata, aided=defaults.objective == "aided")

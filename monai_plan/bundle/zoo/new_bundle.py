@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_plan.bundle.names import bundles, check_name
 from monai_plan.bundle.zoo.making import BundleRecipe, write_bundle
 from monai_plan.bundle.zoo.metadata import installed_versions
-from monai_plan.bundle.zoo.names import bundles, check_name
 from monai_plan.data import inspect_datalist, read_datalist
 from monai_plan.data.datalist import DATALIST_NAME
 from monai_plan.networks.stylegan2 import full_size, start_shape
@@ -38,6 +38,7 @@ def new_bundle(
     *,
     output_dir: str | os.PathLike[str] = ".",
     img_size: Sequence[int] | None = None,
+    authors: str = "not named",
 ) -> Path:
     """Write a complete bundle for a data set, in the model zoo's form, for MONAI's commands and ``run_bundle``.
 
@@ -47,6 +48,7 @@ def new_bundle(
             fitting size become ids of the bundle; no path, file name or patient does.
         output_dir: gets the folder ``name``.
         img_size: elements of each axis; by default a fitting one, of at most 64 (48 in 3D), see ``inspect_datalist``.
+        authors: who makes the bundle, for its metadata.
 
     Returns:
         The bundle's folder.
@@ -70,16 +72,17 @@ def new_bundle(
     classes = tuple(_plain(labels[label]) for label in sorted(labels))
     size = full_size(facts.img_size if img_size is None else tuple(img_size), facts.spatial_dims)
     start_shape(size)  # refuses what the network would refuse
-    return write_bundle(_recipe(name, classes, size, facts.img_channels), output_dir, versions=installed_versions())
+    recipe = _recipe(name, authors, classes, size, facts.img_channels)
+    return write_bundle(recipe, output_dir, versions=installed_versions())
 
 
 def _plain(name: str) -> str:
     """The name of a class as it may stand in JSON, Markdown and a config of MONAI, which reads some signs as its
     own."""
-    return re.sub(r"[^\w .,()+-]", " ", name).strip(" $@%-") or "unnamed"
+    return " ".join(re.sub(r"[^\w .,()+-]", " ", name).split()).strip("-") or "unnamed"
 
 
-def _recipe(name: str, classes: tuple[str, ...], size: tuple[int, ...], channels: int) -> BundleRecipe:
+def _recipe(name: str, authors: str, classes: tuple[str, ...], size: tuple[int, ...], channels: int) -> BundleRecipe:
     images = ("colour images" if channels == 3 else "grey images") if len(size) == 2 else "volumes"
     listed, shown = ", ".join(classes), " × ".join(map(str, size))
     ids: dict[str, Any] = {
@@ -103,6 +106,7 @@ def _recipe(name: str, classes: tuple[str, ...], size: tuple[int, ...], channels
         data_source="the user's own; see docs/README.md",
         data_type="PNG, JPEG, TIFF, DICOM or NIfTI",
         modality="n/a",
+        authors=authors,
         classes=classes,
         ids=ids,
         about=_ABOUT.format(images=images, count=len(classes), classes=listed),

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monai_plan.bundle.zoo.check_files import check_files, check_nothing_private
+from monai_plan.bundle.gate.manifest import MANIFEST_NAME, check_manifest
+from monai_plan.bundle.zoo.check_files import check_bundle_files, check_nothing_private
 from monai_plan.bundle.zoo.check_metadata import check_metadata
 from monai_plan.bundle.zoo.check_running import check_running
-from monai_plan.bundle.zoo.findings import Finding, error
+from monai_plan.bundle.zoo.findings import Finding, error, warning
 from monai_plan.utils import ConfigError, DataError, read_json
 
 __all__ = ["Finding", "verify_bundle"]
@@ -26,6 +27,7 @@ def verify_bundle(
     """Check a bundle: its files, its metadata, and then, if all of that is in order, by running MONAI's tools on it.
 
     The last part executes the bundle's configs, as MONAI does: for a bundle of strangers, look at the configs first.
+    Of a data set that the gate let out, which is no bundle, only the manifest is checked.
 
     Args:
         bundle: its folder.
@@ -40,15 +42,40 @@ def verify_bundle(
     folder = Path(bundle).absolute()
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder: give that of a bundle, or a name that monai-plan bundles lists.")
+    kind, vouched, of_manifest = _check_manifest(folder)
+    if kind == "data":
+        return of_manifest
     metadata, found = _metadata(folder)
-    found += check_files(folder)
+    found += check_bundle_files(folder)
     provenance = metadata.get("provenance", {})
-    found += check_nothing_private(folder, provenance if isinstance(provenance, Mapping) else {})
+    vouched = {**vouched, **(provenance if isinstance(provenance, Mapping) else {})}
+    found += [*of_manifest, *check_nothing_private(folder, vouched)]
     if metadata:
         found += check_metadata(metadata)
     if not any(finding.level == "error" for finding in found):
         found += check_running(folder, dataset_dir=None if dataset_dir is None else Path(dataset_dir).absolute())
     return sorted(found, key=lambda finding: finding.level != "error")
+
+
+def _check_manifest(folder: Path) -> tuple[str | None, Mapping[str, Any], list[Finding]]:
+    """Of what the gate let out: which kind it is, what it vouches for, by name, and what is not as it was then."""
+    if not (folder / MANIFEST_NAME).is_file():
+        return None, {}, []
+    remedy = "Take it again from who let it out."
+    try:
+        problems = check_manifest(folder)
+    except DataError as problem:
+        return None, {}, [error("manifest", str(problem), remedy)]
+    content = read_json(folder / MANIFEST_NAME)
+    kind = content["kind"]
+    if problems:
+        return kind, {}, [error("manifest", text, remedy) for text in problems]
+    made_of = f"what the gate let out as {kind}"
+    vouched = {name: {"sha256": sha256, "made_of": made_of} for name, sha256 in content["files"].items()}
+    if kind != "generator":
+        return kind, vouched, []
+    text = "the generator was trained on patients' images, and its owner took the risk of letting it out."
+    return kind, vouched, [warning("private.generator", text, "Read docs/README.md before you pass it on.")]
 
 
 def _metadata(folder: Path) -> tuple[Mapping[str, Any], list[Finding]]:

@@ -70,6 +70,6 @@ print(sorted(path.as_posix() for path in root.rglob("*") if path.is_file() and p
     (tmp_path / "bundles" / "other_plan" / "configs").mkdir(parents=True)
     (tmp_path / "bundles" / "other_plan" / "configs" / "metadata.json").write_text("{}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("monai_plan.bundle.zoo.names._PLACES", (tmp_path / "bundles", ROOT / "bundles"))
+        patch.setattr("monai_plan.bundle.names._PLACES", (tmp_path / "bundles", ROOT / "bundles"))
         assert bundle_path("other_plan") == tmp_path / "bundles" / "other_plan"
         assert "phantom_plan" in bundles()

@@ -12,7 +12,7 @@ from tiny_bundle import TINY
 from monai_plan.__main__ import main
 from monai_plan.bundle import run_bundle
 from monai_plan.bundle.zoo import new_bundle
-from monai_plan.data import make_phantoms, write_datalist, write_image
+from monai_plan.data import inspect_datalist, make_phantoms, write_datalist, write_image
 from monai_plan.utils import ConfigError, DataError, seeded_generator
 
 pytestmark = pytest.mark.usefixtures("clean_logging")
@@ -38,16 +38,26 @@ def _ids(bundle: Path, file: str) -> dict[str, object]:
 
 
 def test_what_it_takes_from_the_data(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["new-bundle", "flower_plan", "--dataset_dir", str(flowers), "--output_dir", str(tmp_path)]
+    command = [
+        "new-bundle",
+        "flower_plan",
+        "--dataset_dir",
+        str(flowers),
+        "--output_dir",
+        str(tmp_path),
+        "--authors",
+        "we",
+    ]
     assert main(command) == 0
-    assert "flower_plan: the model zoo's checks pass, 1 warnings." in capsys.readouterr().out
+    assert "flower_plan: nothing that the model zoo or the gate would refuse, 1 warnings." in capsys.readouterr().out
     bundle = tmp_path / "flower_plan"
     for file in ("common.json", "train.json", "inference.json"):
         ids = _ids(bundle, file)
         found = [ids[id] for id in ("spatial_dims", "img_channels", "num_classes", "img_size")]
-        assert found == [2, 3, 3, [24, 40]]
+        assert found == [2, 3, 3, list(inspect_datalist(flowers / "datalist.json").img_size)]
     metadata = _ids(bundle, "metadata.json")
-    assert "(no finding , rose 100, tulip)" in str(metadata["description"])
+    assert metadata["authors"] == "we"
+    assert "(no finding, rose 100, tulip)" in str(metadata["description"])
     everything = "".join(path.read_text() for path in bundle.rglob("*") if path.is_file())
     assert "ustermann" not in everything
     assert main(command) == 2

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from monai_plan.utils import ConfigError
 
-__all__ = ["bundle_folder", "bundle_path", "bundles", "check_name"]
+__all__ = ["TEMPLATE", "bundle_folder", "bundle_path", "bundles", "check_name"]
 
-_PACKAGE = Path(__file__).parents[2]
+TEMPLATE = "chest_xray_plan"  # of which all others are made
+
+_PACKAGE = Path(__file__).parents[1]
 _PLACES = (_PACKAGE / "bundles", _PACKAGE.parent / "bundles")  # of a wheel, and of a checkout
 
 
