@@ -23,7 +23,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import finished_run
 import numpy as np
 import torch
 from gan_quality import interval
@@ -31,6 +30,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
+from monai_plan.bundle.finished_run import FinishedRun
 from monai_plan.data import CheckedDataset, contact_sheet
 from monai_plan.data.lesions import LesionCounter, lesion_shares
 from monai_plan.engines import ClassifierSettings, fit_classifier, new_classifier, predict_probabilities
@@ -47,7 +47,8 @@ class Work:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.folder = options, Path(options.output_dir)
-        self.settings = finished_run.settings_of(options)
+        overrides = json.loads(Path(options.overrides).read_text()) if options.overrides else {}
+        self.run = FinishedRun(self.folder, Path(options.bundle_root), Path(options.dataset_dir), overrides)
         parser = self.parse()
         self.training: CheckedDataset = parser.get_parsed_content("training")
         self.test: CheckedDataset = parser.get_parsed_content("test")
@@ -64,7 +65,7 @@ class Work:
 
     def parse(self, **ids: Any) -> ConfigParser:
         """The bundle's configs with some ids."""
-        return finished_run.parse({**self.settings, **ids}, "common", "train")
+        return self.run.config("common", "train", **ids)
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
@@ -178,47 +179,62 @@ def percent(values: Any) -> str:
 
 def choice_table(work: Work, weights: list[float], seeds: list[int]) -> str:
     """What each rule's state costs, seen from patients that neither the training nor the rule knows."""
-    regret: dict[str, list[float]] = {}
+    found: dict[str, list[list[float]]] = {}
     for weight in weights:
         for seed in seeds:
             states = work.states(weight, seed)
             states = states[round(SKIPPED * len(states)) :]
             made = [work.embed(samples(load_generator(state), work.training.labels)) for state in states]
             for split in range(work.options.splits):
-                for rule, value in regrets(work, made, split).items():
-                    regret.setdefault(rule, []).append(value)
-    lines = ["| the state taken | farther than the nearest, % | at worst |", "|---|---:|---:|"]
-    lines += [f"| {rule} | {100 * np.mean(found):.1f} | {100 * max(found):.0f} |" for rule, found in regret.items()]
+                for rule, values in regrets(work, made, split).items():
+                    found.setdefault(rule, []).append(values)
+    lines = [
+        "| the state taken | farther than the nearest, % | at worst | per class | at worst |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for rule, values in found.items():
+        (mean, class_mean), (worst, class_worst) = 100 * np.mean(values, 0), 100 * np.max(values, 0)
+        lines.append(f"| {rule} | {mean:.1f} | {worst:.0f} | {class_mean:.1f} | {class_worst:.0f} |")
     return "\n".join(lines)
 
 
-def regrets(work: Work, made: list[Tensor], split: int) -> dict[str, float]:
-    """By rule, for one training and one split of the unseen patients."""
-    training, test = work.training, work.test
+def regrets(work: Work, made: list[Tensor], split: int) -> dict[str, list[float]]:
+    """By rule, of one training and one split of the unseen patients: judged by all images, and per class."""
+    training, test, labels = work.training, work.test, work.training.labels
     order = torch.randperm(test.num_subjects, generator=seeded_generator(split, "held back"))
     held = torch.isin(test.identities, order[: round(work.options.held_back * training.num_subjects)])
-    features, labels = work.features, training.labels
-    truth = np.array([distance(some, features[1][~held]) for some in made])
+
+    def measured(real: Tensor, real_labels: Tensor) -> list[np.ndarray]:
+        all_of_them = [distance(some, real) for some in made]
+        return [np.array(all_of_them), np.array([by_class(some, labels, real, real_labels) for some in made])]
+
+    judges = measured(work.features[1][~held], test.labels[~held])
+    trained, unseen = measured(work.features[0], labels), measured(work.features[1][held], test.labels[held])
     rules = {
         "the last": -np.arange(len(made)),
-        "nearest to the training images": [distance(some, features[0]) for some in made],
-        "nearest to them, per class": [by_class(some, labels, features[0], labels) for some in made],
-        "nearest to unseen patients": [distance(some, features[1][held]) for some in made],
-        "nearest to them, unseen, per class": [
-            by_class(some, labels, features[1][held], test.labels[held]) for some in made
-        ],
+        "nearest to the training images": trained[0],
+        "nearest to them, per class": trained[1],
+        "nearest to unseen patients": unseen[0],
+        "nearest to them, per class of the unseen": unseen[1],
     }
-    return {rule: float(truth[int(np.argmin(values))] / truth.min() - 1) for rule, values in rules.items()}
+    return {
+        rule: [float(judge[int(np.argmin(values))] / judge.min() - 1) for judge in judges]
+        for rule, values in rules.items()
+    }
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    finished_run.add_arguments(parser)
-    parser.set_defaults(bundle_root="bundles/phantom_plan")
+    parser.add_argument("output_dir")
+    parser.add_argument("--dataset_dir", required=True)
+    parser.add_argument("--bundle_root", default="bundles/phantom_plan")
+    parser.add_argument("--overrides", help="JSON file of ids to set")
     parser.add_argument("--class_weights", nargs="+", type=float, default=[0.0, 0.3])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the trainings")
-    parser.add_argument("--classifier_seeds", type=int, default=2, help="classifiers a training")
+    parser.add_argument(
+        "--classifier_seeds", type=int, default=2, help="classifiers a training; 0: the first table alone"
+    )
     parser.add_argument("--classifier_epochs", type=int, default=12)
     parser.add_argument("--held_back", type=float, default=0.15, help="share of the training patients")
     parser.add_argument("--splits", type=int, default=5, help="of the unseen patients")
@@ -229,7 +245,8 @@ def main() -> None:
         for seed in options.seeds:
             work.states(weight, seed)
     print(choice_table(work, options.class_weights, options.seeds), flush=True)
-    print(class_table(work, options.class_weights, options.seeds))
+    if options.classifier_seeds > 0:
+        print(class_table(work, options.class_weights, options.seeds))
 
 
 if __name__ == "__main__":
