@@ -1,3 +1,4 @@
+# Written without Docker at hand: neither image has been built by the tests.
 # The command line in an image. CPU:   docker build -t monai_plan .
 # A GPU with CUDA 12.6:                 docker build -t monai_plan:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126 .
 # Then:                                 docker run --rm -v "$PWD/out:/out" monai_plan quickstart --output_dir /out

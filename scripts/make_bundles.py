@@ -148,8 +148,8 @@ licence of this bundle, Apache-2.0.
         "release_name": "phantom_synthetic",
     },
     weights_of=(
-        "Trained on phantoms alone, artificial images of no patient: `monai-plan quickstart --output_dir OUT` makes it "
-        "anew, as `OUT/private/model.pt`."
+        "Trained on phantoms alone, artificial images of no patient, as the last state of a quickstart's training "
+        "(`--use_best False`); `monai-plan quickstart --output_dir OUT` trains such a one, `OUT/private/model.pt`."
     ),
 )
 
