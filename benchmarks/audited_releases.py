@@ -21,14 +21,14 @@ import torch
 from anchor_kinds import WAYS, points_of
 from torch import Tensor
 
-from monai_plan.audit.command import audit_release
+from monai_plan.audit.command import RESULTS_NAME, audit_release
 from monai_plan.audit.controls import disguise
 from monai_plan.bundle.finished_run import FinishedRun
 from monai_plan.bundle.projector import FileProjector
 from monai_plan.data import write_image
 from monai_plan.networks import load_generator
 from monai_plan.release import synthesize_images, write_synthetic
-from monai_plan.utils import load_artifact, seeded_generator
+from monai_plan.utils import load_artifact, read_json, seeded_generator
 
 COPIES = 5
 WALK = {"walk_kind": "plan"}
@@ -79,15 +79,20 @@ def main() -> None:
     count = list(range(len(averages["latents"])))
     write("k-same", synthesize_images(generator, averages["latents"]), averages["labels"], count)
     shutil.rmtree(options.to / "foreign", ignore_errors=True)
+    (options.to / "foreign").mkdir()
     for number, image in enumerate(blends(training.images[:], training.labels)):
         write_image(options.to / "foreign" / f"{number:04d}.png", (image + 1) / 2)
 
     projector = FileProjector(model)
     print("| release | images | verdict | " + " | ".join(COLUMNS) + " |\n|---|---:|---|" + "---|" * len(COLUMNS))
     for name in (*MADE, "k-same", "copying", "foreign"):
-        audit = audit_release(options.to / name, real, private=private, projector=projector)
-        cells = [f"{audit.row(column).main}: {audit.row(column).verdict}" for column in COLUMNS]
-        print(f"| {name} | {audit.num_released} | **{audit.verdict}** | {' | '.join(cells)} |", flush=True)
+        results = options.to / name / RESULTS_NAME
+        if not results.is_file():
+            audit_release(options.to / name, real, private=private, projector=projector)
+        audit = read_json(results)
+        rows = {row["name"]: row for row in audit["rows"]}
+        cells = [f"{rows[column]['main']}: {rows[column]['verdict']}" for column in COLUMNS]
+        print(f"| {name} | {audit['num_released']} | **{audit['verdict']}** | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
