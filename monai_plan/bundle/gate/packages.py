@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,8 @@ def _scaling(audited: Audited) -> dict[str, Any]:
 def _train(folder: Path, data: Path) -> None:
     """Train as ``python -m monai.bundle run`` does, and keep the weights alone."""
     config, search_path = str(folder / "configs" / "train.json"), list(sys.path)  # to which ConfigWorkflow adds
-    with hushed():
+    with hushed(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="NvImgCodec")  # a reader that is made for each file, and not used
         workflow = ConfigWorkflow(config, logging_file=False, workflow_type="train")
         paths = {"bundle_root": str(folder), "dataset_dir": str(data)}
         workflow.parser.update(paths)

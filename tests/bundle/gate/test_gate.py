@@ -413,9 +413,12 @@ def test_an_expression_of_the_run_does_not_leave(run: Path, id: str) -> None:
         release_bundle(run, kind="classifier", to=run.parent / "tiny_classifier")
 
 
-def test_a_classifier_leaves_in_silence(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_classifier_leaves_in_silence(
+    run: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
     release_bundle(run, kind="classifier", to=run.parent / "tiny_classifier")
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [str(warning.message) for warning in recwarn if "NvImgCodec" in str(warning.message)] == []
 
 
 WITHOUT = """
