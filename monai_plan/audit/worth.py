@@ -38,10 +38,10 @@ class Point:
 
     name: str
     text: str
-    x: float
-    low: float
-    high: float
-    y: float
+    x: int
+    low: int
+    high: int
+    y: int
     judged: bool
 
 
@@ -60,8 +60,8 @@ class Panel:
     title: str
     text: str
     points: tuple[Point, ...]
-    mark: float
-    height: float
+    mark: int
+    height: int
 
 
 def evaluation_beside(folder: str | os.PathLike[str]) -> Evaluation | None:
@@ -118,12 +118,18 @@ def _panel(
     low, span = min(ends), (max(ends) - min(ends)) or 1.0
     room = WIDTH - NAMES - 96  # the values are written at the right
 
-    def place(value: float) -> float:
-        return round(NAMES + 6 + (value - low) / span * room, 1)
+    def place(value: float) -> int:
+        return round(NAMES + 6 + (value - low) / span * room)  # whole: a place tells no more digits than the text
 
     points = tuple(
         Point(
-            row.name, said, place(value), place(start), place(end), TOP + LINE * (number + 0.5), number == len(rows) - 1
+            row.name,
+            said,
+            place(value),
+            place(start),
+            place(end),
+            round(TOP + LINE * (number + 0.5)),
+            number == len(rows) - 1,
         )
         for number, (row, (value, start, end, said)) in enumerate(zip(rows, values, strict=True))
     )
