@@ -16,12 +16,7 @@ from monai_plan.utils import read_json
 __all__ = ["Panel", "Point", "evaluation_beside", "panels", "recalls"]
 
 EVALUATION_NAME = "evaluation.json"
-WIDTH, NAMES, LINE, TOP = (
-    360.0,
-    118.0,
-    22.0,
-    8.0,
-)  # of a panel, of its names, of a line and above the first, in its units
+WIDTH, NAMES, LINE, TOP = 360, 118, 22, 8  # of a panel, of its names, of a line and above the first, in its units
 
 
 @dataclass(frozen=True)
