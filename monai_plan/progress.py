@@ -18,7 +18,7 @@ LINE_SECONDS = 60.0  # between two lines, whichever bars they are of
 logger = logging.getLogger(__name__)
 _HUSHED = {  # what they say is said again, by the error that follows or by the runner
     "ignite.engine.engine": logging.CRITICAL,  # "Engine run is terminating due to exception"
-    "monai.bundle.workflows": logging.WARNING,  # "Setting logging properties based on config"
+    "monai.bundle.workflows": logging.ERROR,  # "Setting logging properties based on config", and that it does not
 }
 
 

@@ -143,6 +143,8 @@ def _check_files(output: Path, writes: Mapping[str, str], real: Mapping[str, str
     for path in _entries(release):
         name = path.relative_to(output).as_posix()
         found.add(name)
+        if not path.is_symlink() and not path.is_file():
+            raise DataError(f"{name} is neither a file nor a folder, and does not leave: remove it.")
         if path.is_symlink() or digest(path) in real or name not in writes:
             known = {file_digest(path): real[digest(path)]} if path.is_file() and digest(path) in real else {}
             what = what_is(path, private=output / "private", real=known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from monai_plan.bundle.gate.card import classifier_card, data_card, generator_ca
 from monai_plan.bundle.names import TEMPLATE, bundle_path
 from monai_plan.data.writers import image_suffix
 from monai_plan.networks import StyleGAN2Generator, load_generator
+from monai_plan.progress import hushed
 from monai_plan.release import load_paths, select
 from monai_plan.tensor_file import load_tensors
 from monai_plan.utils import DataError, file_digest, read_json, write_json, write_tensors, write_text
@@ -28,6 +30,7 @@ __all__ = ["write_classifier", "write_data", "write_generator"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _AUDIT = ("audit.html", "audit.json")
+_READERS = {2: "PILReader", 3: "NibabelReader"}
 _FILES = {2: [".png", ".jpg", ".jpeg"], 3: [".nii", ".nii.gz"]}
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 _VERSION = "1.0.0"
@@ -40,6 +43,8 @@ def write_data(audited: Audited, folder: Path, *, name: str, authors: str) -> No
         if file != "dataset_card.md":  # its text is in the card
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(release / file, folder / file)
+            if file_digest(folder / file) != audited.files[file]:
+                raise DataError(f"release/{file} was changed while it was let out: nobody else may write there now.")
     write_text(folder / "README.md", data_card((release / "dataset_card.md").read_text("utf-8"), audited, authors))
 
 
@@ -50,11 +55,11 @@ def write_classifier(audited: Audited, folder: Path, *, name: str, authors: str)
     """
     release = audited.release
     network = _resnet(audited)
-    common = {"network_def": network, "img_size": list(release.img_size)}
+    dims = len(release.img_size)
+    common = {"network_def": network, "img_size": list(release.img_size), "reader": _READERS[dims]}
     settings = {"epochs": _epochs(audited), "batch_size": audited.recorded("evaluate", "evaluation_batch_size")}
     settings["lr"] = audited.recorded("evaluate", "evaluation_lr")
     train = {**_template("classifier_train"), **common, **settings}
-    dims = len(release.img_size)
     inference = {**_template("classifier_inference"), **common, "files": _FILES[dims], "scaling": _scaling(audited)}
     if release.img_channels == 1:
         inference["to_channels"] = "$lambda image: image.mean(0, keepdim=True)"
@@ -181,13 +186,15 @@ def _scaling(audited: Audited) -> dict[str, Any]:
 
 def _train(folder: Path, data: Path) -> None:
     """Train as ``python -m monai.bundle run`` does, and keep the weights alone."""
-    config = str(folder / "configs" / "train.json")
-    workflow = ConfigWorkflow(config, logging_file=False, workflow_type="train")
-    paths = {"bundle_root": str(folder), "dataset_dir": str(data)}
-    workflow.parser.update(paths)
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    config, search_path = str(folder / "configs" / "train.json"), list(sys.path)  # to which ConfigWorkflow adds
+    with hushed():
+        workflow = ConfigWorkflow(config, logging_file=False, workflow_type="train")
+        paths = {"bundle_root": str(folder), "dataset_dir": str(data)}
+        workflow.parser.update(paths)
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    sys.path[:] = search_path
     model = folder / "models" / "model.pt"
     with open(model, "rb") as file:
         weights = load_tensors(file)

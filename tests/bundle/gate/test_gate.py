@@ -160,6 +160,12 @@ def _note(run: Path, patients: Path) -> str:
     return r"release/notes\.txt is no file that a stage on record wrote"
 
 
+def _pipe(run: Path, patients: Path) -> str:
+    """To be read for ever."""
+    os.mkfifo(run / "release" / "pipe")
+    return r"release/pipe is neither a file nor a folder"
+
+
 def _missing_image(run: Path, patients: Path) -> str:
     _first_image(run).unlink()
     return r"images/000000\.png is on record and is missing"
@@ -183,6 +189,7 @@ def _missing_image(run: Path, patients: Path) -> str:
         _pickle_with_code,
         _torch_file_with_code,
         _note,
+        _pipe,
         _missing_image,
     ],
 )
