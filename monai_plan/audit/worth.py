@@ -93,7 +93,7 @@ def panels(evaluation: Evaluation) -> tuple[Panel, ...]:
     ):
         if name in real and real[name][key]:
             ratios = [row.results[name][key] / real[name][key] for row in rows]
-            values.append((title, text, [(ratio, ratio, ratio, f"{ratio:.2f}") for ratio in ratios], 1.0))
+            values.append((title, text, [(ratio, ratio, ratio, f"{ratio:.3g}") for ratio in ratios], 1.0))
     return tuple(_panel(title, text, of_rows, mark, rows) for title, text, of_rows, mark in values)
 
 
