@@ -2,7 +2,7 @@
 
     python benchmarks/audit.py --real DATALIST --img_size 64
     python benchmarks/audit.py --phantoms 1200 --img_size 64
-    python benchmarks/audit.py --phantoms 300 --img_size 24 --spatial_dims 3
+    python benchmarks/audit.py --real DATALIST --img_size 32 --patients 120 --copies 16
     python benchmarks/audit.py --finished QUICKSTART
 
 Patients are split at random into members, held-out ones and others, whose real images play the release: all that is
@@ -92,8 +92,12 @@ def pool_of(options: argparse.Namespace) -> People:
     if options.real:
         with tempfile.TemporaryDirectory() as work:
             sides = read_real(options.real, work_dir=work, img_size=options.img_size)
-        images = torch.cat([side.images for side in sides])
-        return People(images, [subject for side in sides for subject in side.subjects])
+        people = People(
+            torch.cat([side.images for side in sides]), [subject for side in sides for subject in side.subjects]
+        )
+        drawn = torch.randperm(int(people.numbers.max()) + 1, generator=seeded_generator(0, "patients"))
+        rows = torch.isin(people.numbers, drawn[: options.patients]).nonzero()[:, 0]
+        return People(people.images[rows], [people.subjects[row] for row in rows.tolist()])
     images = [
         phantom_image(
             subject=number, image=0, label=number % 2, img_size=options.img_size, spatial_dims=options.spatial_dims
@@ -333,6 +337,7 @@ def main() -> None:
     source.add_argument("--finished", type=Path, metavar="DIR", help="output folder of a run, with its data")
     parser.add_argument("--img_size", type=int, default=64, help="elements of each axis")
     parser.add_argument("--spatial_dims", type=int, choices=(2, 3), default=2, help="of phantoms")
+    parser.add_argument("--patients", type=int, metavar="N", help="so many patients of the data list, drawn")
     parser.add_argument("--splits", type=int, default=50)
     parser.add_argument("--copies", type=int, default=60, help="images from which the planted ones are drawn")
     parser.add_argument(

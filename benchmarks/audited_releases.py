@@ -1,6 +1,6 @@
 """The audit of six releases of one data set: from a finished run, and what others would have made of the same patients.
 
-    python benchmarks/audited_releases.py OUT --overrides bundles/chest_xray_plan/configs/quickstart.json --to DIR
+    python benchmarks/audited_releases.py OUT --to DIR
 
 - **selection**, **PLAN**, **linear**: points of G's own; on walks and on straight lines between averages of patients;
 - **k-same**: those averages themselves;
@@ -19,16 +19,16 @@ from pathlib import Path
 
 import torch
 from anchor_kinds import WAYS, points_of
-from finished_run import add_arguments, parse, settings_of
 from torch import Tensor
 
-from monai_plan.audit.command import audit_release
+from monai_plan.audit.command import RESULTS_NAME, audit_release
 from monai_plan.audit.controls import disguise
+from monai_plan.bundle.finished_run import FinishedRun
 from monai_plan.bundle.projector import FileProjector
 from monai_plan.data import write_image
 from monai_plan.networks import load_generator
 from monai_plan.release import synthesize_images, write_synthetic
-from monai_plan.utils import load_artifact, seeded_generator
+from monai_plan.utils import load_artifact, read_json, seeded_generator
 
 COPIES = 5
 WALK = {"walk_kind": "plan"}
@@ -53,12 +53,13 @@ def blends(images: Tensor, labels: Tensor) -> Tensor:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser)
+    parser.add_argument("output_dir", type=Path, metavar="OUT", help="of the finished run")
     parser.add_argument("--to", required=True, type=Path, metavar="DIR")
     options = parser.parse_args()
-    settings, private = settings_of(options), options.to / "private"
-    config = parse(settings, "common")
-    training, model = config.get_parsed_content("training"), Path(options.output_dir) / "private" / "model.pt"
+    run, private = FinishedRun.read(options.output_dir), options.to / "private"
+    config = run.config("common")
+    training, model = config.get_parsed_content("training"), options.output_dir / "private" / "model.pt"
+    real = Path(config.get_parsed_content("dataset_dir")) / "datalist.json"
     generator, names = load_generator(model), training.label_names
 
     def write(name: str, images: Tensor, labels: Tensor, groups: list[int]) -> None:
@@ -67,7 +68,7 @@ def main() -> None:
         )
 
     for name, way in MADE.items():
-        points = points_of(settings, private / name, way)
+        points = points_of(run, private / name, way)
         images, groups = synthesize_images(generator, points.latents), points.places[:, 0].tolist()
         write(name, images, points.labels, groups)
         if name == "PLAN":
@@ -78,17 +79,20 @@ def main() -> None:
     count = list(range(len(averages["latents"])))
     write("k-same", synthesize_images(generator, averages["latents"]), averages["labels"], count)
     shutil.rmtree(options.to / "foreign", ignore_errors=True)
+    (options.to / "foreign").mkdir()
     for number, image in enumerate(blends(training.images[:], training.labels)):
         write_image(options.to / "foreign" / f"{number:04d}.png", (image + 1) / 2)
 
     projector = FileProjector(model)
     print("| release | images | verdict | " + " | ".join(COLUMNS) + " |\n|---|---:|---|" + "---|" * len(COLUMNS))
     for name in (*MADE, "k-same", "copying", "foreign"):
-        audit = audit_release(
-            options.to / name, settings["dataset_dir"] + "/datalist.json", private=private, projector=projector
-        )
-        cells = [f"{audit.row(column).main}: {audit.row(column).verdict}" for column in COLUMNS]
-        print(f"| {name} | {audit.num_released} | **{audit.verdict}** | {' | '.join(cells)} |", flush=True)
+        results = options.to / name / RESULTS_NAME
+        if not results.is_file():
+            audit_release(options.to / name, real, private=private, projector=projector)
+        audit = read_json(results)
+        rows = {row["name"]: row for row in audit["rows"]}
+        cells = [f"{rows[column]['main']}: {rows[column]['verdict']}" for column in COLUMNS]
+        print(f"| {name} | {audit['num_released']} | **{audit['verdict']}** | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

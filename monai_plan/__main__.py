@@ -287,9 +287,17 @@ def _audit(release: str, real: str, fail_on: Sequence[str] = (), generator: str 
 
 
 def _evaluate(output_dir: str, protocol: str = "plan", **options: Any) -> None:
-    from monai_plan.bundle.protocol import evaluate_protocol
+    import logging
 
-    print(evaluate_protocol(output_dir, **options).to_markdown(), end="")
+    from monai_plan.bundle.protocol import evaluate_protocol
+    from monai_plan.progress import hushed
+
+    # to stderr: the tables alone are for a file
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("monai_plan").setLevel(logging.INFO)
+    with hushed():
+        tables = evaluate_protocol(output_dir, **options).to_markdown()
+    print(tables, end="")
     print(f"\nWritten to {Path(output_dir) / 'private' / 'protocol'}, which derives from patients: never share it.")
 
 

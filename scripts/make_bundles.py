@@ -123,7 +123,6 @@ licence of this bundle, Apache-2.0.
         "channel_max": 64,
         "total_images": 48000,
         "epoch_images": 4000,
-        "metric_images": 8000,
         "r1_weight": 0.05,
         "ema_half_life": 2000,
         "classifier_layers": [1, 1, 1, 1],
@@ -149,8 +148,8 @@ licence of this bundle, Apache-2.0.
         "release_name": "phantom_synthetic",
     },
     weights_of=(
-        "Trained on phantoms alone, artificial images of no patient: `monai-plan quickstart --output_dir OUT` makes it "
-        "anew, as `OUT/private/model.pt`."
+        "Trained on phantoms alone, artificial images of no patient, as the last state of a quickstart's training "
+        "(`--use_best False`); `monai-plan quickstart --output_dir OUT` trains such a one, `OUT/private/model.pt`."
     ),
 )
 

@@ -96,7 +96,7 @@ class Audit:
         rows = [row for row in self.rows if row.verdict == LEAKS]
         told = [row.title for row in rows if row.told_by_generator]
         if told:
-            return f" Keep the generator private: with it, {' and '.join(told)} tells of patients."
+            return f" Keep the generator private: who has it learns who took part ({', '.join(told)})."
         return " Who has the generator as well found nobody; keep it private all the same." if rows else ""
 
     def row(self, name: str) -> Row:
@@ -126,6 +126,7 @@ class Audit:
             "verdict": self.verdict,
             "summary": self.summary,
             **asdict(replace(self, rows=tuple(rows))),
+            "classes": [{**found._asdict(), "p": rounded(found.p)} for found in self.classes],
         }
         return json.dumps(content, indent=1)
 

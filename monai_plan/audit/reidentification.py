@@ -15,7 +15,7 @@ from torch.nn import functional
 from monai_plan.audit.attacks import Embedder, People
 from monai_plan.audit.attacks.maps import stretched
 from monai_plan.audit.findings import ALARM
-from monai_plan.audit.rows import Row
+from monai_plan.audit.rows import ENOUGH, Row
 from monai_plan.audit.statistics import (
     Estimate,
     RankTest,
@@ -248,9 +248,8 @@ def _verdict(p_value: float, above: int, second: Share, pairs: Estimate) -> tupl
             f"Attention: {above} groups of released images lie nearer to one patient than any stranger does (p = "
             f"{p_value:.2g}), as other images of that patient would."
         )
-    return "Nothing found", (
-        f"Nothing found. The attack is weak alone: it finds {second.hits} of {second.trials} second images of patients."
-    )
+    weak = " The attack is weak alone:" if second.value < ENOUGH else " The attack is no weak one:"
+    return "Nothing found", f"Nothing found.{weak} it finds {second.hits} of {second.trials} second images of patients."
 
 
 @torch.no_grad()

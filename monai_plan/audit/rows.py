@@ -16,7 +16,7 @@ from monai_plan.audit.statistics import (
     wilson_interval,
 )
 
-__all__ = ["ATTENTION", "CATEGORIES", "LEAKS", "Row", "copy_row"]
+__all__ = ["ATTENTION", "CATEGORIES", "ENOUGH", "LEAKS", "Row", "copy_row"]
 
 ATTENTION = 0.05  # p below which a row asks to be looked at, though it does not alarm
 ENOUGH = 0.8  # of the planted copies of a disguise that an attack must find, or it has no say
@@ -135,6 +135,11 @@ def _verdict(attack: CopyAttack, found: CopyFindings, p_value: float, fewest: in
         return "No answer", (
             f"No answer: of {first.trials} planted copies that were {missed[0]} the attack found {first.hits} only, so "
             "that it says nothing of this data set. More patients in both sections help."
+        )
+    if attack.alarm == "rank" and rank_test([1.0] * found.rank.tested, [0.5] * found.rank.null).p_value >= ALARM:
+        return "No answer", (
+            f"No answer: were all {found.rank.tested} groups nearer to one patient than {found.strangers} strangers, "
+            "chance could explain it. More patients help, or more released images."
         )
     blind = f" Copies that are {' or '.join(weak)} may escape it." if weak else ""
     sentence = f"No copy found: it found {hits} of {planted} planted copies.{blind}"

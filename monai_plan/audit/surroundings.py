@@ -16,6 +16,7 @@ from monai_plan.data.dataset import join_subjects
 __all__ = ["ClassFindings", "by_class", "joined_groups", "notes_on"]
 
 SAME = 0.98  # correlation of two released images' maps from which they count as one picture
+FEW = 20  # groups of released images, below which a note says so
 NAMED = 3  # files that a note names
 AT_ONCE = 512  # images that are compared with all others together
 
@@ -94,6 +95,11 @@ def notes_on(released: ReadImages, members: ReadImages, held_out: ReadImages, *,
         notes.append(
             f"Many released images are the same picture or nearly so: {len(released.images)} images count as "
             f"{num_groups} groups."
+        )
+    if num_groups < FEW:
+        notes.append(
+            f"{_count(num_groups, 'group')} of released images say little of what else the same tool would make: audit "
+            "all that is to leave."
         )
     if released.labels is not None:
         absent = set(members.label_names.values()) - {

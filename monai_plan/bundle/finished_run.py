@@ -10,8 +10,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ReferenceResolver
 
-from monai_plan.bundle.runner import SETTINGS
-from monai_plan.utils import ArtifactError, read_json
+from monai_plan.bundle.runner import SETTINGS, data_digests
+from monai_plan.utils import ArtifactError, digest, read_json
 
 __all__ = ["FinishedRun"]
 
@@ -37,18 +37,26 @@ class FinishedRun:
         """What ``run_bundle`` wrote down about itself.
 
         Raises:
-            ArtifactError: if there is no such run, or its bundle or its data set are gone.
+            ArtifactError: if there is no such run, its bundle or its data set are gone, or the data set has changed.
         """
         output = Path(os.path.abspath(output_dir))
         if not (output / SETTINGS).is_file():
             raise ArtifactError(f"{output} has no {SETTINGS}, so it is no run of monai_plan run: give its output_dir.")
         content = read_json(output / SETTINGS)
+        known = {"bundle_root", "dataset_dir", "overrides", "data", "datalist"}
+        if not isinstance(content, dict) or not known <= content.keys():
+            raise ArtifactError(f"{output / SETTINGS} is damaged: the same monai_plan run as before writes it anew.")
         run = cls(output, Path(content["bundle_root"]), Path(content["dataset_dir"]), content["overrides"])
         for name, folder in (("bundle_root", run.bundle_root), ("dataset_dir", run.dataset_dir)):
             if not folder.is_dir():
                 raise ArtifactError(
                     f"{name} {folder} of the run in {output} is gone: put it back, or run again from where it is now."
                 )
+        datalist = Path(content["datalist"])
+        if not datalist.is_file() or digest(data_digests(datalist, run.dataset_dir, output)) != content["data"]:
+            raise ArtifactError(
+                f"{datalist} or its images are not those of the run in {output} any more: put them back, or run again."
+            )
         return run
 
     def config_files(self, *names: str) -> list[str]:

@@ -23,12 +23,12 @@ from scipy.stats import t
 from monai_plan.audit import AuditInputs, Evaluation, EvaluationRow, ImageSet, Spread, evaluate
 from monai_plan.bundle.anchor_maker import distance_check
 from monai_plan.bundle.finished_run import FinishedRun
-from monai_plan.bundle.runner import PROTOCOL
+from monai_plan.bundle.runner import PROTOCOL, meant_error
 from monai_plan.data import contact_sheet
 from monai_plan.data.lesions import LesionCounter, lesion_shares
 from monai_plan.networks import load_classifier
 from monai_plan.release import as_markdown, load_paths, select, synthesize_images
-from monai_plan.utils import ConfigError, read_json, seeded_generator, write_json, write_text
+from monai_plan.utils import ArtifactError, ConfigError, read_json, seeded_generator, write_json, write_text
 
 __all__ = ["Protocol", "evaluate_protocol"]
 
@@ -133,10 +133,23 @@ def evaluate_protocol(
         rows: names of rows; by default all. The row ``real`` is always there.
 
     Raises:
-        ConfigError: if a row is unknown.
-        ArtifactError: if ``output_dir`` is no run, or lacks a file.
+        ConfigError: if a row is unknown, or ``seeds`` or ``ks`` lie outside their range.
+        ArtifactError: if ``output_dir`` is no run, lacks a file, or its data set has changed.
     """
-    run = FinishedRun.read(output_dir)
+    if seeds < 1:
+        raise ConfigError(f"seeds must be at least 1, got {seeds}.")
+    if not ks or min(ks) < 2 or len(set(ks)) < len(ks):
+        raise ConfigError(f"ks must be different numbers of at least 2, got {', '.join(map(str, ks)) or 'none'}.")
+    try:
+        return _evaluate_protocol(FinishedRun.read(output_dir), seeds, ks, rows)
+    except Exception as error:
+        meant = meant_error(error)  # MONAI's configs wrap it
+        if meant is None or meant is error:
+            raise
+    raise meant
+
+
+def _evaluate_protocol(run: FinishedRun, seeds: int, ks: Sequence[int], rows: Sequence[str]) -> Protocol:
     maker = _Maker(run, run.output_dir / PROTOCOL)
     known = ["linear", "PLAN", "selection", *(f"{name}, k = {k}" for k in ks for name in ("k-same", "PLAN"))]
     for name in rows:
@@ -165,6 +178,12 @@ class _Maker:
     def __init__(self, run: FinishedRun, folder: Path) -> None:
         self.run, self.folder = run, folder
         self.base = run.config("common", "evaluate")
+        for id in ("generator_file", "latents_file", "identity_file", "class_file"):
+            file = Path(self.base.get_parsed_content(id))
+            if not file.is_file():
+                raise ArtifactError(
+                    f"{file} is missing: the run has to finish its stages up to train_class; run it again to go on."
+                )
         self.training, self.test, self.generator = (
             self.base.get_parsed_content(name) for name in ("training", "test", "trained_generator")
         )

@@ -130,6 +130,13 @@ def test_an_attack_that_misses_what_was_planted_has_no_say(tmp_path):
     assert "of 5 planted copies that were exact the attack found 3 only" in row.sentence
 
 
+def test_a_release_of_too_few_groups_for_a_rank_test_is_no_answer(tmp_path):
+    few = {"members": people(20, 0), "held_out": people(20, 11), "released": people(8, 6).images}
+    row = copy_row(RankedPixels(), find(tmp_path, RankedPixels(), groups=["a"] * 8, **few))
+    assert row.verdict == "No answer"
+    assert "were all 1 groups nearer to one patient than 40 strangers, chance could explain it" in row.sentence
+
+
 def test_a_disguise_that_escapes_is_named(tmp_path):
     planted = {"exact": exact_interval(5, 5), "turned": exact_interval(5, 5), "noised": exact_interval(3, 5)}
     row = copy_row(NearestPixels(), replace(find(tmp_path), planted=planted))

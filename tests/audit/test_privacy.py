@@ -11,10 +11,12 @@ import pytest
 from test_report import Page
 
 from monai_plan.__main__ import main
+from monai_plan.audit.attacks import RegisteredCopies
 from monai_plan.audit.command import audit_release, check_conditions, failures
 from monai_plan.audit.page import verdict_line, write_audit
 from monai_plan.audit.privacy import Audit, rounded, shortlist_embedding
 from monai_plan.audit.rows import Row
+from monai_plan.audit.surroundings import ClassFindings
 from monai_plan.data import make_phantoms, read_datalist, write_image
 from monai_plan.utils import ConfigError, DataError, read_json
 
@@ -85,9 +87,12 @@ def test_the_gallery_names_the_exposed_and_stays_private(audits, data):
 
 
 def test_figures_that_leave_have_three_digits(tmp_path):
-    write_audit(AUDIT, page_file=tmp_path / "a.html", results_file=tmp_path / "a.json")
+    by_class = (ClassFindings("cats & mice", 7, 12, 1, 0.0123456),)
+    write_audit(replace(AUDIT, classes=by_class), page_file=tmp_path / "a.html", results_file=tmp_path / "a.json")
     content = json.loads((tmp_path / "a.json").read_text())
     assert content["rows"][0]["figures"] == {"p": 0.123, "found": 0, "fewest_noticed": None}
+    assert content["classes"] == [{"name": "cats & mice", "released": 7, "members": 12, "alarming": 1, "p": 0.0123}]
+    assert "cats &amp; mice" in (tmp_path / "a.html").read_text()
     assert "0.1234" not in (tmp_path / "a.html").read_text() + (tmp_path / "a.json").read_text()
     assert "cats &amp; dogs" in (tmp_path / "a.html").read_text()
     assert rounded(float("nan")) is None
@@ -116,7 +121,7 @@ def test_the_summary_names_what_the_generator_tells():
     leak = replace(ROW, title="All but one", verdict="If the generator leaks", told_by_generator=True)
     told = replace(AUDIT, rows=(ROW, leak))
     assert told.verdict == "Nothing found"
-    assert told.summary.endswith("Keep the generator private: with it, All but one tells of patients.")
+    assert told.summary.endswith("Keep the generator private: who has it learns who took part (All but one).")
     silent = replace(AUDIT, rows=(ROW, replace(leak, told_by_generator=False)))
     assert silent.summary.endswith("Who has the generator as well found nobody; keep it private all the same.")
     assert "generator" not in AUDIT.summary
@@ -149,6 +154,35 @@ def test_what_cannot_be_audited_is_told(data, tmp_path):
     alone = make_phantoms(tmp_path / "alone", img_size=16, num_subjects=4, num_test_subjects=0)
     with pytest.raises(DataError, match='no section "test"'):
         audit_release(data / "made", alone)
+
+
+def test_an_audit_goes_on_where_it_was_stopped_and_keeps_its_key(data, audits, monkeypatch):
+    scored = []
+    original = RegisteredCopies.scores
+    monkeypatch.setattr(RegisteredCopies, "scores", lambda self, *a, **k: scored.append(1) or original(self, *a, **k))
+    private, before = data / "private_made", read_json(data / "out_made" / "audit.json")
+    shutil.rmtree(data / "again", ignore_errors=True)
+    shutil.copytree(private, data / "again")
+    parts = sorted((data / "again" / "audit" / "parts").glob("copies-planted-*.pt"))
+    parts[0].unlink()
+    parts[1].write_bytes(b"half")
+    audit_release(data / "made", data / "real" / "datalist.json", private=data / "again", output=data / "out_again")
+    assert len(scored) == 2, "what was lost, and no more"
+    assert read_json(data / "out_again" / "audit.json") == before
+    assert before["real_digest"] != read_json(data / "out_copies" / "audit.json")["real_digest"], "each has its own key"
+
+
+def test_a_generator_that_does_not_fit_is_refused(data, capsys):
+    release, real = str(data / "made"), str(data / "real" / "datalist.json")
+    assert main(["audit", "--release", release, "--real", real, "--generator", str(data / "no.pt")]) == 2
+    assert "no.pt" in capsys.readouterr().err
+
+
+def test_only_attacks_that_single_out_leave_the_report_without_an_answer():
+    silent = replace(ROW, category="inference", verdict="No answer", title="Membership")
+    told = replace(AUDIT, rows=(ROW, silent))
+    assert told.verdict == "Nothing found"
+    assert "Membership gave no answer." in told.summary
 
 
 def test_volumes_are_audited_without_a_trained_network():

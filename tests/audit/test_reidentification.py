@@ -7,6 +7,7 @@ import torch
 
 from monai_plan.audit.attacks import Embedder, People
 from monai_plan.audit.reidentification import halves, learn_metric, link, reidentification_row
+from monai_plan.audit.statistics import exact_interval
 from monai_plan.metrics import RandomFeatureEmbedding
 
 AXES = 24
@@ -47,7 +48,11 @@ def test_second_images_are_linked_and_strangers_are_not():
     assert found.rank.p_value > 0.05
     row = reidentification_row([found, found])
     assert row.verdict == "Nothing found"
-    assert "weak alone" in row.sentence
+    assert row.sentence.endswith(
+        f"it finds {2 * found.second.hits} of {2 * found.second.trials} second images of patients."
+    )
+    weak = found._replace(second=exact_interval(8, 80))
+    assert "weak alone: it finds 16 of 160 second images" in reidentification_row([weak, weak]).sentence
 
 
 def test_further_images_of_patients_ask_for_attention_and_groups_count_once():

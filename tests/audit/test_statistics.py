@@ -16,6 +16,7 @@ from monai_plan.audit.statistics import (
     area_under_curve,
     exact_interval,
     fewest_noticed,
+    guessed,
     rank_test,
     residual_risk,
     smallest_rate,
@@ -184,3 +185,12 @@ def test_scores_that_are_no_numbers_are_refused():
 
 def test_results_are_tuples():
     assert Share(1, 2, 0.1, 0.9) == (1, 2, 0.1, 0.9, 0.95)
+
+
+def test_guessing_right_so_often():
+    assert guessed(0, 0) == guessed(0, 9) == 1
+    assert guessed(3, 3) == pytest.approx(1 / 8)
+    assert guessed(1, 3) == pytest.approx(7 / 8)
+    assert guessed(31, 48) == pytest.approx(sum(math.comb(48, k) for k in range(31, 49)) / 2**48)
+    with pytest.raises(ConfigError):
+        guessed(4, 3)

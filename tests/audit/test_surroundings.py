@@ -49,8 +49,9 @@ def test_classes_are_matched_by_their_names():
 
 def test_notes_name_what_had_no_part():
     members = read(4, [0, 0, 1, 1], {0: "well", 1: "ill"})
-    whole = read(2, [0, 1], {0: "well", 1: "ill"})
-    assert notes_on(whole, members, members, num_groups=2) == []
+    whole = read(20, [0, 1] * 10, {0: "well", 1: "ill"})
+    assert notes_on(whole, members, members, num_groups=20) == []
+    assert "19 groups of released images say little" in notes_on(whole, members, members, num_groups=19)[1]
     part = read(2, [0, 0], {0: "well", 1: "ill"}, skipped=["a.png", "b.png"], unlisted=["/x/y.png"])
     unnamed = replace(members, has_subjects=False, skipped=["patient_7.png"])
     notes = "\n".join(notes_on(part, unnamed, members, num_groups=1))

@@ -13,7 +13,7 @@ from monai_plan.__main__ import main
 from monai_plan.bundle import run_bundle
 from monai_plan.bundle.finished_run import FinishedRun
 from monai_plan.bundle.protocol import evaluate_protocol
-from monai_plan.utils import ArtifactError, load_artifact
+from monai_plan.utils import ArtifactError, ConfigError, load_artifact
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +93,29 @@ def test_what_is_no_run_is_told(tmp_path, copied):
     with pytest.raises(ArtifactError, match="no run of monai_plan"):
         evaluate_protocol(tmp_path)
     file = copied / "private" / "settings.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "dataset_dir": str(tmp_path / "gone")}))
-    with pytest.raises(ArtifactError, match=r"dataset_dir .*gone.* is gone: put it back"):
-        FinishedRun.read(copied)
+    settings = json.loads(file.read_text())
+    for changed, told in (
+        ({**settings, "dataset_dir": str(tmp_path / "gone")}, r"dataset_dir .*gone.* is gone: put it back"),
+        ({**settings, "data": "of other images"}, r"datalist.json or its images are not those of the run"),
+        ([], "is damaged: the same monai_plan run"),
+    ):
+        file.write_text(json.dumps(changed))
+        with pytest.raises(ArtifactError, match=told):
+            FinishedRun.read(copied)
+
+
+def test_what_cannot_work_is_told_before_anything_is_made(copied):
+    for options, told in (
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"ks": (5, 1)}, "ks must be different numbers of at least 2, got 5, 1"),
+        ({"ks": (2, 2)}, "different"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            evaluate_protocol(copied, **options)
+    (copied / "private" / "class_net.pt").unlink()
+    with pytest.raises(ArtifactError, match=r"class_net.pt is missing: the run has to finish its stages"):
+        evaluate_protocol(copied)
+    assert not (copied / "private" / "protocol").exists()
 
 
 def test_the_settings_are_of_the_whole_run(copied, patients):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from monai_plan.audit.attacks.base import CopyAttack, People, Scores, register_attack
-from monai_plan.audit.attacks.maps import blurred, local_maps, small_greys, stretched
+from monai_plan.audit.attacks.maps import FAINTEST, TRIMMED, blurred, local_maps, small_greys, stretched
 from monai_plan.audit.attacks.registration import agreement, fit_motions
 
 __all__ = ["RegisteredCopies"]
@@ -63,7 +63,7 @@ class RegisteredCopies(CopyAttack):
     def settings(self) -> dict[str, Any]:
         """See the base class."""
         embedding = None if self.embedder is None else self.embedder.embedding
-        numbers = [self.shortlist, self.kept, COARSE_STEPS, FINE_STEPS, COARSE, FIT_SMOOTH, BLURS]
+        numbers = [self.shortlist, self.kept, COARSE_STEPS, FINE_STEPS, COARSE, FIT_SMOOTH, BLURS, TRIMMED, FAINTEST]
         shortlist = [embedding, embedding and embedding.title, SHORTLIST_BLUR, SHORTLIST_SMOOTH]
         return {"shortlist": shortlist, "numbers": numbers, "statistics": STATISTICS}
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from monai_plan.audit.attacks.base import CopyAttack, Embedder, People, Scores, register_attack
-from monai_plan.audit.attacks.maps import blurred, small
+from monai_plan.audit.attacks.maps import FAINTEST, TRIMMED, blurred, small, stretched
 
 __all__ = ["SoftReconstructions", "leads"]
 
@@ -43,11 +43,15 @@ class SoftReconstructions(CopyAttack):
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
-        return {"embedding": self.embedder.embedding, "title": self.embedder.embedding.title, "blurs": BLURS}
+        return {
+            "embedding": self.embedder.embedding,
+            "title": self.embedder.embedding.title,
+            "numbers": [BLURS, TRIMMED, FAINTEST],
+        }
 
     def features(self, images: Tensor) -> list[Tensor]:
         """[N, E] for each blur, of small images: the blur leaves no more to be seen of larger ones."""
-        images = small(images)
+        images = stretched(small(images))
         return [self.embedder(blurred(images, blur * max(images.shape[2:]))) for blur in BLURS]
 
     def index(self, members: People) -> _Index:

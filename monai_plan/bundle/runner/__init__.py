@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monai_plan.bundle.runner.record import PROTOCOL, SETTINGS
-from monai_plan.bundle.runner.run import StageOutcome, run_bundle
+from monai_plan.bundle.runner.record import PROTOCOL, SETTINGS, data_digests
+from monai_plan.bundle.runner.run import StageOutcome, meant_error, run_bundle
 
-__all__ = ["PROTOCOL", "SETTINGS", "StageOutcome", "run_bundle"]
+__all__ = ["PROTOCOL", "SETTINGS", "StageOutcome", "data_digests", "meant_error", "run_bundle"]

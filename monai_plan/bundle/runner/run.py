@@ -146,6 +146,7 @@ def run_bundle(
             if plan.datalist is not None and plan.datalist not in data:
                 data[plan.datalist] = data_digests(plan.datalist, dataset, output)
                 how = {"bundle_root": str(bundle), "dataset_dir": str(dataset), "overrides": dict(overrides or {})}
+                how["datalist"] = str(plan.datalist)
                 record_settings(output, how, data[plan.datalist], partly=only is not None)
             label = f"[{number}/{len(plans)}] {plan.stage.name}"
             outcomes.append(run.stage(plan, fingerprint(plan, data, output), label))
@@ -280,7 +281,7 @@ def _execute(plan: Plan) -> None:
         workflow.finalize()
         return
     except Exception as error:
-        meant = _meant_error(error)
+        meant = meant_error(error)
         if meant is None:
             raise
     finally:
@@ -295,7 +296,7 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _meant_error(error: BaseException | None) -> PLANError | OSError | None:
+def meant_error(error: BaseException | None) -> PLANError | OSError | None:
     """The error for people that MONAI has wrapped ("Failed to instantiate …"), if there is one."""
     while error is not None and not isinstance(error, (PLANError, OSError)):
         error = error.__cause__

@@ -42,14 +42,14 @@ def verify_bundle(
     folder = Path(bundle).absolute()
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder: give that of a bundle, or a name that monai-plan bundles lists.")
-    kind, vouched, of_manifest = _check_manifest(folder)
+    kind, of_manifest = _check_manifest(folder)
     if kind == "data":
         return of_manifest
     metadata, found = _metadata(folder)
     found += check_bundle_files(folder)
     provenance = metadata.get("provenance", {})
-    vouched = {**vouched, **(provenance if isinstance(provenance, Mapping) else {})}
-    found += [*of_manifest, *check_nothing_private(folder, vouched)]
+    found += of_manifest
+    found += check_nothing_private(folder, provenance if isinstance(provenance, Mapping) else {})
     if metadata:
         found += check_metadata(metadata)
     if not any(finding.level == "error" for finding in found):
@@ -57,25 +57,22 @@ def verify_bundle(
     return sorted(found, key=lambda finding: finding.level != "error")
 
 
-def _check_manifest(folder: Path) -> tuple[str | None, Mapping[str, Any], list[Finding]]:
-    """Of what the gate let out: which kind it is, what it vouches for, by name, and what is not as it was then."""
+def _check_manifest(folder: Path) -> tuple[str | None, list[Finding]]:
+    """Of what the gate let out: which kind it is, and what is not as it was then."""
     if not (folder / MANIFEST_NAME).is_file():
-        return None, {}, []
+        return None, []
     remedy = "Take it again from who let it out."
     try:
         problems = check_manifest(folder)
     except DataError as problem:
-        return None, {}, [error("manifest", str(problem), remedy)]
-    content = read_json(folder / MANIFEST_NAME)
-    kind = content["kind"]
+        return None, [error("manifest", str(problem), remedy)]
+    kind = read_json(folder / MANIFEST_NAME)["kind"]
     if problems:
-        return kind, {}, [error("manifest", text, remedy) for text in problems]
-    made_of = f"what the gate let out as {kind}"
-    vouched = {name: {"sha256": sha256, "made_of": made_of} for name, sha256 in content["files"].items()}
+        return kind, [error("manifest", text, remedy) for text in problems]
     if kind != "generator":
-        return kind, vouched, []
+        return kind, []
     text = "the generator was trained on patients' images, and its owner took the risk of letting it out."
-    return kind, vouched, [warning("private.generator", text, "Read docs/README.md before you pass it on.")]
+    return kind, [warning("private.generator", text, "Read docs/README.md before you pass it on.")]
 
 
 def _metadata(folder: Path) -> tuple[Mapping[str, Any], list[Finding]]:

@@ -39,6 +39,16 @@ def test_a_copy_is_found_whatever_its_disguise(size, disguised):
     assert (found.values.amin(0) > strangers.amax(0)).all()
 
 
+@pytest.mark.parametrize("kind", [RegisteredCopies, SoftReconstructions])
+def test_a_pale_and_dark_copy_is_a_copy(kind):
+    members = People(images(8, (32, 32), 0), list("abcdefgh"))
+    attack = attack_of(kind, (32, 32))
+    index = attack.index(members)
+    strangers, pale = (attack.scores(index, x) for x in (images(4, (32, 32), 1), members.images[:3] * 0.05 - 0.8))
+    assert (pale.values.amin(0) > strangers.values.amax(0)).all()
+    assert pale.nearest.tolist() == [0, 1, 2]
+
+
 def test_soft_copies_are_found_by_the_distance():
     members = People(images(12, (32, 32), 0), [f"p{i}" for i in range(12)])
     attack = attack_of(SoftReconstructions, (32, 32))

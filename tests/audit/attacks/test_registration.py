@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from monai_plan.audit.attacks.maps import blurred, local_maps, small_greys
+from monai_plan.audit.attacks.maps import blurred, local_maps, small_greys, stretched
 from monai_plan.audit.attacks.registration import agreement, fit_motions, sampling_grids
 from monai_plan.audit.controls import moved
 from monai_plan.utils import DataError
@@ -46,6 +46,18 @@ def test_maps_know_neither_exposure_nor_contrast_and_turn_with_the_sign():
     cosine = functional.cosine_similarity(local_maps(0.5 * images).flatten(1), maps.flatten(1))
     assert (cosine > 0.97).all()
     assert local_maps(torch.zeros(1, 1, 16, 16)).abs().max() == 0
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_stretched_images_fill_the_range_whatever_they_had(size):
+    images = smooth_images(3, size)
+    wide = stretched(images)
+    torch.testing.assert_close(stretched(0.1 * images + 0.5), wide, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(stretched(-images), -wide)
+    beyond = (wide.flatten(1).abs() > 1 + 1e-5).float().mean(1)
+    assert (beyond <= 0.02).all()
+    assert (beyond > 0.01).all()
+    assert stretched(torch.full((1, 1, *size), 0.3)).abs().max() < 1e-5, "one grey stays one grey"
 
 
 def test_small_greys_keep_proportions_and_refuse_what_is_too_narrow():

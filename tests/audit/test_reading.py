@@ -1,0 +1,91 @@
+"""What is read of releases that others made: one class, other files, damaged ones, and patients who are one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from monai_plan.audit.reading import read_real, read_released
+from monai_plan.data import make_phantoms, write_image
+from monai_plan.utils import DataError
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reading")
+    return make_phantoms(folder, img_size=16, num_subjects=6, num_test_subjects=4, images_per_subject=(1, 1))
+
+
+@pytest.fixture(scope="module")
+def members(real, tmp_path_factory):
+    return read_real(real, work_dir=tmp_path_factory.mktemp("work"))[0]
+
+
+def release(folder, count=3, labels=None):
+    (folder / "images").mkdir(parents=True)
+    for number in range(count):
+        picture = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(number))
+        write_image(folder / "images" / f"{number}.png", picture)
+    if labels is not None:
+        items = [{"image": f"images/{number}.png", "label": label} for number, label in enumerate(labels)]
+        (folder / "datalist.json").write_text(json.dumps({"labels": {"0": "a", "5": "b"}, "training": items}))
+    return folder
+
+
+def test_a_release_of_one_class_is_read_with_its_names(members, tmp_path):
+    read = read_released(release(tmp_path / "r", labels=[5, 5, 5]), like=members, work_dir=tmp_path)
+    assert read.labels.tolist() == [5, 5, 5]
+    assert read.label_names == {0: "a", 5: "b"}
+    assert read.keys == ["images/0.png", "images/1.png", "images/2.png"]
+    assert not read.has_subjects
+    assert len(set(read.subjects)) == 3
+    assert read.unlisted == []
+
+
+def test_images_that_the_list_leaves_out_are_told(members, tmp_path):
+    read = read_released(release(tmp_path / "r", labels=[0]), like=members, work_dir=tmp_path)
+    assert len(read.images) == 1
+    assert [file.rsplit("/", 1)[-1] for file in read.unlisted] == ["1.png", "2.png"]
+
+
+def test_a_damaged_image_is_refused_or_left_out_by_name(members, tmp_path):
+    folder = release(tmp_path / "r")
+    (folder / "images" / "1.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("no image")
+    with pytest.raises(DataError, match=r"1\.png"):
+        read_released(folder, like=members, work_dir=tmp_path)
+    read = read_released(folder, like=members, work_dir=tmp_path, skip_bad_images=True)
+    assert read.skipped == ["images/1.png"]
+    assert read.keys == ["images/0.png", "images/2.png"]
+    assert len(read.images) == len(read.files) == len(read.digests) == 2
+
+
+def test_a_folder_without_an_image_is_refused(members, tmp_path):
+    (tmp_path / "r").mkdir()
+    with pytest.raises(DataError, match=r"neither datalist\.json nor images"):
+        read_released(tmp_path / "r", like=members, work_dir=tmp_path)
+
+
+def test_patients_who_share_a_picture_are_one_and_held_out_copies_are_left_out(real, tmp_path):
+    content = json.loads(real.read_text())
+    first, second = content["training"][0], content["training"][1]
+    for place, item in (("again.png", second), ("test.png", content["test"][0])):
+        shutil.copy(real.parent / first["image"], tmp_path / place)
+        item["image"] = str(tmp_path / place)
+    for item in (item for side in ("training", "test") for item in content[side]):
+        item["image"] = str(real.parent / item["image"])
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    members, held_out = read_real(tmp_path / "datalist.json", work_dir=tmp_path / "work")
+    assert len(members.images) == 6
+    assert len(set(members.subjects)) == 5
+    assert len(held_out.images) == 3
+    assert not set(members.digests) & set(held_out.digests)
+
+
+@pytest.mark.parametrize("size", [24, (24, 16)])
+def test_the_real_images_are_brought_to_the_size_that_is_asked_for(real, tmp_path, size):
+    for side in read_real(real, work_dir=tmp_path, img_size=size):
+        assert tuple(side.images.shape[2:]) == ((24, 24) if size == 24 else size)
