@@ -54,7 +54,7 @@ def test_one_file_of_another_depth_is_read_by_its_own(real, members, tmp_path, d
     folder = release(tmp_path / "r", count=40)
     if deep:
         for file in (folder / "images").iterdir():
-            Image.fromarray((np.asarray(Image.open(file)).astype("uint16") * 16)).save(file)
+            Image.fromarray(np.asarray(Image.open(file)).astype("uint16") * 16).save(file)
     copied = np.asarray(Image.open(real.parent / members.keys[0]))
     Image.fromarray(copied.astype("uint16") * 257).save(folder / "images" / f"{odd}.png")
     read = read_released(folder, like=members, work_dir=tmp_path)
