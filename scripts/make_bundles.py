@@ -123,7 +123,6 @@ licence of this bundle, Apache-2.0.
         "channel_max": 64,
         "total_images": 48000,
         "epoch_images": 4000,
-        "metric_images": 8000,
         "r1_weight": 0.05,
         "ema_half_life": 2000,
         "classifier_layers": [1, 1, 1, 1],

@@ -235,7 +235,8 @@ def reidentification_row(found: Sequence[Linked], *, why_not: str = "") -> Row:
         verdict=verdict,
         sentence=sentence,
         figures={
-            "p": None if verdict == "No answer" else p_value, "found": above, "tested": tested, "pairs": area, "pairs_low": low, "pairs_high": high,
+            "p": None if verdict == "No answer" else p_value, "found": above, "tested": tested,
+            "pairs": area, "pairs_low": low, "pairs_high": high,
             "second_images": trials, "second_first": first, "second_found": second, "guess": guess,
             "fewest_noticed": fewest_noticed(second, trials, needed=2),
         },

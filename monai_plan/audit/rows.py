@@ -94,7 +94,8 @@ def copy_row(attack: CopyAttack, found: CopyFindings, *, gallery: bool = True) -
         ),
         baseline="none",
         power=(
-            f"{hits} of {planted} planted copies ({by_kind}).{noticed}{_alone(attack, found, needed)} With {found.strangers} strangers, rates of "
+            f"{hits} of {planted} planted copies ({by_kind}).{noticed}"
+            f"{_alone(attack, found, needed)} With {found.strangers} strangers, rates of "
             f"false positives below {100 * smallest_rate(found.strangers):.2g} % cannot be seen."
         ),
         verdict=verdict,
@@ -127,7 +128,7 @@ def _alone(attack: CopyAttack, found: CopyFindings, needed: int) -> str:
     """How many groups an alarm takes, where one is too few whatever it shows."""
     if attack.alarm == "tail" or needed == 1:
         return ""
-    return f" One group alone cannot alarm with {found.strangers} strangers: {needed} must lie above all of them."
+    return f" One group alone cannot alarm: {needed} of {found.rank.tested} must lie above all strangers."
 
 
 def _verdict(

@@ -16,12 +16,7 @@ from monai_plan.utils import read_json
 __all__ = ["Panel", "Point", "evaluation_beside", "panels", "recalls"]
 
 EVALUATION_NAME = "evaluation.json"
-WIDTH, NAMES, LINE, TOP = (
-    360.0,
-    118.0,
-    22.0,
-    8.0,
-)  # of a panel, of its names, of a line and above the first, in its units
+WIDTH, NAMES, LINE, TOP = 360, 118, 22, 8  # of a panel, of its names, of a line and above the first, in its units
 
 
 @dataclass(frozen=True)
@@ -38,10 +33,10 @@ class Point:
 
     name: str
     text: str
-    x: float
-    low: float
-    high: float
-    y: float
+    x: int
+    low: int
+    high: int
+    y: int
     judged: bool
 
 
@@ -60,8 +55,8 @@ class Panel:
     title: str
     text: str
     points: tuple[Point, ...]
-    mark: float
-    height: float
+    mark: int
+    height: int
 
 
 def evaluation_beside(folder: str | os.PathLike[str]) -> Evaluation | None:
@@ -98,7 +93,7 @@ def panels(evaluation: Evaluation) -> tuple[Panel, ...]:
     ):
         if name in real and real[name][key]:
             ratios = [row.results[name][key] / real[name][key] for row in rows]
-            values.append((title, text, [(ratio, ratio, ratio, f"{ratio:.2f}") for ratio in ratios], 1.0))
+            values.append((title, text, [(ratio, ratio, ratio, f"{ratio:.3g}") for ratio in ratios], 1.0))
     return tuple(_panel(title, text, of_rows, mark, rows) for title, text, of_rows, mark in values)
 
 
@@ -118,12 +113,18 @@ def _panel(
     low, span = min(ends), (max(ends) - min(ends)) or 1.0
     room = WIDTH - NAMES - 96  # the values are written at the right
 
-    def place(value: float) -> float:
-        return round(NAMES + 6 + (value - low) / span * room, 1)
+    def place(value: float) -> int:
+        return round(NAMES + 6 + (value - low) / span * room)  # whole: a place tells no more digits than the text
 
     points = tuple(
         Point(
-            row.name, said, place(value), place(start), place(end), TOP + LINE * (number + 0.5), number == len(rows) - 1
+            row.name,
+            said,
+            place(value),
+            place(start),
+            place(end),
+            round(TOP + LINE * (number + 0.5)),
+            number == len(rows) - 1,
         )
         for number, (row, (value, start, end, said)) in enumerate(zip(rows, values, strict=True))
     )

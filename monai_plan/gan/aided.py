@@ -39,7 +39,12 @@ class AidedDiscriminator(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits [B, 1 + L], float32, that of ``own`` first; arguments and errors are those of the two."""
-        return torch.cat([self.own(images, labels)[:, None].float(), self.aid(images, labels)], dim=1)
+        return self.judge(images, labels)[0]
+
+    def judge(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The logits of ``forward``, and those that each class would have had from ``own``, [B, num_classes]."""
+        own, classes = self.own.judge(images, labels)
+        return torch.cat([own[:, None].float(), self.aid(images, labels)], dim=1), classes
 
 
 def gan_discriminator(

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import ignite.distributed as idist
 import torch
+import torch.nn.functional as F
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents, Trainer
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
 from monai_plan.gan.aided import AidedDiscriminator
 from monai_plan.gan.augment import AdaptiveStrength
 from monai_plan.gan.loader import ResidentLoader
 from monai_plan.gan.losses import AID_WEIGHT, gan_objective, r1_penalty
-from monai_plan.networks import StyleGAN2Generator
+from monai_plan.gan.projected import ProjectedDiscriminator
+from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
 from monai_plan.utils import ConfigError, TrainingError, derive_seed
 
 
@@ -62,6 +65,10 @@ class StyleGAN2Trainer(Trainer):
         inferer: how the generator is called, (z, generator, labels) → images.
         objective: a name in ``OBJECTIVES``.
         aid_weight: weight of the loss on pretrained features, in "aided".
+        class_weight: of the class loss in both players' losses: the cross entropy of the logits that each class has
+            from the discriminator, of real images in its loss and of generated ones in the generator's. That is the
+            auxiliary classifier of AC-GAN (arXiv 1610.09585) without a head of its own. 0 switches it off; without two
+            classes it is off.
         augment: applied to all images that the discriminator sees.
         adaptive: raises and lowers the probability of ``augment`` by the sign of D on real images.
         r1_weight: γ on real images; the objective holds γ/2 · E‖∇D‖². 0 switches it off.
@@ -94,6 +101,7 @@ class StyleGAN2Trainer(Trainer):
         inferer: Inferer | None = None,
         objective: str = "logistic",
         aid_weight: float = AID_WEIGHT,
+        class_weight: float = 0.0,
         augment: Callable[[Tensor], Tensor] | None = None,
         adaptive: AdaptiveStrength | None = None,
         r1_weight: float = 1.0,
@@ -121,6 +129,12 @@ class StyleGAN2Trainer(Trainer):
             raise ConfigError(
                 f"the objective {objective} does not go with a {type(discriminator).__name__}: aided needs an "
                 "AidedDiscriminator, the others do without; gan_discriminator makes the one that fits."
+            )
+        self.class_weight = class_weight if generator.num_classes > 1 else 0.0
+        if self.class_weight and isinstance(discriminator, ProjectedDiscriminator):
+            raise ConfigError(
+                f"class_weight is {class_weight}, but the objective {objective} has no discriminator that learns "
+                "classes from the images: set it to 0, or take another objective."
             )
         # what learns from the images alone: R1 is for it, and its opinion shows whether it knows them by heart
         self._own = discriminator.own if isinstance(discriminator, AidedDiscriminator) else discriminator
@@ -156,8 +170,10 @@ class StyleGAN2Trainer(Trainer):
         labels = batchdata["label"].to(self.state.device, non_blocking=True) if self.generator.num_classes else None
         self.generator.train()
         self.discriminator.train()
-        g_loss = self._generator_step(reals, labels)
-        d_loss, real_sign = self._discriminator_step(reals, labels)
+        with parametrize.cached():  # spectral norms once a step, not once a forward pass
+            g_loss = self._generator_step(reals, labels)
+        with parametrize.cached():
+            d_loss, real_sign = self._discriminator_step(reals, labels)
         self.state.images_seen += reals.shape[0] * idist.get_world_size()
         self._update_ema(reals.shape[0] * idist.get_world_size())
         output = {"g_loss": g_loss, "d_loss": d_loss, "real_sign": real_sign}
@@ -178,9 +194,9 @@ class StyleGAN2Trainer(Trainer):
     def _generator_step(self, reals: Tensor, labels: Tensor | None) -> Tensor:
         self.discriminator.requires_grad_(False)
         with self._autocast():
-            logits = self.discriminator(self.augment(self._fake(labels, len(reals))), labels)
+            logits, class_loss = self._judged(self.augment(self._fake(labels, len(reals))), labels)
             real_logits = self.discriminator(self.augment(reals), labels) if self.objective.in_pairs else None
-            g_loss = self.objective.g_loss(logits, real_logits)
+            g_loss = self.objective.g_loss(logits, real_logits) + class_loss
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         self.g_optimizer.zero_grad(set_to_none=True)
         g_loss.backward()
@@ -194,9 +210,9 @@ class StyleGAN2Trainer(Trainer):
         with self._autocast():
             with torch.no_grad():
                 fakes = self._fake(labels, len(reals))
-            real_logits = self.discriminator(self.augment(reals), labels)
+            real_logits, class_loss = self._judged(self.augment(reals), labels)
             fake_logits = self.discriminator(self.augment(fakes), labels)
-            d_loss = self.objective.d_loss(real_logits, fake_logits)
+            d_loss = self.objective.d_loss(real_logits, fake_logits) + class_loss
         total = d_loss
         for weight, images in ((self.r1_weight, reals), (self.r2_weight, fakes)):
             if weight != 0 and (self.state.iteration - 1) % self.r1_interval == 0:
@@ -210,6 +226,13 @@ class StyleGAN2Trainer(Trainer):
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         self.d_optimizer.step()
         return d_loss, real_sign
+
+    def _judged(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | float]:
+        """D's logits, and the class loss times its weight."""
+        if not self.class_weight or labels is None:
+            return self.discriminator(images, labels), 0.0
+        logits, classes = cast(StyleGAN2Discriminator | AidedDiscriminator, self.discriminator).judge(images, labels)
+        return logits, self.class_weight * F.cross_entropy(classes, labels)
 
     def _penalty(self, images: Tensor, labels: Tensor | None) -> Tensor:
         images = images.detach().requires_grad_(True)

@@ -562,6 +562,13 @@ class StyleGAN2Discriminator(nn.Module):
         Raises:
             ValueError: if labels are missing or out of range.
         """
+        return self.judge(images, labels)[0]
+
+    def judge(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The logits of ``forward``, and those that each class would have had, [B, max(num_classes, 1)].
+
+        By Bayes' rule the latter, seen as those of a classifier, tell the class of an image (arXiv 1802.05637).
+        """
         x = activate(self.from_image(fast_layout(images), self.from_image_bias, gain=GAIN), gain=1.0)
         for block in self.blocks:
             x = block(x)
@@ -570,6 +577,7 @@ class StyleGAN2Discriminator(nn.Module):
             x = activate(self.conv(x, self.bias, gain=GAIN), gain=1.0)
             x = self.out(activate(self.fc(x.flatten(1))))
             if self.embed is None:
-                return x.squeeze(1)
-            target = _second_moment(self.embed(one_hot_labels(labels, self.num_classes, images.shape[0])))
-            return (x * target).sum(1) / math.sqrt(x.shape[1])
+                return x.squeeze(1), x
+            targets = _second_moment(self.embed(torch.eye(self.num_classes, device=x.device)))
+            logits = x @ targets.T / math.sqrt(x.shape[1])
+            return (logits * one_hot_labels(labels, self.num_classes, len(x))).sum(1), logits

@@ -132,9 +132,10 @@ def test_a_biased_split_silences_a_small_p_by_rank_and_no_copy(tmp_path):
 
 def test_a_row_says_where_to_look_and_when_one_group_is_too_few(tmp_path):
     found = find(tmp_path, RankedPixels(), held_out=people(20, 11))
-    assert "One group alone cannot alarm with 80 strangers: 2 must lie" in copy_row(RankedPixels(), found).power
+    assert "One group alone cannot alarm: 5 of 50 must lie above" in copy_row(RankedPixels(), found).power
     assert "One group alone" not in copy_row(NearestPixels(), found).power
-    assert "One group alone" not in copy_row(RankedPixels(), find(tmp_path, RankedPixels())).power
+    alone = find(tmp_path, RankedPixels(), released=people(1, 6).images)
+    assert "One group alone" not in copy_row(RankedPixels(), alone).power
     alarm = replace(found, p_values=(1e-9, *found.p_values[1:]))
     assert "exposed.png" in copy_row(NearestPixels(), alarm).sentence
     assert "run again with --private" in copy_row(NearestPixels(), alarm, gallery=False).sentence

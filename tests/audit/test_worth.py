@@ -41,7 +41,7 @@ def test_every_measure_is_a_panel_of_all_rows():
     assert [point.text for point in found[0].points] == ["95.0 ± 7.1 %", "70.0 %"]
     assert found[0].mark == found[0].points[0].x
     assert found[1].mark == found[1].points[1].x, "a guess"
-    assert [point.text for point in found[2].points] == ["1.00", "1.50"]
+    assert [point.text for point in found[2].points] == ["1", "1.5"]
     assert found[3].points[1].x > found[3].mark
 
 

@@ -9,6 +9,7 @@ import torch
 from gan_fakes import On, make_discriminator, make_trainer
 from monai.engines import IterationEvents
 from torch.nn.functional import relu, softplus
+from torch.nn.utils import parametrize
 
 from monai_plan.gan import (
     OBJECTIVES,
@@ -96,7 +97,8 @@ def test_the_objective_by_hand():
     with torch.no_grad():
         fakes = trainer.generator(torch.randn(4, 5), labels)
     reals = reals.clone().requires_grad_()
-    real, fake = network(reals, labels), network(fakes, labels)
+    with parametrize.cached():
+        real, fake = network(reals, labels), network(fakes, labels)
     loss = softplus(-real[:, 0]).mean() + softplus(fake[:, 0]).mean()
     loss = loss + 0.5 * (relu(1 - real[:, 1:]).mean() + relu(1 + fake[:, 1:]).mean())
     (slope,) = torch.autograd.grad(network.own(reals, labels).sum(), reals, create_graph=True)
@@ -108,6 +110,18 @@ def test_the_objective_by_hand():
         torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-5, msg=name)
     assert any(g.abs().max() > 1e-4 for name, g in found["gradients"].items() if name.startswith("aid."))
     assert trainer.state.output["real_sign"] == real[:, 0].sign().mean()
+
+
+def test_spectral_norms_are_found_once_a_step():
+    """One step is of G, one of D, which judges real and generated images: in both the same weights."""
+    trainer = make_trainer(objective="aided", max_epochs=2, num_images=4)
+    found = []
+    normed = [module for module in trainer.discriminator.modules() if parametrize.is_parametrized(module)]
+    for module in normed:
+        module.parametrizations.weight[0].register_forward_hook(lambda *given: found.append(given))
+    trainer.run()
+    assert len(normed) > 0
+    assert len(found) == len(normed) * 2 * trainer.state.iteration
 
 
 def test_augmentation_follows_the_own_discriminator():

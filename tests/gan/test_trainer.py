@@ -9,7 +9,7 @@ import math
 
 import pytest
 import torch
-from gan_fakes import PLAYED, On, make_trainer
+from gan_fakes import PLAYED, On, make_discriminator, make_trainer
 from ignite.engine import Events
 from monai.engines import IterationEvents
 from torch.utils.data import DataLoader
@@ -192,6 +192,51 @@ def test_generator_objective_by_hand(monkeypatch):
     expected = torch.autograd.grad(loss, list(generator.parameters()))
     for (name, gradient), wanted in zip(gradients.items(), expected, strict=True):
         torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("objective", ["logistic", "aided", "relativistic"])
+def test_the_class_loss_by_hand(objective):
+    """Each player's loss grows by the cross entropy of the logits that each class would have: of fakes, of reals."""
+    outputs, judged = [], []
+    for weight in (0.0, 0.7):
+        keep = On(Events.ITERATION_COMPLETED, lambda engine: outputs.append(engine.state.output))
+        trainer = make_trainer(objective=objective, lr=0.0, num_images=4, class_weight=weight, handlers=[keep])
+        original = trainer._judged
+        trainer._judged = lambda *given, of=original: judged.append(given) or of(*given)
+        trainer.run()
+    wanted = [
+        0.7 * torch.nn.functional.cross_entropy(trainer.discriminator.judge(images, labels)[1], labels)
+        for images, labels in judged[2:]
+    ]
+    found = [outputs[1][name] - outputs[0][name] for name in ("g_loss", "d_loss")]
+    torch.testing.assert_close(torch.stack(found), torch.stack(wanted).detach(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_classes", [0, 1])
+def test_without_two_classes_there_is_no_class_loss(num_classes, monkeypatch):
+    monkeypatch.setattr(trainer_module.F, "cross_entropy", None)
+    data = [{"image": torch.zeros(1, 8, 8), "label": 0}] * 4
+    trainer = make_trainer(num_classes=num_classes, class_weight=0.3)
+    trainer.data_loader = DataLoader(data, batch_size=2)
+    trainer.run()
+
+
+def test_the_class_loss_needs_a_discriminator_that_learns_from_images():
+    discriminator = make_discriminator(objective="aided").aid
+    with pytest.raises(ConfigError, match="class_weight is 0"):
+        make_trainer(objective="hinge", discriminator=discriminator, class_weight=0.3)
+
+
+@pytest.mark.parametrize("objective", ["logistic", "aided"])
+def test_the_class_loss_teaches_the_classes(objective):
+    """A real image of another class than the one that is asked for is told from its own."""
+    labels = torch.arange(16) % 2
+    images = (labels * 2.0 - 1)[:, None, None, None] * torch.linspace(-0.9, 0.9, 8).expand(16, 1, 8, 8)
+    trainer = make_trainer(
+        objective=objective, images=images, batch_size=8, lr=0.0, d_lr=0.005, max_epochs=20, class_weight=1.0
+    )
+    trainer.run()
+    assert (trainer.discriminator.judge(images, labels)[1].argmax(1) == labels).all()
 
 
 @pytest.mark.parametrize(("half_life", "rampup"), [(10.0, 0.5), (10_000, 0.05)])

@@ -303,6 +303,20 @@ def test_shapes(spatial_dims, img_size, img_channels, num_classes):
     assert unused == []
 
 
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_the_logit_that_every_class_would_have(spatial_dims):
+    torch.manual_seed(0)
+    discriminator = StyleGAN2Discriminator(spatial_dims, 8, 1, 3, channel_base=64, channel_max=8)
+    images = torch.rand(4, 1, *(8,) * spatial_dims) * 2 - 1
+    logits, classes = discriminator.judge(images, torch.tensor([0, 2, 1, 1]))
+    torch.testing.assert_close(classes[torch.arange(4), [0, 2, 1, 1]], logits)
+    for label in range(3):
+        torch.testing.assert_close(classes[:, label], discriminator(images, torch.full((4,), label)))
+    alone = StyleGAN2Discriminator(spatial_dims, 8, 1, 0, channel_base=64, channel_max=8)
+    logits, classes = alone.judge(images)
+    assert torch.equal(classes[:, 0], logits)
+
+
 @pytest.mark.parametrize(("spatial_dims", "img_size", "img_channels", "num_classes"), NETWORKS)
 def test_generator_is_synthesis_after_mapping(spatial_dims, img_size, img_channels, num_classes):
     generator = with_noise(make_generator(spatial_dims, img_size, img_channels, num_classes)).eval()

@@ -103,7 +103,7 @@ class AuditStage:
             page_file=self.page_file,
             results_file=self.results_file,
             report_page=self.report_page,
-            evaluation=evaluation,
+            evaluation=evaluation.released(),
         )
         write_gallery(exposed, released=released, members=members, folder=self.gallery_dir)
         write_reading(released, held_out, secret=release_secret(secret_file), folder=self.gallery_dir)
