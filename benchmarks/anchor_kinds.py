@@ -48,18 +48,19 @@ from monai_plan.utils import load_artifact, save_artifact
 RANDOM = {"anchor_kind": "prior", "prior_candidates": 1, "prior_class_probability": 0.0, "prior_latent_share": 0.0}
 SELECTED = {"anchor_kind": "prior"}
 AVERAGE = {"anchor_kind": "k_same"}
-ALONE, LINEAR, PLAN_20 = {"walk_kind": "none"}, {"walk_steps": 0, "walk_coarse_points": 0}, {"walk_steps": 20}
+ALONE, PLAN = {"walk_kind": "none"}, {"walk_kind": "plan"}
+LINEAR, PLAN_20 = {**PLAN, "walk_steps": 0, "walk_coarse_points": 0}, {**PLAN, "walk_steps": 20}
 WAYS: dict[str, dict[str, Any]] = {
     "random": {**RANDOM, **ALONE},
     "sure": {**RANDOM, **ALONE, "prior_class_probability": 0.9},
     "selected": {**SELECTED, **ALONE},
     "linear, random": {**RANDOM, **LINEAR},
-    "PLAN, random": RANDOM,
+    "PLAN, random": {**RANDOM, **PLAN},
     "linear, selected": {**SELECTED, **LINEAR},
     "PLAN 20, selected": {**SELECTED, **PLAN_20},
-    "PLAN, selected": SELECTED,
+    "PLAN, selected": {**SELECTED, **PLAN},
     "linear, average": {**AVERAGE, **LINEAR},
-    "PLAN, average": AVERAGE,
+    "PLAN, average": {**AVERAGE, **PLAN},
 }
 DRAWS = 2000
 

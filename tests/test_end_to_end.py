@@ -127,7 +127,7 @@ def test_the_evaluation_has_the_rows_of_the_paper(finished: Path) -> None:
     rows = ["real", "linear", "selection", "k-same", "PLAN"]
     assert [row.name for row in evaluation.rows] == rows
     for row in evaluation.rows:
-        assert list(row.results) == ["utility", "membership", "fidelity", "distance", "identity"]
+        assert list(row.results) == ["utility", "classes", "membership", "fidelity", "distance", "identity"]
         for measure, score in (("utility", "accuracy"), ("utility", "auc"), ("membership", "accuracy")):
             values = row.results[measure][score]
             assert len(values) == TINY["evaluation_seeds"]

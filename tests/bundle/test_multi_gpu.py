@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ def test_torchrun_trains_and_only_the_first_rank_writes(tmp_path: Path) -> None:
     options = {
         "bundle_root": BUNDLE, "dataset_dir": tmp_path / "data", "output_dir": tmp_path / "out", "backend": "gloo",
         "img_size": "[16,16]", "total_images": 16, "epoch_images": 8, "batch_size": 2, "metric_images": 8,
-        "channel_base": 64, "channel_max": 8, "z_dim": 8, "w_dim": 8, "tensorboard": False,
+        "channel_base": 64, "channel_max": 8, "z_dim": 8, "w_dim": 8, "tensorboard": False, "use_best": False,
     }  # fmt: skip
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
@@ -61,6 +62,10 @@ def test_torchrun_does_as_one_process_does(stage: str, finished: Path, patients:
     reads, changes, (kind, name, num_parts) = STAGES[stage]
     known = {key: value for key, value in TINY.items() if key != "device"}
     alone, shared = tmp_path / "alone", tmp_path / "shared"
+    # every state of a progress bar as a line of the log, in all processes, to see how the work is shared
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text("import monai_plan.progress as p\np.LINE_SECONDS = 0.0\n")
+    places = os.pathsep.join([str(tmp_path / "site"), *sys.path])
     for output in (alone, shared):
         (output / "private").mkdir(parents=True)
         for file in reads:
@@ -72,9 +77,11 @@ def test_torchrun_does_as_one_process_does(stage: str, finished: Path, patients:
         arguments = [str(part) for key, value in options.items() for part in (f"--{key}", value)]
         paths = json.dumps([str(BUNDLE / "configs" / config) for config in configs])
         command = [sys.executable, *torchrun, "-m", "monai.bundle", "run", "--config_file", paths, *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=900, env={**os.environ, "PYTHONPATH": places}
+        )
         assert done.returncode == 0, done.stderr[-3000:]
-    assert "share of 1 of 2 ranks" in done.stderr
+        assert ("share of 1 of 2 ranks" in done.stdout) == (output == shared)
     written = [sorted(path.name for path in (output / "private" / stage).iterdir()) for output in (alone, shared)]
     assert written[0] == written[1]
     assert num_parts in (None, len(written[0]))

@@ -112,7 +112,7 @@ def test_a_folder_in_the_place_of_a_file(tmp_path: Path, pictures: Path, capsys,
     ],
 )
 def test_what_goes_wrong_with_a_disk_has_a_remedy(capsys, monkeypatch, number: int, remedy: str) -> None:
-    def refuse(output_dir: str) -> None:
+    def refuse(output_dir: str, **options: object) -> None:
         raise OSError(number, os.strerror(number), "/mnt/x/a.pt")
 
     monkeypatch.setattr(monai_plan.bundle.quickstart, "quickstart", refuse)
