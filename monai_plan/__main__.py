@@ -275,7 +275,7 @@ def _datalist(kind: str, **options: Any) -> None:
 def _audit(release: str, real: str, fail_on: Sequence[str] = (), generator: str | None = None, **options: Any) -> int:
     from monai_plan.audit.command import audit_release, check_conditions, failures
 
-    check_conditions(fail_on)
+    check_conditions(fail_on, generator=generator is not None)
     if generator is not None:
         from monai_plan.bundle.projector import FileProjector
 
@@ -408,7 +408,7 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
         {
             "--release": ("folder of images, with a data list or without", _NEEDED | {"metavar": "DIR"}),
             "--real": (
-                'data list of the real images: "training" took part, "test" did not',
+                'data list of the real images, or its folder: "training" took part, "test" did not',
                 _NEEDED | {"metavar": "DATALIST"},
             ),
             "--private": (
@@ -424,7 +424,8 @@ _COMMANDS: dict[str, tuple[str, Callable[..., int | None], dict[str, _Argument]]
             "--weights": ("EfficientNet-lite0's file (default: installed)", _PATH | {"metavar": "FILE"}),
             "--seed": ("seed of all that is drawn (default: 0)", _INT),
             "--fail_on": (
-                'exit with 3 if it holds, such as "copies.p<0.05"; may be given several times',
+                "exit with 3 if it holds: verdict (unless nothing was found), or a figure of audit.json such as "
+                '"exclusion.p<0.05" (also where its row has no answer); may be given several times',
                 {"action": "append", "metavar": "CONDITION"},
             ),
         },

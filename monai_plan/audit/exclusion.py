@@ -10,7 +10,9 @@ from monai_plan.audit.rows import Row
 from monai_plan.audit.statistics import exact_interval, rank_test, smallest_rate
 from monai_plan.metrics import nearest_real_images
 
-__all__ = ["exclusion_row", "of_nearness"]
+__all__ = ["EXCLUSION_FIGURES", "exclusion_row", "of_nearness"]
+
+EXCLUSION_FIGURES = ("p", "held_out", "held_out_low", "held_out_high", "members", "members_low", "members_high")
 
 
 def exclusion_row(embedder: Embedder, *, members: People, held_out: People, released: Tensor) -> Row:

@@ -12,7 +12,9 @@ from monai_plan.audit.attacks import People
 from monai_plan.audit.rows import LEAKS, Row
 from monai_plan.audit.statistics import area_under_curve, exact_interval, residual_risk, smallest_rate, wilson_interval
 
-__all__ = ["differencing_row", "generator_row", "membership_row"]
+__all__ = ["GENERATOR_FIGURES", "differencing_row", "generator_row", "membership_row"]
+
+GENERATOR_FIGURES = ("area", "area_low", "area_high")
 
 
 def membership_row(released: Mapping[str, Any], real: Mapping[str, Any]) -> Row:

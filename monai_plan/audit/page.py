@@ -36,7 +36,7 @@ def write_audit(
     report_page: str | None = None,
     evaluation: Evaluation | None = None,
 ) -> None:
-    """Write the page, one file that works offline, and the JSON beside it. Neither holds a pixel or a file's name.
+    """Write the page, one file that works offline, and the JSON beside it. Neither holds a pixel or a real file's name.
 
     Args:
         audit: what was found.

@@ -183,6 +183,7 @@ def audit(
     parameters: Mapping[str, str] | None = None,
     files: Mapping[str, str] | None = None,
     real_digest: str | None = None,
+    gallery: bool = True,
     seed: int = 0,
     device: torch.device | str = "cpu",
     progress: bool = True,
@@ -198,6 +199,7 @@ def audit(
         further: rows of attacks that need more than images.
         parameters: what made the release, for the report; "k" stands on its first screen.
         files, real_digest: see ``Audit``.
+        gallery: whether there will be a gallery of exposed patients, at which rows may tell the reader to look.
         seed: of everything that is drawn.
         device: where features are computed.
         progress: show a progress bar.
@@ -226,7 +228,7 @@ def audit(
             cache_dir=Path(cache_dir),
             seed=seed,
         )
-        rows.append(copy_row(played, found[attack.name]))
+        rows.append(copy_row(played, found[attack.name], gallery=gallery))
     rows.append(_reidentified(embedders["copies"], people, released.images, groups, seed=seed))
     rows.append(exclusion_row(distances, members=people[0], held_out=people[1], released=released.images))
     result = Audit(

@@ -14,20 +14,20 @@ from torch import Tensor
 
 from monai_plan.data import (
     CheckedDataset,
-    LoadShownImaged,
-    ScaleShownd,
-    choose_scaling,
     inspect_datalist,
     read_datalist,
     write_datalist,
 )
 from monai_plan.data.datalist import DATALIST_NAME
+from monai_plan.data.header import ImageHeader
+from monai_plan.data.intensity import LoadNamedImaged, ScaleByFiled, scaling_by_file
 from monai_plan.data.reader import image_kind
 from monai_plan.utils import DataError, files_below, read_json
 
 __all__ = ["ReadImages", "read_real", "read_released"]
 
 SECTIONS = ("training", "test")
+TEXTS = (".json", ".html", ".md", ".txt", ".csv", ".tsv", ".yaml", ".yml", ".log")  # beside a release: no pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +44,11 @@ class ReadImages:
         name: of the data set.
         files: the absolute path of each.
         digests: of the pixels of each as they were read: equal for equal pictures.
-        skipped: files that could not be read.
+        skipped: files that could not be read, by the path below the folder of a release; empty for one that lies
+            elsewhere, and for real ones.
         unlisted: image files in the folder of a release that its data list does not name.
+        unread: suffixes of further files in the folder of a release, of no kind that is read, one for each file.
+        depths: how values are stored, such as "8 bits"; several where files differ.
     """
 
     images: Tensor
@@ -59,6 +62,8 @@ class ReadImages:
     digests: Sequence[str] = ()
     skipped: Sequence[str] = ()
     unlisted: Sequence[str] = ()
+    unread: Sequence[str] = ()
+    depths: Sequence[str] = ()
 
 
 def read_real(
@@ -73,7 +78,7 @@ def read_real(
     Patients who share a picture count as one, and a held-out picture that a member has as well is left out.
 
     Args:
-        datalist_file: the data list.
+        datalist_file: the data list, or the folder that holds it (``datalist.json``).
         work_dir: private folder for a copy of the list.
         img_size: elements of each axis; None chooses a size that fits the files, see ``inspect_datalist``.
         skip_bad_images: leave out what cannot be read, instead of ending with an error.
@@ -81,6 +86,9 @@ def read_real(
     Raises:
         DataError: as ``CheckedDataset``; if there is no section ``test``.
     """
+    datalist_file = Path(datalist_file)
+    if datalist_file.is_dir():
+        datalist_file = datalist_file / DATALIST_NAME
     datalist = read_datalist(datalist_file)
     if not datalist.sections.get("test"):
         raise DataError(
@@ -120,7 +128,8 @@ def read_released(
     path = Path(path)
     named = path if path.is_file() else path / DATALIST_NAME
     folder = path.parent if path.is_file() else path
-    images = [os.path.abspath(file) for file in files_below(folder) if image_kind(file)] if folder.is_dir() else []
+    below = [os.path.abspath(file) for file in files_below(folder)] if folder.is_dir() else []
+    images = [file for file in below if image_kind(file)]
     if named.is_file():
         datalist = read_datalist(named)
         items, labels, has_subjects = datalist.sections["training"], datalist.labels, datalist.has_subjects
@@ -134,8 +143,18 @@ def read_released(
     listed = _listed(Path(work_dir) / "released.json", {"training": items}, has_subjects=has_subjects)
     size, channels = tuple(like.images.shape[2:]), like.images.shape[1]
     checked = _checked(listed, "training", size, channels, skip_bad_images)
-    unlisted = sorted(set(images) - {item["image"] for item in items})
-    return _as_read(checked, listed, items, labels, name=name, unlisted=unlisted)
+    taken = {item["image"] for item in items}
+    unread = sorted({*below} - {*images} - taken - {file for file in below if file.lower().endswith(TEXTS)})
+    return _as_read(
+        checked,
+        listed,
+        items,
+        labels,
+        name=name,
+        folder=folder,
+        unlisted=sorted(set(images) - taken),
+        unread=[Path(file).suffix.lower() for file in unread],
+    )
 
 
 def _listed(file: Path, sections: dict[str, list[dict[str, Any]]], *, has_subjects: bool) -> Path:
@@ -160,12 +179,15 @@ def _checked(
     merge: bool = False,
     known: Sequence[str] = (),
 ) -> CheckedDataset:
-    scaling = choose_scaling(datalist_file=listed)
     return CheckedDataset(
         datalist_file=listed,
         section=section,
         transform=Compose(
-            [LoadShownImaged("image"), Resized("image", spatial_size=size, mode="area"), ScaleShownd("image", scaling)]
+            [
+                LoadNamedImaged("image"),
+                Resized("image", spatial_size=size, mode="area"),
+                ScaleByFiled("image", scaling_by_file(listed)),
+            ]
         ),
         img_size=size,
         img_channels=channels,
@@ -184,7 +206,9 @@ def _as_read(
     label_names: dict[int, str],
     *,
     name: str,
+    folder: Path | None = None,
     unlisted: Sequence[str] = (),
+    unread: Sequence[str] = (),
 ) -> ReadImages:
     """What was read, by the names and classes of the data list that it came from."""
     place = {item["image"]: item for item in items}
@@ -192,7 +216,7 @@ def _as_read(
     def found(key: str) -> dict[str, Any]:
         return place[os.path.normpath(listed.absolute().parent / key)]
 
-    kept = [found(key) for key in checked.keys]
+    kept, headers = [found(key) for key in checked.keys], inspect_datalist(listed).headers
     labels = torch.tensor([item["label"] for item in kept]) if label_names else None
     return ReadImages(
         images=checked.images[:],
@@ -204,9 +228,21 @@ def _as_read(
         name=name,
         files=[item["image"] for item in kept],
         digests=checked.digests,
-        skipped=[found(key)["key"] for key, _ in checked.skipped],
+        skipped=[_below(found(key)["image"], folder) for key, _ in checked.skipped],
         unlisted=unlisted,
+        unread=unread,
+        depths=sorted({_depth(headers[item["image"]]) for item in kept}),
     )
+
+
+def _below(file: str, folder: Path | None) -> str:
+    """The path below a folder, or nothing: what lies elsewhere may name a person or a machine."""
+    base = None if folder is None else folder.absolute()
+    return Path(file).relative_to(base).as_posix() if base is not None and Path(file).is_relative_to(base) else ""
+
+
+def _depth(header: ImageHeader) -> str:
+    return "real numbers" if header.bits is None else f"{header.bits} bits"
 
 
 def _name(datalist_file: str | os.PathLike[str]) -> str:

@@ -28,7 +28,12 @@ from monai_plan.audit.statistics import (
 )
 from monai_plan.utils import seeded_generator
 
-__all__ = ["Linked", "halves", "learn_metric", "link", "reidentification_row"]
+__all__ = ["REIDENTIFICATION_FIGURES", "Linked", "halves", "learn_metric", "link", "reidentification_row"]
+
+REIDENTIFICATION_FIGURES = (
+    "p", "found", "tested", "pairs", "pairs_low", "pairs_high",
+    "second_images", "second_first", "second_found", "guess", "fewest_noticed",
+)  # fmt: skip
 
 FEWEST_PAIRED = 10  # patients with several images in each half
 LONGEST, CELLS = 64, 4  # elements of an image's longest axis, and places per axis at which its features are averaged
@@ -230,7 +235,8 @@ def reidentification_row(found: Sequence[Linked], *, why_not: str = "") -> Row:
         verdict=verdict,
         sentence=sentence,
         figures={
-            "p": p_value, "found": above, "tested": tested, "pairs": area, "pairs_low": low, "pairs_high": high,
+            "p": None if verdict == "No answer" else p_value, "found": above, "tested": tested,
+            "pairs": area, "pairs_low": low, "pairs_high": high,
             "second_images": trials, "second_first": first, "second_found": second, "guess": guess,
             "fewest_noticed": fewest_noticed(second, trials, needed=2),
         },

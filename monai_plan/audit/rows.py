@@ -16,12 +16,17 @@ from monai_plan.audit.statistics import (
     wilson_interval,
 )
 
-__all__ = ["ATTENTION", "CATEGORIES", "ENOUGH", "LEAKS", "Row", "copy_row"]
+__all__ = ["ATTENTION", "CATEGORIES", "COPY_FIGURES", "ENOUGH", "LEAKS", "Row", "copy_row"]
 
 ATTENTION = 0.05  # p below which a row asks to be looked at, though it does not alarm
 ENOUGH = 0.8  # of the planted copies of a disguise that an attack must find, or it has no say
 LEAKS = "If the generator leaks"  # the verdict of rows that say nothing of the release by itself
 CATEGORIES = ("singling out", "linkability", "inference")  # Article 29 Working Party, opinion 05/2014 (WP216)
+COPY_FIGURES = (  # and of every disguise what was found of those planted, such as "planted_exact"
+    "p", "found", "tested", "rate", "rate_low", "rate_high", "residual_risk", "residual_risk_low",
+    "residual_risk_high", "rank_p", "rank_above", "strangers", "control_found", "control_tested", "planted_found",
+    "planted", "fewest_noticed", "bias",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,14 @@ class Row:
     told_by_generator: bool = False
 
 
-def copy_row(attack: CopyAttack, found: CopyFindings) -> Row:
-    """The row of an attack on copies."""
+def copy_row(attack: CopyAttack, found: CopyFindings, *, gallery: bool = True) -> Row:
+    """The row of an attack on copies.
+
+    Args:
+        attack: the attack.
+        found: what it found.
+        gallery: whether there is a private folder, which shows who was found.
+    """
     hits, planted = found.num_planted
     tail = attack.alarm == "tail"
     alarming = found.num_alarming if tail else found.rank.above
@@ -67,7 +78,7 @@ def copy_row(attack: CopyAttack, found: CopyFindings) -> Row:
     share = exact_interval(alarming, tested)
     needed = 1 if tail else _needed(found)
     fewest = fewest_noticed(hits, planted, needed=needed)
-    verdict, sentence = _verdict(attack, found, p_value, fewest)
+    verdict, sentence = _verdict(attack, found, p_value, fewest, gallery=gallery)
     by_kind = ", ".join(f"{kind} {part.hits} of {part.trials}" for kind, part in found.planted.items())
     noticed = "" if fewest is None else f" Fewer than {fewest} would not be noticed."
     residual = residual_risk(wilson_interval(alarming, tested), _wilson(found.control))
@@ -83,13 +94,14 @@ def copy_row(attack: CopyAttack, found: CopyFindings) -> Row:
         ),
         baseline="none",
         power=(
-            f"{hits} of {planted} planted copies ({by_kind}).{noticed} With {found.strangers} strangers, rates of "
+            f"{hits} of {planted} planted copies ({by_kind}).{noticed}"
+            f"{_alone(attack, found, needed)} With {found.strangers} strangers, rates of "
             f"false positives below {100 * smallest_rate(found.strangers):.2g} % cannot be seen."
         ),
         verdict=verdict,
         sentence=sentence,
         figures={
-            "p": p_value,
+            "p": None if verdict == "No answer" else p_value,
             "found": alarming,
             "tested": tested,
             "rate": share.value,
@@ -112,19 +124,31 @@ def copy_row(attack: CopyAttack, found: CopyFindings) -> Row:
     )
 
 
-def _verdict(attack: CopyAttack, found: CopyFindings, p_value: float, fewest: int | None) -> tuple[str, str]:
+def _alone(attack: CopyAttack, found: CopyFindings, needed: int) -> str:
+    """How many groups an alarm takes, where one is too few whatever it shows."""
+    if attack.alarm == "tail" or needed == 1:
+        return ""
+    return f" One group alone cannot alarm: {needed} of {found.rank.tested} must lie above all strangers."
+
+
+def _verdict(
+    attack: CopyAttack, found: CopyFindings, p_value: float, fewest: int | None, *, gallery: bool
+) -> tuple[str, str]:
     hits, planted = found.num_planted
-    if p_value < ALARM:
+    # a copy that stands out alone is one whatever the split; that many lie a little nearer may be the split itself
+    if p_value < ALARM and not (found.biased and attack.alarm == "rank"):
         who = (
             f"{_images(found.num_alarming)} one patient more than any of {found.strangers} strangers' images does"
             if attack.alarm == "tail"
             else f"{found.rank.above} of {found.rank.tested} groups of images lie nearer to one patient than any of "
             f"{found.strangers} strangers does"
         )
-        return "Alarm", f"Alarm: {who} (p = {_p(p_value)}). Look at exposed.png in the private folder; do not release."
+        look = "Look at exposed.png in the private folder" if gallery else "To see who, run again with --private"
+        return "Alarm", f"Alarm: {who} (p = {_p(p_value)}). {look}; do not release."
     if found.biased:
+        small = f", though p = {_p(p_value)}" if p_value < ALARM else ""
         return "No answer", (
-            "No answer: held-out patients and those who took part differ by more than chance "
+            f"No answer{small}: held-out patients and those who took part differ by more than chance "
             f"(area under the curve {found.bias}), so what tells them apart may not be the release. Split the data "
             "list anew by patient, all images made and processed alike."
         )
@@ -149,6 +173,8 @@ def _verdict(attack: CopyAttack, found: CopyFindings, p_value: float, fewest: in
             if not weak
             else (f"{sentence} Fewer than {fewest} would not be noticed.")
         )
+    if attack.limits:
+        sentence = f"{sentence} Not looked for: {attack.limits}."
     attention = min(p_value, found.rank.p_value)
     if attention < ATTENTION:
         return "Attention", (

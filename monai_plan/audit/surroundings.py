@@ -18,6 +18,7 @@ __all__ = ["ClassFindings", "by_class", "joined_groups", "notes_on"]
 SAME = 0.98  # correlation of two released images' maps from which they count as one picture
 FEW = 20  # groups of released images, below which a note says so
 NAMED = 3  # files that a note names
+FLAT = 1e-3  # of values in [-1, 1], between which an image shows nothing
 AT_ONCE = 512  # images that are compared with all others together
 
 
@@ -81,7 +82,8 @@ def notes_on(released: ReadImages, members: ReadImages, held_out: ReadImages, *,
     notes = []
     for side, told in ((released, "of the release"), (members, "of those who took part"), (held_out, "held out")):
         if side.skipped:
-            names = f": {_few(side.skipped)}" if side is released else ""
+            below = [file for file in side.skipped if file]
+            names = f": {_few(below, len(side.skipped))}" if side is released and below else ""
             notes.append(
                 f"{_count(len(side.skipped), 'file')} {told} could not be read and had no part in this{names}."
             )
@@ -90,11 +92,25 @@ def notes_on(released: ReadImages, members: ReadImages, held_out: ReadImages, *,
             f"{_count(len(released.unlisted), 'image file')} in the folder of the release had no part in this, for its "
             "data list does not name them: audit them too, or take them out."
         )
+    if released.unread:
+        kinds = _few(sorted({kind or "no suffix" for kind in released.unread}))
+        notes.append(
+            f"{_count(len(released.unread), 'file')} in the folder of the release ({kinds}) had no part in this, for "
+            "nothing here reads that kind: save images as PNG or NIfTI, or take them out."
+        )
+    if len(released.depths) > 1:
+        notes.append(
+            f"The release mixes files of {' and of '.join(released.depths)}: each was read by its own depth. Whoever "
+            "saves a data set saves all files alike; ask where the others come from."
+        )
+    flat = int((released.images.flatten(1).amax(1) - released.images.flatten(1).amin(1) < FLAT).sum())
+    if flat:
+        notes.append(f"{_count(flat, 'released image')} of one grey value: nothing in it can be compared.")
     own = len(set(released.subjects))
     if num_groups < own:
         notes.append(
             f"Many released images are the same picture or nearly so: {len(released.images)} images count as "
-            f"{num_groups} groups."
+            f"{_count(num_groups, 'group')}."
         )
     if num_groups < FEW:
         notes.append(
@@ -119,6 +135,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+def _few(names: Sequence[str], count: int | None = None) -> str:
+    """The first names, and how many more of ``count`` there are."""
+    more = (len(names) if count is None else count) - len(names[:NAMED])
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more else "")

@@ -10,6 +10,7 @@ from torch import Tensor
 from monai_plan.latent import InversionSettings, LatentInverter
 from monai_plan.metrics import RandomFeatureEmbedding
 from monai_plan.networks import load_generator
+from monai_plan.utils import ArtifactError, ConfigError
 
 __all__ = ["FileProjector"]
 
@@ -25,11 +26,20 @@ class FileProjector:
         device: where to compute.
 
     Raises:
-        ArtifactError: if the file is missing, damaged or holds no generator.
+        ArtifactError: if the file is missing.
+        ConfigError: if it holds no generator, or is damaged.
     """
 
     def __init__(self, file: str | os.PathLike[str], *, seed: int = 0, device: torch.device | str = "cpu") -> None:
-        generator = load_generator(file)
+        try:
+            generator = load_generator(file)
+        except ArtifactError as error:
+            if not os.path.isfile(file):
+                raise
+            raise ConfigError(
+                f"{file} is no generator, or was damaged: give --generator the model.pt of the run, such as "
+                "OUT/private/model.pt."
+            ) from error
         self.img_size, self.img_channels = tuple(generator.img_size), generator.img_channels
         self.num_classes = generator.num_classes
         settings = InversionSettings.fast(steps=STEPS, lr=RATE, starts=1)

@@ -6,7 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,8 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from monai_plan.data.facts import DatalistFacts, inspect_datalist
+from monai_plan.data.header import ImageHeader
+from monai_plan.data.reader import LoadShownImaged
 from monai_plan.utils import ConfigError
 
 INTENSITIES = ("auto", "range", "window", "percentiles")
@@ -24,6 +26,7 @@ INTENSITIES = ("auto", "range", "window", "percentiles")
 CT_WINDOW = (-1000.0, 400.0)  # Hounsfield units: air to dense tissue
 WITHOUT_SCALE = ("MR", "PT", "NM")  # modalities whose values mean nothing from one patient to the next
 RARE = 0.05  # share of files; so few of their kind do not decide for all
+PERCENTILES = (0.5, 99.5)
 BIT_DEPTHS = (8, 10, 12, 14, 15, 16)
 
 logger = logging.getLogger(__name__)
@@ -56,7 +59,7 @@ def choose_scaling(
     datalist_file: str | os.PathLike[str],
     intensity: str = "auto",
     intensity_range: Sequence[float] | None = None,
-    intensity_percentiles: Sequence[float] = (0.5, 99.5),
+    intensity_percentiles: Sequence[float] = PERCENTILES,
 ) -> IntensityScaling:
     """Choose how a data set is scaled, and log it in one line.
 
@@ -95,6 +98,32 @@ def choose_scaling(
             raise ConfigError(f"intensity is 'range', but {scaling.reason}: give intensity_range as well.")
     _say_once(f"intensity: {scaling}")
     return scaling
+
+
+def scaling_by_file(datalist_file: str | os.PathLike[str]) -> dict[str, IntensityScaling]:
+    """How each file is scaled by what its own header says, where files come from anywhere: one depth is not all's.
+
+    Files of one range and modality are scaled alike, as ``choose_scaling`` would a data set of them alone.
+
+    Args:
+        datalist_file: see ``inspect_datalist``.
+
+    Returns:
+        By the path of every file that has a header.
+
+    Raises:
+        DataError: as ``inspect_datalist``.
+    """
+    facts = inspect_datalist(datalist_file)
+    kinds: dict[Any, dict[str, ImageHeader]] = {}
+    for path, header in facts.headers.items():
+        kinds.setdefault((header.value_range, header.modality), {})[path] = header
+    scalings = {}
+    for headers in kinds.values():
+        scaling = _automatic(replace(facts, headers=headers), PERCENTILES)
+        scalings.update(dict.fromkeys(headers, scaling))
+        _say_once(f"intensity of {len(headers)} files: {scaling}")
+    return scalings
 
 
 @lru_cache(maxsize=64)
@@ -163,17 +192,54 @@ class ScaleShownd(MapTransform):
         """Scale what the keys name; an image of one value becomes −1 where its own percentiles scale it."""
         scaled = dict(data)
         for key in self.key_iterator(scaled):
-            scaled[key] = self._scaled(scaled[key])
+            scaled[key] = scale_image(scaled[key], self.scaling)
         return scaled
 
-    def _scaled(self, image: Tensor) -> Tensor:
-        values = image.as_tensor() if isinstance(image, MetaTensor) else image
-        if self.scaling.percentiles is None:
-            assert self.scaling.value_range is not None
-            low, high = self.scaling.value_range
-        else:
-            low, high = np.percentile(values.numpy(), self.scaling.percentiles).tolist()
-            if not low < high:  # nearly all of one value: what differs is the picture
-                low, high = float(values.min()), float(values.max())
-        result = ((values - low) / ((high - low) or 1.0) * 2.0 - 1.0).clamp(-1.0, 1.0)
-        return MetaTensor(result, affine=image.affine) if isinstance(image, MetaTensor) else result
+
+def scale_image(image: Tensor, scaling: IntensityScaling) -> Tensor:
+    """An image [C, *spatial] in [-1, 1], clipped there."""
+    values = image.as_tensor() if isinstance(image, MetaTensor) else image
+    if scaling.percentiles is None:
+        assert scaling.value_range is not None
+        low, high = scaling.value_range
+    else:
+        low, high = np.percentile(values.numpy(), scaling.percentiles).tolist()
+        if not low < high:  # nearly all of one value: what differs is the picture
+            low, high = float(values.min()), float(values.max())
+    result = ((values - low) / ((high - low) or 1.0) * 2.0 - 1.0).clamp(-1.0, 1.0)
+    return MetaTensor(result, affine=image.affine) if isinstance(image, MetaTensor) else result
+
+
+class LoadNamedImaged(LoadShownImaged):
+    """Load images as ``LoadShownImaged`` does, and keep the path of each, for ``ScaleByFiled``, under ``KEY_path``."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Load what the keys name."""
+        paths = {f"{key}_path": data[key] for key in self.key_iterator(dict(data))}
+        return super().__call__(data) | paths
+
+
+class ScaleByFiled(MapTransform):
+    """Scale each image to [-1, 1] as its own file asks for, see ``scaling_by_file``; it follows ``LoadNamedImaged``.
+
+    Files were sampled to know how many of their bits are in use: one that uses more has its own depth.
+
+    Args:
+        keys: of images [C, *spatial].
+        scalings: by path.
+    """
+
+    def __init__(self, keys: KeysCollection, scalings: Mapping[str, IntensityScaling]) -> None:
+        super().__init__(keys)
+        self.scalings = dict(scalings)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Scale what the keys name."""
+        scaled = dict(data)
+        for key in self.key_iterator(scaled):
+            scaling, high = self.scalings[scaled[f"{key}_path"]], float(scaled[key].max())
+            if scaling.mode == "range" and scaling.value_range is not None and high > scaling.value_range[1]:
+                bits = next((depth for depth in BIT_DEPTHS if high < 2**depth), BIT_DEPTHS[-1])
+                scaling = replace(scaling, value_range=(0.0, 2.0**bits - 1))
+            scaled[key] = scale_image(scaled[key], scaling)
+        return scaled

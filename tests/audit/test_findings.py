@@ -115,10 +115,37 @@ def test_noise_on_the_held_out_patients_alone_is_no_answer(tmp_path):
     assert "Split the data list anew" in row.sentence
 
 
+def test_a_biased_split_silences_a_small_p_by_rank_and_no_copy(tmp_path):
+    members = people(60, 0)
+    near = members.images[:20] + 0.3 * people(20, 3).images
+    released = torch.cat([people(30, 6).images, near])
+    sides = {"members": members, "held_out": people(40, 11, noise=2.0), "released": released}
+    found = find(tmp_path, RankedPixels(), **sides)
+    assert found.biased
+    row = copy_row(RankedPixels(), replace(found, rank=found.rank._replace(p_value=1e-9)))
+    assert row.verdict == "No answer"
+    assert row.sentence.startswith("No answer, though p = 1e-09: held-out patients")
+    assert row.figures["p"] is None
+    alarm = replace(found, p_values=(1e-9, *found.p_values[1:]))
+    assert copy_row(NearestPixels(), alarm).verdict == "Alarm"
+
+
+def test_a_row_says_where_to_look_and_when_one_group_is_too_few(tmp_path):
+    found = find(tmp_path, RankedPixels(), held_out=people(20, 11))
+    assert "One group alone cannot alarm: 5 of 50 must lie above" in copy_row(RankedPixels(), found).power
+    assert "One group alone" not in copy_row(NearestPixels(), found).power
+    alone = find(tmp_path, RankedPixels(), released=people(1, 6).images)
+    assert "One group alone" not in copy_row(RankedPixels(), alone).power
+    alarm = replace(found, p_values=(1e-9, *found.p_values[1:]))
+    assert "exposed.png" in copy_row(NearestPixels(), alarm).sentence
+    assert "run again with --private" in copy_row(NearestPixels(), alarm, gallery=False).sentence
+
+
 def test_few_patients_are_no_answer(tmp_path):
     found = find(tmp_path, members=people(30, 0), held_out=people(19, 11))
     row = copy_row(NearestPixels(), found)
     assert row.verdict == "No answer"
+    assert row.figures["p"] is None
     assert "More patients in both sections help" in row.sentence
     assert copy_row(RankedPixels(), find(tmp_path, RankedPixels(), held_out=people(2, 11))).verdict == "Nothing found"
 

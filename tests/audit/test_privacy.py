@@ -12,7 +12,7 @@ from test_report import Page
 
 from monai_plan.__main__ import main
 from monai_plan.audit.attacks import RegisteredCopies
-from monai_plan.audit.command import audit_release, check_conditions, failures
+from monai_plan.audit.command import FIGURES, audit_release, check_conditions, failures
 from monai_plan.audit.page import verdict_line, write_audit
 from monai_plan.audit.privacy import Audit, rounded, shortlist_embedding
 from monai_plan.audit.rows import Row
@@ -129,19 +129,47 @@ def test_the_summary_names_what_the_generator_tells():
 
 @pytest.mark.parametrize("condition", ["p<0.05", "copies.p", "copies.p=0.05", "copies.p<x", ""])
 def test_a_condition_that_cannot_be_read_is_refused_before_the_work(condition):
-    with pytest.raises(ConfigError, match=r"write ROW\.FIGURE"):
+    with pytest.raises(ConfigError, match=r"write verdict, or ROW\.FIGURE"):
         check_conditions([condition])
 
 
 def test_conditions():
-    assert failures(AUDIT, ["copies.p<0.2", "copies.p >= 0.2", "copies.found<=0", "copies.fewest_noticed>0"]) == [
+    conditions = ["copies.p<0.2", "copies.p >= 0.2", "copies.found<=0", "copies.fewest_noticed>0", "verdict"]
+    assert failures(AUDIT, conditions) == [
         "copies.p is 0.123, < 0.2",
         "copies.found is 0, <= 0",
+        "copies.fewest_noticed has no value, so that it passes nothing",
     ]
-    with pytest.raises(ConfigError, match="no row 'faces', only copies"):
-        failures(AUDIT, ["faces.p<1"])
+
+
+def test_a_row_without_an_answer_and_a_verdict_pass_nothing():
+    silent = replace(AUDIT, rows=(replace(ROW, verdict="No answer", figures={"p": None}),))
+    assert failures(silent, ["copies.p<0.01"]) == ["copies gave no answer, so that copies.p passes nothing"]
+    assert failures(silent, ["verdict"]) == ['the verdict is "No answer"']
+    alarm = replace(AUDIT, rows=(ROW, replace(ROW, name="exclusion", verdict="Alarm")))
+    assert failures(alarm, ["copies.p<0.01"]) == []
+    assert failures(alarm, [" verdict "]) == ['the verdict is "Alarm"']
+
+
+def test_conditions_on_what_there_is_not_are_refused_before_the_work(tmp_path, capsys):
+    with pytest.raises(ConfigError, match="no row 'faces', only copies, reconstructions, reidentification, exclusion"):
+        check_conditions(["faces.p<1"])
     with pytest.raises(ConfigError, match="no figure 'q', only p, found"):
-        failures(AUDIT, ["copies.q<1"])
+        check_conditions(["copies.q<1"])
+    with pytest.raises(ConfigError, match="no row 'generator' without --generator"):
+        check_conditions(["generator.area>0.5"])
+    assert check_conditions(["generator.area>0.5"], generator=True) == [("generator", "area", ">", 0.5)]
+    missing = str(tmp_path / "none")
+    assert main(["audit", "--release", missing, "--real", missing, "--fail-on", "copys.p<0.01"]) == 2
+    assert "no row 'copys'" in capsys.readouterr().err
+
+
+def test_the_figures_that_conditions_may_name_are_those_of_the_json(audits, data):
+    rows = read_json(data / "out_made" / "audit.json")["rows"]
+    played = {row["name"]: tuple(row["figures"]) for row in rows if row["main"] != "not played"}
+    assert played.items() <= FIGURES.items()
+    assert {row["name"] for row in rows} == set(FIGURES) - {"generator"}
+    assert "turns over 14" in rows[0]["sentence"]
 
 
 def test_what_cannot_be_audited_is_told(data, tmp_path):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from monai_plan.audit.reading import read_real, read_released
 from monai_plan.data import make_phantoms, write_image
@@ -43,6 +45,42 @@ def test_a_release_of_one_class_is_read_with_its_names(members, tmp_path):
     assert not read.has_subjects
     assert len(set(read.subjects)) == 3
     assert read.unlisted == []
+
+
+@pytest.mark.parametrize("odd", [17, 0])
+@pytest.mark.parametrize("deep", [False, True])
+def test_one_file_of_another_depth_is_read_by_its_own(real, members, tmp_path, deep, odd):
+    """A copy with 16 bits among many files of 8, or of 16 of which 12 are in use, is no white image."""
+    folder = release(tmp_path / "r", count=40)
+    if deep:
+        for file in (folder / "images").iterdir():
+            Image.fromarray(np.asarray(Image.open(file)).astype("uint16") * 16).save(file)
+    copied = np.asarray(Image.open(real.parent / members.keys[0]))
+    Image.fromarray(copied.astype("uint16") * 257).save(folder / "images" / f"{odd}.png")
+    read = read_released(folder, like=members, work_dir=tmp_path)
+    copy = read.images[read.keys.index(f"images/{odd}.png")]
+    assert (copy - members.images[0]).abs().max() < 0.01
+    assert all(image.std() > 0.01 for image in read.images), "dark at most, none white"
+    assert read.depths == (["16 bits"] if deep else ["16 bits", "8 bits"])
+
+
+def test_what_lies_beside_and_elsewhere_is_counted_and_not_named(members, tmp_path):
+    folder = release(tmp_path / "r", labels=[0, 0, 0])
+    for name in ("more.npy", "about.md"):
+        (folder / name).write_bytes(b"x")
+    (tmp_path / "Anna.png").write_bytes(b"")
+    content = json.loads((folder / "datalist.json").read_text())
+    (folder / "images" / "1.png").write_bytes(b"")
+    content["training"] = [{"image": str(folder / item["image"]), "label": 0} for item in content["training"]]
+    content["training"].append({"image": str(tmp_path / "Anna.png"), "label": 0})
+    (folder / "datalist.json").write_text(json.dumps(content))
+    read = read_released(folder, like=members, work_dir=tmp_path / "work", skip_bad_images=True)
+    assert read.skipped == ["images/1.png", ""]
+    assert read.unread == [".npy"]
+
+
+def test_the_folder_of_the_real_images_is_taken_as_its_data_list(real, members, tmp_path):
+    assert read_real(real.parent, work_dir=tmp_path)[0].keys == members.keys
 
 
 def test_images_that_the_list_leaves_out_are_told(members, tmp_path):

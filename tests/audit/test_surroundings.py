@@ -56,7 +56,21 @@ def test_notes_name_what_had_no_part():
     unnamed = replace(members, has_subjects=False, skipped=["patient_7.png"])
     notes = "\n".join(notes_on(part, unnamed, members, num_groups=1))
     told = ["2 files of the release could not be read", "a.png, b.png", "1 image file in the folder", "names no pat",
-            "2 images count as 1 groups", "no image of ill", "1 file of those who took part"]  # fmt: skip
+            "2 images count as 1 group.", "no image of ill", "1 file of those who took part"]  # fmt: skip
     assert [text for text in told if text not in notes] == []
     assert "patient_7" not in notes
     assert "/x" not in notes
+
+
+def test_notes_tell_of_other_depths_flat_images_and_what_nothing_reads():
+    members = read(4)
+    odd = read(20, unread=[".npy", "", ".npy"], depths=["16 bits", "8 bits"], skipped=["a.png", ""])
+    odd.images[3] = 0.5
+    notes = "\n".join(notes_on(odd, members, members, num_groups=20))
+    told = ["3 files in the folder of the release (.npy, no suffix)", "mixes files of 16 bits and of 8 bits",
+            "1 released image of one grey value", "a.png and 1 more."]  # fmt: skip
+    assert [text for text in told if text not in notes] == []
+    elsewhere = read(20, skipped=["", ""])
+    assert notes_on(elsewhere, members, members, num_groups=20) == [
+        "2 files of the release could not be read and had no part in this."
+    ]

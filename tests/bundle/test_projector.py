@@ -7,7 +7,7 @@ import torch
 
 from monai_plan.bundle.projector import FileProjector
 from monai_plan.networks import StyleGAN2Generator, save_generator
-from monai_plan.utils import ArtifactError
+from monai_plan.utils import ArtifactError, ConfigError
 
 
 @pytest.mark.parametrize("classes", [0, 2])
@@ -32,5 +32,8 @@ def test_what_is_no_generator_is_refused(tmp_path):
     with pytest.raises(ArtifactError):
         FileProjector(tmp_path / "missing.pt")
     torch.save({"a": 1}, tmp_path / "other.pt")
-    with pytest.raises(ArtifactError):
-        FileProjector(tmp_path / "other.pt")
+    (tmp_path / "datalist.json").write_text("{}")
+    for name in ("other.pt", "datalist.json"):
+        with pytest.raises(ConfigError, match="is no generator") as error:
+            FileProjector(tmp_path / name)
+        assert "elete" not in str(error.value)

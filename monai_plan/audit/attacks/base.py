@@ -66,6 +66,7 @@ class CopyAttack(ABC):
         alarm: the test that may raise an alarm: "tail", by image, or "rank", by all images together.
         planted: the disguises of planted copies, see ``disguise``.
         must_find: those under which it has to find copies, or it has no say; the others are told.
+        limits: what it does not look for, as a list in words; empty if that goes without saying.
 
     Args:
         embedder: gives features of images; None where there is no network for them.
@@ -77,6 +78,7 @@ class CopyAttack(ABC):
     alarm: ClassVar[str]
     planted: ClassVar[tuple[str, ...]]
     must_find: ClassVar[tuple[str, ...]]
+    limits: ClassVar[str] = ""
 
     def __init__(self, *, embedder: Embedder | None = None) -> None:
         self.embedder = embedder

@@ -57,6 +57,11 @@ class RegisteredCopies(CopyAttack):
     planted = ("exact", "turned", "cropped", "mirrored", "noised", "combined")
     must_find = ("exact", "turned", "cropped", "mirrored")
 
+    limits = (
+        "quarter and half turns, mirroring other than left to right, turns over 14°, zoom over 21 %, shifts over 8 %, "
+        "stretching and elastic warps, parts of images, mixtures of patients"
+    )
+
     shortlist = 10  # members an image is laid over, for each way of turning it
     kept = 10  # pairs of an image that are fitted to the end
 
