@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from monai_plan.gan.losses import CLASS_WEIGHT, gan_objective
+from monai_plan.gan.losses import gan_objective
 from monai_plan.networks.stylegan2 import full_size, start_shape
 
 
@@ -20,7 +20,6 @@ class GANDefaults:
         batch_size: images of one rank in a batch.
         channel_base, channel_max, z_dim, w_dim: see ``StyleGAN2Generator``.
         learning_rate: of both optimisers.
-        class_weight: of the class loss, see ``StyleGAN2Trainer``; 0 for the objectives with which it was not tried.
         r1_weight: γ of R1; "hinge" does without.
         r1_interval: iterations between two R1 (and R2) terms.
         r2_weight: γ of R2, the same as R1's in "relativistic"; the others do without.
@@ -34,7 +33,6 @@ class GANDefaults:
     z_dim: int
     w_dim: int
     learning_rate: float
-    class_weight: float
     r1_weight: float
     r1_interval: int
     r2_weight: float
@@ -87,7 +85,6 @@ def gan_defaults(
         z_dim=w_dim,
         w_dim=w_dim,
         learning_rate=0.002 if objective == "hinge" else 0.0025,
-        class_weight=CLASS_WEIGHT if objective == "logistic" else 0.0,
         r1_weight=r1_weight,
         r1_interval=4 if objective == "relativistic" else 16,
         r2_weight=r1_weight if objective == "relativistic" else 0.0,

@@ -110,7 +110,6 @@ def _aided(aid_weight: float) -> GANObjective:
     )
 
 
-CLASS_WEIGHT = 0.3  # with it samples teach the class better, see docs/results.md
 AID_WEIGHT = 0.3  # of 0.3 and 1 the one that is better after the first minutes
 OBJECTIVES: Mapping[str, GANObjective] = {
     "aided": _aided(AID_WEIGHT),
