@@ -16,6 +16,7 @@ from monai_plan.metrics.perceptual import (
     PerceptualEmbedding,
     RandomFeatureEmbedding,
     SqueezeNetEmbedding,
+    load_published,
     perceptual_embedding,
 )
 from monai_plan.metrics.precision_recall import precision_recall
@@ -32,6 +33,7 @@ __all__ = [
     "embed_pooled",
     "embed_statistics",
     "frechet_distance",
+    "load_published",
     "nearest_other_images",
     "nearest_real",
     "nearest_real_images",
