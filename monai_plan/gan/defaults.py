@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from monai_plan.gan.losses import gan_objective
-from monai_plan.networks.stylegan2 import full_size, start_shape
+from monai_plan.networks.layers import full_size, start_shape
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from monai_plan.metrics.efficientnet import EfficientNetLite0Features, installed_weights
-from monai_plan.networks.stylegan2 import EqualizedLinear, full_size, one_hot_labels
+from monai_plan.networks.layers import EqualizedLinear, full_size, one_hot_labels
 from monai_plan.utils import ConfigError, seeded_generator
 
 BACKBONES = ("efficientnet_lite0", "random")

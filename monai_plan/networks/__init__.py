@@ -10,12 +10,12 @@ from monai_plan.networks.checkpoint import (
 )
 from monai_plan.networks.classifier import resnet_classifier
 from monai_plan.networks.decoder import LatentDecoder, register_decoder
+from monai_plan.networks.discriminator import StyleGAN2Discriminator
 from monai_plan.networks.export import OneInputGenerator, latent_items, one_input_generator
 from monai_plan.networks.import_stylegan2 import load_stylegan2_pickle
 from monai_plan.networks.running import BatchSplitter, frozen, prepare_networks
 from monai_plan.networks.stylegan2 import (
     MappingNetwork,
-    StyleGAN2Discriminator,
     StyleGAN2Generator,
     SynthesisNetwork,
 )
