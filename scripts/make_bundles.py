@@ -160,7 +160,8 @@ distance is Inception's, which this bundle does not compute, so compare the firs
 |---|---:|---:|---:|---:|
 {rows}
 
-This bundle was not run on the data set itself: it was tried on small stand-ins in the folders of the download."""
+This bundle was not run on the data set itself: a test runs all its stages, and makes these tables, on noise in folders
+like the download's."""
 
 _PROTOCOL = """The release is made as in all bundles. The ids of the walk are those of the published code (T = 50
 points, 500 steps, both classifiers ResNet-18), so that `monai-plan evaluate OUT --protocol plan` on the finished run

@@ -1,12 +1,9 @@
 """Perceptual distance, exact nearest-real search and fidelity."""
 
+from monai_plan.metrics.embedding import Images, embed, embed_statistics
 from monai_plan.metrics.frechet import FeatureStatistics, frechet_distance
 from monai_plan.metrics.nearest import (
-    Images,
     NearestReal,
-    embed,
-    embed_pooled,
-    embed_statistics,
     nearest_other_images,
     nearest_real,
     nearest_real_images,
@@ -30,7 +27,6 @@ __all__ = [
     "RandomFeatureEmbedding",
     "SqueezeNetEmbedding",
     "embed",
-    "embed_pooled",
     "embed_statistics",
     "frechet_distance",
     "load_published",
