@@ -81,6 +81,7 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "batch_size": ("images of a step", whole(1)),
     "aid_weight": ("of the loss on pretrained features", _ABOVE_0),
     "class_weight": ("of the loss that tells the classes of images apart", _AT_LEAST_0),
+    "variety_weight": ("of the loss that keeps generated images apart as real ones are", _AT_LEAST_0),
     "g_lr": ("learning rate of G", _ABOVE_0),
     "d_lr": ("learning rate of D", _ABOVE_0),
     "r1_weight": ("of the gradient penalty on real images", _AT_LEAST_0),
