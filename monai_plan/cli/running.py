@@ -104,6 +104,7 @@ COMMANDS: dict[str, Command] = {
         _quickstart,
         {
             "--output_dir": ("folder to write to (default: ./quickstart)", PATH | {"default": "quickstart"}),
+            "--spatial_dims": ("2: images; 3: volumes (default: 2)", INT | {"choices": (2, 3)}),
             "--seed": ("seed of all that is drawn (default: 0)", INT),
             "--quiet": QUIET,
         },

@@ -13,6 +13,7 @@ from monai_plan.metrics.perceptual import (
     PerceptualEmbedding,
     RandomFeatureEmbedding,
     SqueezeNetEmbedding,
+    load_published,
     perceptual_embedding,
 )
 from monai_plan.metrics.precision_recall import precision_recall
@@ -28,6 +29,7 @@ __all__ = [
     "embed",
     "embed_statistics",
     "frechet_distance",
+    "load_published",
     "nearest_other_images",
     "nearest_real",
     "nearest_real_images",

@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_net_i
 from monai_plan.bundle.zoo.check_files import inference_config
 from monai_plan.bundle.zoo.findings import Finding, error, warning
 from monai_plan.bundle.zoo.stand_in import stand_in_data
+from monai_plan.networks import save_autoencoder
 from monai_plan.utils import first_line
 
 __all__ = ["check_running"]
@@ -168,7 +169,16 @@ def _check_train(tried: Tried, folder: Path, dataset_dir: Path | None, work: Pat
         if found:
             return found
     paths = {"dataset_dir": str(dataset_dir), "output_dir": str(work / "out")}
-    return _check_properties(tried, folder, folder / "configs" / "train.json", "train", paths)
+    found = tried("properties.train", "has no autoencoder", lambda: _untrained_autoencoder(folder, paths))
+    return found or _check_properties(tried, folder, folder / "configs" / "train.json", "train", paths)
+
+
+def _untrained_autoencoder(folder: Path, paths: Mapping[str, str]) -> None:
+    """Where train.json goes on from an autoencoder that an earlier stage trains, put one there that is not trained."""
+    parser = _parser(folder, folder / "configs" / "train.json")
+    parser.update({**paths})
+    if "coder" in parser:
+        save_autoencoder(parser.get_parsed_content("coder"), parser.get_parsed_content("autoencoder_file"))
 
 
 def _check_properties(tried: Tried, folder: Path, config: Path, kind: str, paths: Mapping[str, str]) -> list[Finding]:
