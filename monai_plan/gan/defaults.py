@@ -23,7 +23,6 @@ class GANDefaults:
         objective: "aided" for grey and RGB images in 2D whose longest axis is above 32 pixels; else "logistic", since
             pretrained features do not exist or see too little.
         autoencoder: arguments of the ``ImageAutoencoder`` whose latent images are generated; None: images themselves.
-        judged_size, judged_channels: of what the discriminator sees, latent images or images.
         batch_size: images of one rank in a batch.
         channel_base, channel_max, z_dim, w_dim: see ``StyleGAN2Generator``.
         learning_rate: of both optimisers.
@@ -35,8 +34,6 @@ class GANDefaults:
 
     objective: str
     autoencoder: dict[str, Any] | None
-    judged_size: tuple[int, ...]
-    judged_channels: int
     batch_size: int
     channel_base: int
     channel_max: int
@@ -97,19 +94,17 @@ def gan_defaults(
         )
     with torch.device("meta"):
         coder = new_autoencoder(spatial_dims, img_channels, autoencoder)
-    size, channels = (whole, img_channels) if coder is None else coder.latent_shape(whole)
+    size = whole if coder is None else coder.latent_shape(whole)[0]
     start_shape(size)  # refuses what the networks would refuse
     fitting = ((limit, row) for (dims, limit), row in _TABLE.items() if dims == spatial_dims and max(size) <= limit)
     _, (batch_size, channel_base, channel_max, w_dim) = min(fitting)
     if objective is None:
-        objective = "aided" if spatial_dims == 2 and channels in (1, 3) and max(size) > 32 else "logistic"
+        objective = "aided" if spatial_dims == 2 and img_channels in (1, 3) and max(whole) > 32 else "logistic"
     gan_objective(objective)  # refuses what is none
     r1_weight = 0.0 if objective == "hinge" else 0.0002 * math.prod(size) / batch_size
     return GANDefaults(
         objective=objective,
         autoencoder=None if autoencoder is None else dict(autoencoder),
-        judged_size=size,
-        judged_channels=channels,
         batch_size=batch_size,
         channel_base=channel_base,
         channel_max=channel_max,

@@ -180,9 +180,9 @@ def load_autoencoder(
     Raises:
         ArtifactError: if the file is missing, damaged, of another kind, or belongs to another architecture.
     """
-    data = load_artifact(path, kind="autoencoder")
     if autoencoder is None:
         return None
+    data = load_artifact(path, kind="autoencoder")
     try:
         autoencoder.load_state_dict(data["state_dict"])
     except Exception as error:  # load_state_dict raises what it likes on what is no tensor
