@@ -22,17 +22,8 @@ from monai_plan.gan.loader import ResidentLoader
 from monai_plan.gan.losses import AID_WEIGHT, gan_objective, r1_penalty
 from monai_plan.gan.projected import ProjectedDiscriminator
 from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
+from monai_plan.networks.running import bf16_is_fast
 from monai_plan.utils import ConfigError, TrainingError, derive_seed
-
-
-def bf16_is_fast(device: torch.device) -> bool:
-    """Whether ``device`` has arithmetic units for bfloat16: recent GPUs, and CPUs with AVX512-BF16 or AMX."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        supported: Callable[[], bool] | None = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-        return supported is not None and supported()
-    return False
 
 
 class StyleGAN2Trainer(Trainer):

@@ -72,7 +72,7 @@ def smoothing_kernel(spatial_dims: int) -> Tensor:
 
 def smooth(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
     """Filter every channel with one kernel after zero padding on every side."""
-    channels = x.shape[1]
+    channels = int(x.shape[1])  # a constant of a trace, from which ONNX takes the kernel's shape
     kernel = kernel.to(x.dtype).expand(channels, 1, *kernel.shape)
     return _CONV[x.ndim - 2](x, kernel, padding=padding, groups=channels)
 
