@@ -126,6 +126,7 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "prior_truncation": ("of these draws", _SELECTION["truncation"]),
     "prior_class_probability": ("of φ_class for an anchor, at least", _SELECTION["min_class_probability"]),
     "prior_latent_share": ("of the draws, left out for lying near to a patient in W", _SELECTION["latent_share"]),
+    "prior_identity_share": ("of the draws, those that φ_id knows least", _SELECTION["identity_share"]),
     "k": (
         "patients behind an anchor",
         (whole(2)[0], "a whole number, best 5 or more: a centroid of 1 hides nobody"),
