@@ -46,7 +46,7 @@ class GANDefaults:
     ema_half_life: float
 
 
-LATENT_R1 = 10.0  # γ on latent images, of deviation 1 and without a background; of 0.02, 0.5 and 10 the best
+LATENT_R1 = 10.0  # γ on latent images, of deviation 1 and without a background; of 0.5 and 10 the better
 BY_FOUR = {"channels": [16, 32, 64], "latent_channels": 8}
 # (spatial_dims, longest axis of what is judged up to) → (batch_size, channel_base, channel_max, z_dim = w_dim)
 _TABLE = {
