@@ -1,4 +1,5 @@
-# Written without Docker at hand: neither image has been built by the tests.
+# Written without Docker at hand: neither image has been built. Its commands for the CPU were run one by one in a fresh
+# environment of Python 3.11, from a copy of the checkout, and all stages on a few small phantoms after them.
 # The command line in an image. CPU:   docker build -t monai_plan .
 # A GPU with CUDA 12.6:                 docker build -t monai_plan:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126 .
 # Then:                                 docker run --rm -v "$PWD/out:/out" monai_plan quickstart --output_dir /out

@@ -30,7 +30,7 @@ from monai_plan.bundle.finished_run import FinishedRun
 from monai_plan.data.lesions import LesionCounter, lesion_shares
 from monai_plan.engines import predict_probabilities
 from monai_plan.latent import k_same
-from monai_plan.metrics import FeatureStatistics, embed_pooled, frechet_distance, precision_recall
+from monai_plan.metrics import FeatureStatistics, embed, frechet_distance, precision_recall
 from monai_plan.release import synthesize_images
 from monai_plan.utils import load_artifact, read_json, seeded_generator
 
@@ -140,10 +140,10 @@ def main() -> None:
     found = projections(run, options.work_dir)
     phantoms = read_json(config.get_parsed_content("datalist_file")).get("name") == "phantoms"
     counter = LesionCounter(generator.img_size) if phantoms and len(generator.img_size) == 2 else None
-    real = embed_pooled(embedding, training.images)
+    real = embed(embedding, training.images, pooled=True)
 
     def row(name: str, images: Tensor, labels: Tensor, more: str = " | |") -> None:
-        made = embed_pooled(embedding, images)
+        made = embed(embedding, images, pooled=True)
         precision, recall = precision_recall(made, real)
         sure = predict_probabilities(class_net, images, batch_size=64, device="cpu").argmax(1) == labels
         lesions = lesion_shares(counter(images[labels == labels.max()])) if counter else []

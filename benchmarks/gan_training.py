@@ -41,8 +41,8 @@ from monai_plan.gan import (
     gan_defaults,
     gan_discriminator,
 )
-from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator, stylegan2
-from monai_plan.networks.stylegan2 import EqualizedConv, ModulatedConv
+from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator, layers
+from monai_plan.networks.layers import EqualizedConv, ModulatedConv
 
 CONV = {2: F.conv2d, 3: F.conv3d}
 
@@ -130,7 +130,7 @@ def seconds_a_thousand(
     channels_last: bool = False,
 ) -> tuple[float, float, float]:
     """Seconds a thousand images and peak memory in GiB, after one round of warming up, and the time of that."""
-    stylegan2.CHANNELS_LAST_DEVICES = {device.type} if channels_last else set()
+    layers.CHANNELS_LAST_DEVICES = {device.type} if channels_last else set()
     augment = DifferentiableAugment(p=0.3)
     defaults = gan_defaults(generator.img_size, generator.spatial_dims, objective=objective)
     loader = ResidentLoader(images, batch_size=batch_size, device=device) if ours else DataLoader(
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--no_plain", action="store_true", help="ours alone")
     options = parser.parse_args()
     device = torch.device(options.device)
-    layouts = choices(options.channels_last or ("on" if device.type in stylegan2.CHANNELS_LAST_DEVICES else "off"))
+    layouts = choices(options.channels_last or ("on" if device.type in layers.CHANNELS_LAST_DEVICES else "off"))
 
     print("| size | batch | weights, million | form | channels last | s/1000 images | ratio | GiB | first, s |")
     print("|---:|---:|---:|---|---|---:|---:|---:|---:|")

@@ -16,6 +16,8 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from monai_plan.bundle import run_bundle
@@ -36,6 +38,26 @@ def run(bundle: str, stage: str, folder: Path, overrides: dict) -> None:
     run_bundle(bundle, dataset_dir=folder / "data", output_dir=folder / "out", overrides=overrides, only=[stage])
 
 
+def measured(bundle: str, folder: Path, overrides: dict) -> Iterator[tuple[str, float, float, float | None]]:
+    """Each stage in a process of its own: its name, seconds, peak in MiB, and the estimate of ``check`` in MiB.
+
+    ``folder`` holds the data in ``data``, and gets the run in ``out``.
+    """
+    estimates: dict[str, float] = {}
+    for stage in load_stages(bundle_path(bundle)):
+        command = [sys.executable, __file__, "--stage", bundle, stage.name, str(folder), json.dumps(overrides)]
+        began = time.monotonic()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        told = process.stdout.read() if process.stdout else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise SystemExit(f"{stage.name} failed:\n{told}")
+        if stage.name == "check":
+            line = re.search(r"memory of the stages, about, in GiB: (.*)", told)
+            estimates = {n: float(x) * 1024 for n, x in re.findall(r"(\w+) ([\d.]+)", line[1] if line else "")}
+        yield stage.name, time.monotonic() - began, usage.ru_maxrss / 1024, estimates.get(stage.name)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -49,29 +71,15 @@ def main() -> None:
         return
     overrides = {**FEW_STEPS, "img_size": [options.img_size] * 2}
     bundle = "phantom_plan" if options.small else "chest_xray_plan"
-    estimates: dict[str, float] = {}
-    stages = [stage.name for stage in load_stages(bundle_path(bundle))]
     with tempfile.TemporaryDirectory() as folder:
         make_phantoms(
             Path(folder) / "data", img_size=options.img_size, num_subjects=options.patients,
             num_test_subjects=options.patients // 4, seed=0,
         )  # fmt: skip
-        print(f"{'MiB':16}{'peak':>8}{'estimate':>10}{'ratio':>7}")
-        for stage in stages:
-            command = [sys.executable, str(Path(__file__)), "--stage", bundle, stage, folder, json.dumps(overrides)]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            told = process.stdout.read() if process.stdout else ""
-            _, status, usage = os.wait4(process.pid, 0)
-            if status:
-                raise SystemExit(f"{stage} failed:\n{told}")
-            if stage == "check":
-                line = re.search(r"memory of the stages, about, in GiB: (.*)", told)
-                estimates = {n: float(x) * 1024 for n, x in re.findall(r"(\w+) ([\d.]+)", line[1] if line else "")}
-            peak = usage.ru_maxrss / 1024
-            if stage in estimates:
-                print(f"{stage:16}{peak:8.0f}{estimates[stage]:10.0f}{estimates[stage] / peak:7.2f}", flush=True)
-            else:
-                print(f"{stage:16}{peak:8.0f}", flush=True)
+        print(f"{'MiB':18}{'peak':>8}{'estimate':>10}{'ratio':>7}")
+        for stage, _, peak, estimate in measured(bundle, Path(folder), overrides):
+            told = "" if estimate is None else f"{estimate:10.0f}{estimate / peak:7.2f}"
+            print(f"{stage:18}{peak:8.0f}{told}", flush=True)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,21 @@ def clean_logging() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def checked_here(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """``verify_bundle`` runs a bundle's configs in this process: seconds faster than in one that imports all anew."""
+    from monai_plan.bundle.zoo import verify
+    from monai_plan.bundle.zoo.check_running import check_running
+    from monai_plan.bundle.zoo.findings import Finding
+
+    def run_here(folder: Path, *, dataset_dir: Path | None = None) -> list[Finding]:
+        return check_running(folder, tmp_path_factory.mktemp("work"), begin=str, dataset_dir=dataset_dir)
+
+    with logging_restored():
+        monkeypatch.setattr(verify, "run_apart", run_here)
+        yield
+
+
 @pytest.fixture(scope="session")
 def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of 12 training and 6 test subjects, 16 x 16 pixels, whose ids and files have names to look for."""

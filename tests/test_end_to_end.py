@@ -250,7 +250,8 @@ def test_the_release_holds_no_weight_and_no_latent(contents: dict[str, bytes], f
         content = torch.load(file, weights_only=True)
         tensors = [t for t in _tensors(content) if t.dtype == torch.float32]
         traces = set().union(*map(_traces, tensors))
-        assert traces or file.parent.name in ("evaluate", "audit", "cache"), file  # figures, and 8-bit pixels
+        empty = file.name == "autoencoder.pt" or file.parent.name in ("evaluate", "audit", "cache")
+        assert traces or empty, file  # there is no autoencoder; figures, and 8-bit pixels
         stored = file.read_bytes()
         assert all(trace in stored for trace in list(traces)[:50]), "a trace is what the file holds"
         assert not any(trace in released for trace in traces), file
@@ -646,7 +647,7 @@ def test_killed_in_the_training_it_goes_on_from_the_checkpoint(patients: Path, t
     done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, [line for line in done.stderr.splitlines() if re.match(r"\w*(Error|monai)", line)]
     assert f"[1/{len(STAGES)}] check: skipped, unchanged since" in done.stdout
-    assert f"[2/{len(STAGES)}] train: resuming, it was stopped before its end" in done.stdout
+    assert f"[3/{len(STAGES)}] train: resuming, it was stopped before its end" in done.stdout
     assert f"continues after epoch {saved} from" in done.stdout
     assert _epoch(checkpoint) == epochs
     assert (output / "release" / "report.html").is_file()
@@ -898,11 +899,12 @@ def test_bad_images_can_be_left_out(case: str, bad: _Bad, tmp_path: Path) -> Non
 
 
 def test_volumes(tmp_path: Path) -> None:
-    """The same configs in 3D by overrides, on values like Hounsfield units and on no cube."""
-    size = [16, 16, 8]
+    """The same configs in 3D by overrides, on values like Hounsfield units, cropped, behind an autoencoder."""
+    size = [16, 24, 16]
     datalist = make_phantoms(
-        tmp_path / "data", spatial_dims=3, img_size=size, num_subjects=8, num_test_subjects=4, images_per_subject=(2, 2)
-    )
+        tmp_path / "data", spatial_dims=3, img_size=[18, 22, 16], num_subjects=8, num_test_subjects=4,
+        images_per_subject=(2, 2),
+    )  # fmt: skip
     for file in (datalist.parent / "images").iterdir():
         volume = nibabel.load(file)
         hounsfield = np.asarray(volume.dataobj, dtype=np.float32) * 4 - 600
@@ -910,6 +912,10 @@ def test_volumes(tmp_path: Path) -> None:
     overrides = {
         "spatial_dims": 3,
         "img_size": size,
+        "shape_by": "cropping",
+        "autoencoder": {"channels": [8, 8], "latent_channels": 2},
+        "autoencoder_epochs": 1,
+        "autoencoder_epoch_steps": 2,
         "intensity_range": [-600, 420],
         "total_images": 32,
         "num_images": 8,
@@ -918,12 +924,16 @@ def test_volumes(tmp_path: Path) -> None:
     _run(datalist.parent, tmp_path / "out", overrides)
     generator = load_artifact(tmp_path / "out" / "private" / "model.pt", kind="generator")
     assert generator["architecture"]["spatial_dims"] == 3
+    assert generator["architecture"]["autoencoder"] == overrides["autoencoder"]
+    assert load_artifact(tmp_path / "out" / "private" / "autoencoder.pt", kind="autoencoder")["state_dict"]
+    assert json.loads((tmp_path / "out" / "private" / "autoencoder.json").read_text())["frechet"] > 0
     items = load_decathlon_datalist(str(tmp_path / "out" / "release" / "datalist.json"), is_segmentation=False)
     assert len(items) == 8
     real = nibabel.load(next((datalist.parent / "images").iterdir()))
     for item in items:
         image = LoadImage(image_only=True, ensure_channel_first=True)(item["image"])
         assert tuple(image.shape) == (1, *size)
-        assert np.allclose(image.affine.numpy(), np.diag([*np.diag(abs(real.affine))[:3], 1.0]))  # they are read in RAS
+        spacing = np.diag(abs(real.affine))[:3].round(1)  # to 0.1 mm; they are read in RAS, and cropping keeps it
+        assert np.allclose(image.affine.numpy(), np.diag([*spacing, 1.0]))
         assert len(image.unique()) > 10
     assert (tmp_path / "out" / "release" / "report.html").is_file()

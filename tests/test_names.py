@@ -42,6 +42,7 @@ def test_the_walk_over_the_package_finds_its_rooms() -> None:
     wanted = {
         "audit",
         "bundle",
+        "cli",
         "data",
         "engines",
         "gan",

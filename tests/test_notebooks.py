@@ -47,7 +47,7 @@ def test_a_notebook_runs(name: str, tmp_path: Path) -> None:
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     text = "".join(output.get("text", "") for output in outputs)
-    assert "[11/11] audit: done" in text
+    assert "[12/12] audit: done" in text
     assert "\r" not in text
     assert "%|" not in text
     assert any("image/png" in output.get("data", {}) for output in outputs)

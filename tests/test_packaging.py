@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import configparser
+import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -70,8 +72,20 @@ def test_the_citation_is_of_this_version() -> None:
     assert "arXiv:2307.02984" in text
 
 
-def test_what_the_dockerfile_copies_is_there() -> None:
-    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    assert (ROOT / "constraints.txt").is_file()
-    assert 'ENTRYPOINT ["monai-plan"]' in text
-    assert "ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu" in text
+def test_the_dockerfile_is_in_form() -> None:
+    """As far as that can be told without Docker: known instructions, whole lines, files that are there."""
+    text = re.sub(r"(?m)^#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8")).replace("\\\n", " ")
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+    assert lines[0] == ["FROM", "python:3.11-slim"]
+    assert {name for name, _ in lines} <= {"FROM", "ARG", "ENV", "WORKDIR", "COPY", "RUN", "ENTRYPOINT", "CMD"}
+    assert ["ARG", "TORCH_INDEX=https://download.pytorch.org/whl/cpu"] in lines
+    assert [json.loads(rest) for name, rest in lines if name in ("ENTRYPOINT", "CMD")] == [["monai-plan"], ["--help"]]
+    for name, rest in lines:
+        if name == "COPY":
+            *sources, _ = rest.split()
+            assert sources
+            assert all((ROOT / source).exists() for source in sources)
+        if name == "ENV":
+            assert all("=" in word for word in rest.split())
+        if name == "RUN":
+            assert shlex.split(rest)[:2] == ["pip", "install"]

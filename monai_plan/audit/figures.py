@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from monai_plan.utils import ConfigError, DataError
+from monai_plan.data import middle_planes
+from monai_plan.utils import DataError
 
 __all__ = ["image_panel", "image_sheet", "new_figure", "png_of", "show_panels"]
 
@@ -20,18 +21,16 @@ DPI = 110
 WIDTH = 9.0  # inches of a figure
 
 
-def image_panel(image: Tensor, slice_axis: int) -> np.ndarray:
-    """An image as rows and columns; of a volume the middle slice.
+def image_panel(image: Tensor) -> np.ndarray:
+    """An image as rows and columns; of a volume its ``middle_planes`` on white.
 
     Args:
         image: [C, *spatial] in [-1, 1], C 1 or 3; as MONAI's readers leave it, the first axis runs from left to right.
-        slice_axis: spatial axis across which a volume is cut.
 
     Returns:
         [rows, columns, 3] in [0, 1].
 
     Raises:
-        ConfigError: if ``slice_axis`` is no axis of a volume.
         DataError: if the image cannot be shown.
     """
     image = image.detach().float().cpu()
@@ -39,10 +38,7 @@ def image_panel(image: Tensor, slice_axis: int) -> np.ndarray:
     if spatial_dims not in (2, 3) or image.shape[0] not in (1, 3):
         raise DataError(f"an image of shape {tuple(image.shape)} cannot be shown: [1 or 3, X, Y] or [1 or 3, X, Y, Z].")
     if spatial_dims == 3:
-        if not -3 <= slice_axis < 3:
-            raise ConfigError(f"slice_axis must lie in -3 … 2 for volumes, got {slice_axis}.")
-        axis = slice_axis % 3 + 1
-        image = image.select(axis, image.shape[axis] // 2)
+        image = middle_planes(image[None], background=1.0)[0]
     return ((image + 1) / 2).clamp(0, 1).permute(2, 1, 0).expand(-1, -1, 3).numpy()
 
 
@@ -70,14 +66,14 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def image_sheet(groups: Mapping[str, Mapping[str, Tensor]], slice_axis: int) -> Figure:
+def image_sheet(groups: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     """Images [n, C, *spatial] in [-1, 1] by class and, within it, by kind: one block for each kind.
 
     Raises:
         DataError: if there are no images, or they cannot be shown.
     """
     blocks = [
-        (f"{label}, {kind}" if kind else label, [image_panel(image, slice_axis) for image in images])
+        (f"{label}, {kind}" if kind else label, [image_panel(image) for image in images])
         for label, kinds in groups.items()
         for kind, images in kinds.items()
         if len(images)

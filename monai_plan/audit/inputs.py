@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_plan.engines import ClassifierSettings, fit_classifier, new_classifier, predict_probabilities
-from monai_plan.metrics import FeatureStatistics, Images, PerceptualEmbedding, embed_pooled, embed_statistics
+from monai_plan.metrics import FeatureStatistics, Images, PerceptualEmbedding, embed, embed_statistics
 from monai_plan.utils import ConfigError, DataError, derive_seed, digest, finished_part
 
 __all__ = ["AuditInputs", "ImageSet", "Opinions", "RealImages"]
@@ -162,7 +162,7 @@ class AuditInputs:
         """[N, F], pooled features of images; of many those of ``MOST_COMPARED``, spread evenly over all."""
         spread = torch.linspace(0, len(images) - 1, min(len(images), MOST_COMPARED)).long()
         parts = spread.split(self.settings.batch_size)
-        return torch.cat([embed_pooled(self.embedding, images[part], device=self.device) for part in parts])
+        return torch.cat([embed(self.embedding, images[part], pooled=True, device=self.device) for part in parts])
 
     @cached_property
     def train_features(self) -> Tensor:

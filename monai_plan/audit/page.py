@@ -81,7 +81,7 @@ def write_gallery(
     pairs = []
     for index in order:
         pair = [released.images[index], members.images[found.nearest[index]]]
-        pairs.append(torch.cat([torch.from_numpy(image_panel(image, -1)) for image in pair], dim=1).numpy())
+        pairs.append(torch.cat([torch.from_numpy(image_panel(image)) for image in pair], dim=1).numpy())
     columns = 4
     rows = -(-len(pairs) // columns)
     figure = new_figure(9.0, 9.0 / columns * rows * pairs[0].shape[0] / pairs[0].shape[1] + 0.4)
@@ -103,9 +103,7 @@ def write_gallery(
     write_json(Path(folder) / "exposed.json", exposed)
 
 
-def write_reading(
-    released: ReadImages, held_out: ReadImages, *, secret: str, folder: str | os.PathLike[str], slice_axis: int = -1
-) -> None:
+def write_reading(released: ReadImages, held_out: ReadImages, *, secret: str, folder: str | os.PathLike[str]) -> None:
     """Write a sheet on which a radiologist tells real images from synthetic ones, and its key. Never share either.
 
     As many real images of held-out patients as released ones, one of each patient or group, in an order that only the
@@ -115,14 +113,13 @@ def write_reading(
         released, held_out: as they were audited.
         secret: 64 hexadecimal digits that stay private: of what is drawn and of the order.
         folder: private; ``reading/sheet.png`` and ``reading/answers.csv`` are for the reader, not ``reading_key.json``.
-        slice_axis: spatial axis across which a volume is cut.
     """
     sides = {"synthetic": released, "real": held_out}
     rows = {kind: _some_of_each(side.subjects, secret, kind) for kind, side in sides.items()}
     count = min(SHOWN, *map(len, rows.values()))
     shown = [(kind, row) for kind, of_kind in rows.items() for row in of_kind[:count]]
     shown = [shown[place] for place in in_secret_order(len(shown), secret, "reading")]
-    pictures = [image_panel(sides[kind].images[row], slice_axis) for kind, row in shown]
+    pictures = [image_panel(sides[kind].images[row]) for kind, row in shown]
     lines = -(-len(pictures) // COLUMNS)
     width = 12.0
     figure = new_figure(width, width / COLUMNS * lines * pictures[0].shape[0] / pictures[0].shape[1] + 0.4)

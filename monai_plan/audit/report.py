@@ -50,7 +50,6 @@ def write_report(
     sections: Sequence[Section] = (),
     made: str = "Synthetic images made",
     audit_page: str | None = None,
-    slice_axis: int = -1,
 ) -> Path:
     """Write the page and the figures.
 
@@ -70,14 +69,12 @@ def write_report(
         sections: what else is shown.
         made: how the page begins, before "from … training images".
         audit_page: name of the page of the audit beside this one, to be linked; None: there is none.
-        slice_axis: spatial axis across which a volume's middle slice is shown.
 
     Returns:
         The path of the page.
 
     Raises:
-        ConfigError: if a parameter is a path or no plain value, the table has no row ``judged``, or ``slice_axis`` is
-            no axis.
+        ConfigError: if a parameter is a path or no plain value, or the table has no row ``judged``.
         DataError: if there are no images to show or they are neither grey nor RGB.
     """
     names = [row.name for row in evaluation.rows]
@@ -93,11 +90,11 @@ def write_report(
         Section(
             "samples",
             "Synthetic images",
-            "Samples of the data set by class, as they are released. Of volumes the middle slice.",
-            png_of(image_sheet({name: {"": images} for name, images in samples.items()}, slice_axis)),
+            "Samples of the data set by class, as they are released; of volumes three middle planes.",
+            png_of(image_sheet({name: {"": images} for name, images in samples.items()})),
             released=True,
         ),
-        Section("real_and_synthetic", "", "", png_of(image_sheet(both, slice_axis)), released=False),
+        Section("real_and_synthetic", "", "", png_of(image_sheet(both)), released=False),
     )
     for section in (*sheets, *sections):
         folder = figures_dir if section.released else private_figures_dir

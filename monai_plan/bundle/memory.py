@@ -14,9 +14,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from monai_plan.audit.attacks.maps import small
 from monai_plan.audit.attacks.registration import CHUNK
 from monai_plan.data import CheckedDataset
+from monai_plan.gan import BeforeDecoderInferer
 from monai_plan.latent import LatentInverter, LatentWalk
 from monai_plan.metrics import RandomFeatureEmbedding
 from monai_plan.metrics.nearest import MEMORY
+from monai_plan.networks import ImageAutoencoder
 from monai_plan.utils import ConfigError
 
 __all__ = ["Need", "check_memory", "stage_needs"]
@@ -50,18 +52,21 @@ def stage_needs(
     inverter: LatentInverter,
     walk: LatentWalk,
     discriminator: nn.Module,
+    autoencoder: ImageAutoencoder | None,
     options: Mapping[str, Any],
 ) -> list[Need]:
     """What each stage needs, from networks that are not trained yet.
 
     Args:
         training, test: real images.
-        inverter, walk, discriminator: as the stages will use them.
+        inverter, walk, discriminator, autoencoder: as the stages will use them.
         options: the values of the ids of the bundle.
     """
     generator, embedding, encoder = walk.generator, inverter.embedding, inverter.encoder or nn.Identity()
     first = training.images[:1].to(walk.device)
-    made, judged, embedded, encoded, who, what = kept = _kept_per_image(training, inverter, walk, discriminator)
+    coder = autoencoder or nn.Identity()
+    kept = _kept_per_image(training, inverter, walk, discriminator, coder)
+    made, latent, judged, embedded, encoded, coded, who, what = kept
     with torch.no_grad():
         width = embedding(first).shape[1]
 
@@ -80,9 +85,12 @@ def stage_needs(
     return [
         # four images through each network, see ``_kept``
         Need("check", both, networks + 4 * max(kept), "img_size"),
+        # the images, their reconstructions, and the features of both
+        Need("train_autoencoder", held, 4 * _weights(coder)
+             + options["autoencoder_batch_size"] * (coded + 2 * embedded), "autoencoder_batch_size"),
         # D sees real and generated images, and the penalty on its gradient keeps as much again
         Need("train", held, 5 * _weights(generator, discriminator)
-             + options["batch_size"] * (made + 4 * judged), "batch_size"),
+             + options["batch_size"] * (latent + 4 * judged), "batch_size"),
         Need("train_encoder", 0, _weights(generator) + 4 * _weights(encoder)
              + batch["encoder"] * (encoded + image), "encoder_batch_size"),
         # the reconstructions of all images are made at the end
@@ -116,9 +124,12 @@ def _audited(image: Tensor) -> tuple[int, int]:
 
 
 def _kept_per_image(
-    training: CheckedDataset, inverter: LatentInverter, walk: LatentWalk, discriminator: nn.Module
+    training: CheckedDataset, inverter: LatentInverter, walk: LatentWalk, discriminator: nn.Module, coder: nn.Module
 ) -> tuple[int, ...]:
-    """Bytes that G, D, the embedding, the encoder, φ_id and φ_class keep of one image more, see ``_kept``."""
+    """Bytes that the networks keep of one image more, see ``_kept``.
+
+    Of G, of G before its decoder, of D, the embedding, the encoder, the autoencoder, φ_id and φ_class.
+    """
     generator = walk.generator
     first, label = training.images[:1].to(walk.device), training.labels[:1].to(walk.device)
 
@@ -128,10 +139,22 @@ def _kept_per_image(
     def latents(count: int) -> Tensor:
         return torch.zeros(count, generator.w_dim, device=walk.device, requires_grad=True)
 
-    others = (inverter.embedding, inverter.encoder or nn.Identity(), walk.identity_net, walk.class_net)
+    def conditions(count: int) -> Tensor | None:
+        return label.repeat(count) if generator.num_classes else None
+
+    def before_decoder(count: int) -> Tensor:
+        z = torch.zeros(count, generator.z_dim, device=walk.device)
+        return BeforeDecoderInferer()(z, generator, conditions(count))
+
+    with torch.no_grad():
+        seen = before_decoder(1)
+    others = (inverter.embedding, inverter.encoder or nn.Identity(), coder, walk.identity_net, walk.class_net)
     return (
         _kept(lambda count: generator.synthesis(latents(count))),
-        _kept(lambda count: discriminator(images(count), label.repeat(count) if generator.num_classes else None)),
+        _kept(before_decoder),
+        _kept(
+            lambda count: discriminator(seen.repeat(count, *[1] * (seen.ndim - 1)).requires_grad_(), conditions(count))
+        ),
         *(_kept(lambda count, network=network: network(images(count))) for network in others),  # type: ignore[misc]
     )
 

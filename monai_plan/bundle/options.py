@@ -26,10 +26,15 @@ def _is_there(device: Any) -> bool:
         return False
 
 
+def _is_autoencoder(value: Any) -> bool:
+    return value in ("auto", None) or isinstance(value, Mapping)
+
+
 _CLASSIFIER, _WALK, _INVERSION = ClassifierSettings.rules(), WalkSettings.rules(), InversionSettings.rules()
 _SELECTION = SelectionSettings.rules()
 _ABOVE_0 = number(lambda value: value > 0, "above 0 and finite")
 _AT_LEAST_0 = number(lambda value: value >= 0, "at least 0 and finite")
+_AUTOENCODER = "'auto', None, or a dict of the arguments of ImageAutoencoder"
 _LEVELS = list_of(whole(1), 4)
 _PERCENTILES: Rule = (lambda value: _RANGE[0](value) and value[0] >= 0 and value[1] <= 100, "two numbers in 0 to 100")
 _RANGE: Rule = (
@@ -49,12 +54,20 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "intensity": ("how values are scaled", one_of(*INTENSITIES)),
     "intensity_range": ("values of the files that become -1 and 1", or_none(_RANGE)),
     "intensity_percentiles": ("per cent of the values below -1 and 1", _PERCENTILES),
+    "shape_by": ("how images come to img_size", one_of("resizing", "cropping")),
     "spacing": ("millimetres of an element along each axis, to resample to", or_none(list_of(_ABOVE_0, 2, 3))),
     "merge_duplicates": ("count patients who share a picture as one", switch),
     "perceptual": ("the perceptual distance", one_of(*EMBEDDING_NAMES)),
     "perceptual_weights": ("file of its weights", or_none(text)),
     # the GAN
     "objective": ("of the GAN", or_none(one_of(*OBJECTIVES))),
+    "autoencoder": ("behind which the GAN works: its arguments; 'auto' chooses", (_is_autoencoder, _AUTOENCODER)),
+    "autoencoder_weights": ("file of a published one's, in place of training", or_none(text)),
+    "autoencoder_source": ("the data that a published one was trained on, for the card", or_none(text)),
+    "autoencoder_epochs": ("epochs of its training", whole(1)),
+    "autoencoder_epoch_steps": ("steps of such an epoch", whole(1)),
+    "autoencoder_batch_size": ("images of such a step", whole(1)),
+    "autoencoder_lr": ("learning rate of its training", _ABOVE_0),
     "z_dim": ("length of z", whole(1)),
     "w_dim": ("length of w", whole(1)),
     "channel_base": ("channels of a block times its length", whole(1)),
@@ -68,6 +81,7 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "batch_size": ("images of a step", whole(1)),
     "aid_weight": ("of the loss on pretrained features", _ABOVE_0),
     "class_weight": ("of the loss that tells the classes of images apart", _AT_LEAST_0),
+    "variety_weight": ("of the loss that keeps generated images apart as real ones are", _AT_LEAST_0),
     "g_lr": ("learning rate of G", _ABOVE_0),
     "d_lr": ("learning rate of D", _ABOVE_0),
     "r1_weight": ("of the gradient penalty on real images", _AT_LEAST_0),
@@ -112,6 +126,7 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "prior_truncation": ("of these draws", _SELECTION["truncation"]),
     "prior_class_probability": ("of φ_class for an anchor, at least", _SELECTION["min_class_probability"]),
     "prior_latent_share": ("of the draws, left out for lying near to a patient in W", _SELECTION["latent_share"]),
+    "prior_identity_share": ("of the draws, those that φ_id knows least", _SELECTION["identity_share"]),
     "k": (
         "patients behind an anchor",
         (whole(2)[0], "a whole number, best 5 or more: a centroid of 1 hides nobody"),

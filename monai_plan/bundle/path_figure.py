@@ -88,18 +88,17 @@ def choose_path(
     )
 
 
-def path_section(data: PathFigure, title: str, *, slice_axis: int = -1) -> Section:
+def path_section(data: PathFigure, title: str) -> Section:
     """The figure for the private folder: its order, its ends and its real images are not for anybody else.
 
     Args:
         data: the pair of anchors.
         title: the name of the perceptual distance.
-        slice_axis: spatial axis across which a volume's middle slice is shown.
     """
-    return Section("path", "", "", png_of(draw_path(data, title, slice_axis)), released=False)
+    return Section("path", "", "", png_of(draw_path(data, title)), released=False)
 
 
-def draw_path(data: PathFigure, title: str, slice_axis: int) -> Figure:
+def draw_path(data: PathFigure, title: str) -> Figure:
     """The distance to the nearest real image along both paths, with images under it as in the paper's figure."""
     num_points = len(data.private_distances)
     points = torch.linspace(0, num_points - 1, min(POINTS_SHOWN, num_points)).round().long().tolist()
@@ -108,7 +107,7 @@ def draw_path(data: PathFigure, title: str, slice_axis: int) -> Figure:
         "private path": (data.private_images, PRIVATE_COLOUR),
         "nearest real to the private path": (data.nearest_real_images, REAL_COLOUR),
     }
-    height, width = image_panel(data.private_images[0], slice_axis).shape[:2]
+    height, width = image_panel(data.private_images[0]).shape[:2]
     strip_height = WIDTH / len(points) * height / width + 0.25
     curve_height = 3.2
     figure = new_figure(WIDTH, curve_height + strip_height * len(strips))
@@ -132,6 +131,6 @@ def draw_path(data: PathFigure, title: str, slice_axis: int) -> Figure:
     axes.legend(frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     for index, (name, (images, colour)) in enumerate(strips.items(), start=1):
         axes = figure.add_subplot(grid[index])
-        show_panels(axes, [image_panel(images[i], slice_axis) for i in points], columns=len(points))
+        show_panels(axes, [image_panel(images[i]) for i in points], columns=len(points))
         axes.set_title(name, fontsize=9, color=colour, loc="left", pad=3)
     return figure

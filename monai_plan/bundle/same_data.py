@@ -10,6 +10,7 @@ from monai_plan.utils import DataError
 __all__ = ["check_same_data", "made_of"]
 
 _STAGES = {
+    "autoencoder": "train_autoencoder",
     "generator": "train",
     "latents": "invert",
     "identity_net": "train_identity",
@@ -32,8 +33,8 @@ def check_same_data(dataset: CheckedDataset, **things: Any) -> None:
 
     Args:
         dataset: the real training images.
-        things: "generator", "identity_net" and "class_net", as they were loaded; "latents", "anchors" and "paths", as
-            ``load_artifact`` gives them.
+        things: "autoencoder", "generator", "identity_net" and "class_net", as they were loaded, None for what there is
+            not; "latents", "anchors" and "paths", as ``load_artifact`` gives them.
 
     Raises:
         DataError: naming what was made of others, and the stage to run again.

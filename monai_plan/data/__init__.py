@@ -17,7 +17,7 @@ from monai_plan.data.intensity import IntensityScaling, ScaleShownd, choose_scal
 from monai_plan.data.phantoms import PHANTOM_LABELS, make_phantoms, phantom_image
 from monai_plan.data.reader import LoadShownImaged, image_header, read_image
 from monai_plan.data.report import describe_data
-from monai_plan.data.writers import contact_sheet, write_image
+from monai_plan.data.writers import contact_sheet, middle_planes, write_image
 
 __all__ = [
     "PHANTOM_LABELS",
@@ -43,6 +43,7 @@ __all__ = [
     "image_header",
     "inspect_datalist",
     "make_phantoms",
+    "middle_planes",
     "phantom_image",
     "read_datalist",
     "read_image",

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from monai_plan.data.datalist import DATALIST_NAME
 from monai_plan.utils import ConfigError, DataError, atomic_path, named_errors
@@ -100,17 +101,35 @@ def replaced_dataset(output_dir: str | os.PathLike[str], *, pattern: str) -> Ite
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def contact_sheet(
-    images: Tensor, *, columns: int, path: str | os.PathLike[str], slice_axis: int = -1, zoom: int = 1
-) -> Path:
-    """Write images as one PNG, row by row, with a black line between them.
+def middle_planes(volumes: Tensor, *, background: float = 0.0) -> Tensor:
+    """The three middle planes of volumes in RAS+, as pictures: axial, coronal and sagittal below each other.
+
+    Args:
+        volumes: [N, C, X, Y, Z].
+        background: beside the narrower planes.
+
+    Returns:
+        [N, C, columns, rows], max(X, Y) columns and Y + 2 Z rows: front and head are at the top, and the patient's left
+        and the front at the right, as NIfTI viewers show them.
+    """
+    x, y, z = volumes.shape[2:]
+    planes = (volumes[..., z // 2], volumes[:, :, :, y // 2], volumes[:, :, x // 2])
+    columns = max(x, y)
+    padded = []
+    for plane in planes:
+        before = (columns - plane.shape[2]) // 2
+        after = columns - plane.shape[2] - before
+        padded.append(functional.pad(plane.flip(3), (0, 0, before, after), value=background))
+    return torch.cat(padded, dim=3)
+
+
+def contact_sheet(images: Tensor, *, columns: int, path: str | os.PathLike[str], zoom: int = 1) -> Path:
+    """Write images as one PNG, row by row, with a black line between them; of volumes their ``middle_planes``.
 
     Args:
         images: [N, C, *spatial] in [-1, 1] (values outside are clipped), with C 1 or 3.
         columns: images in a row.
         path: the file, ``*.png``.
-        slice_axis: the spatial axis across which the middle slice of a volume is taken; the last one is the body
-            axis of a volume in RAS+. Without effect in 2D.
         zoom: every pixel is drawn as a square of this many pixels.
 
     Returns:
@@ -126,8 +145,7 @@ def contact_sheet(
         )
     pictures = ((images.detach().float().cpu() + 1.0) / 2.0).clamp(0.0, 1.0)
     if pictures.ndim == 5:
-        spatial = range(2, 5)
-        pictures = pictures.select(spatial[slice_axis], pictures.shape[spatial[slice_axis]] // 2)
+        pictures = middle_planes(pictures)
     pictures = pictures.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
     count, channels, width, height = pictures.shape
     rows = -(-count // columns)

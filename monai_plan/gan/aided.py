@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from monai_plan.gan.losses import gan_objective
-from monai_plan.gan.projected import ProjectedDiscriminator
-from monai_plan.networks import StyleGAN2Discriminator
+from monai_plan.gan.projected import DecodedDiscriminator, ProjectedDiscriminator
+from monai_plan.networks import ImageAutoencoder, StyleGAN2Discriminator
+from monai_plan.networks.layers import full_size
 from monai_plan.utils import ConfigError
 
 
@@ -30,7 +31,7 @@ class AidedDiscriminator(nn.Module):
         ConfigError: if the two are for different numbers of classes.
     """
 
-    def __init__(self, own: StyleGAN2Discriminator, aid: ProjectedDiscriminator):
+    def __init__(self, own: StyleGAN2Discriminator, aid: ProjectedDiscriminator | DecodedDiscriminator):
         super().__init__()
         if own.num_classes != aid.num_classes:
             raise ConfigError(f"own knows {own.num_classes} classes, aid {aid.num_classes}: make both for as many.")
@@ -59,9 +60,13 @@ def gan_discriminator(
     backbone: str = "efficientnet_lite0",
     weights: str | os.PathLike[str] | None = None,
     feature_size: int | None = None,
+    autoencoder: ImageAutoencoder | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """The discriminator that an objective is played with.
+
+    Where the generator makes the latent images of an autoencoder, that is what it sees, but pretrained features are
+    those of the images that the decoder makes of them.
 
     Args:
         objective: "logistic" and "relativistic" take a ``StyleGAN2Discriminator``, "hinge" a
@@ -72,6 +77,7 @@ def gan_discriminator(
         num_classes: number of classes; 0 for none.
         channel_base, channel_max: of the ``StyleGAN2Discriminator``.
         backbone, weights, feature_size, seed: of the ``ProjectedDiscriminator``.
+        autoencoder: the one whose latent images are generated; None: images are.
 
     Raises:
         ConfigError: if the objective is not known or the arguments do not fit the networks.
@@ -83,9 +89,15 @@ def gan_discriminator(
         torch.Size([4, 17])
     """
     gan_objective(objective)  # refuses what is none
-    shape = (spatial_dims, img_size, img_channels, num_classes)
-    own = partial(StyleGAN2Discriminator, *shape, channel_base=channel_base, channel_max=channel_max)
+    size = full_size(img_size, spatial_dims)
+    judged = (size, img_channels) if autoencoder is None else autoencoder.latent_shape(size)
+    widths = {"channel_base": channel_base, "channel_max": channel_max}
+    own = partial(StyleGAN2Discriminator, spatial_dims, *judged, num_classes, **widths)
     if objective in ("logistic", "relativistic"):
         return own()
-    aid = ProjectedDiscriminator(*shape, backbone=backbone, weights=weights, feature_size=feature_size, seed=seed)
+    features = ProjectedDiscriminator(
+        spatial_dims, size, img_channels, num_classes,
+        backbone=backbone, weights=weights, feature_size=feature_size, seed=seed,
+    )  # fmt: skip
+    aid = features if autoencoder is None else DecodedDiscriminator(features, autoencoder)
     return aid if objective == "hinge" else AidedDiscriminator(own(), aid)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from monai_plan.gan.losses import gan_objective
-from monai_plan.networks.stylegan2 import full_size, start_shape
+from monai_plan.networks import new_autoencoder
+from monai_plan.networks.layers import full_size, start_shape
+from monai_plan.utils import ConfigError
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,7 @@ class GANDefaults:
     Attributes:
         objective: "aided" for grey and RGB images in 2D whose longest axis is above 32 pixels; else "logistic", since
             pretrained features do not exist or see too little.
+        autoencoder: arguments of the ``ImageAutoencoder`` whose latent images are generated; None: images themselves.
         batch_size: images of one rank in a batch.
         channel_base, channel_max, z_dim, w_dim: see ``StyleGAN2Generator``.
         learning_rate: of both optimisers.
@@ -27,6 +33,7 @@ class GANDefaults:
     """
 
     objective: str
+    autoencoder: dict[str, Any] | None
     batch_size: int
     channel_base: int
     channel_max: int
@@ -39,7 +46,9 @@ class GANDefaults:
     ema_half_life: float
 
 
-# (spatial_dims, longest axis up to) → (batch_size, channel_base, channel_max, z_dim = w_dim)
+LATENT_R1 = 10.0  # γ on latent images, of deviation 1 and without a background; of 0.5 and 10 the better
+BY_FOUR = {"channels": [16, 32, 64], "latent_channels": 8}
+# (spatial_dims, longest axis of what is judged up to) → (batch_size, channel_base, channel_max, z_dim = w_dim)
 _TABLE = {
     (2, 32): (16, 512, 64, 64),
     (2, 64): (16, 1024, 128, 128),
@@ -52,33 +61,54 @@ _TABLE = {
 
 
 def gan_defaults(
-    img_size: int | Sequence[int], spatial_dims: int = 2, *, img_channels: int = 1, objective: str | None = None
+    img_size: int | Sequence[int],
+    spatial_dims: int = 2,
+    *,
+    img_channels: int = 1,
+    objective: str | None = None,
+    autoencoder: Mapping[str, Any] | str | None = "auto",
 ) -> GANDefaults:
     """The settings for an image size; every one is an id of the bundle's config and can be overridden there.
 
     Networks are narrow, for speed, and grow with the image. γ of R1 follows the rule of Karras et al., arXiv
     2006.06676: 0.0002 · elements of an image / images of a batch, so that a gradient per pixel weighs the same at any
-    size. The half-life of the moving average is 10 thousand images times batch_size / 32, as there.
+    size; on latent images it is 10. The half-life of the moving average is 10 thousand images times batch_size / 32, as
+    there.
 
     Args:
         img_size: one length or one per axis; what ``StyleGAN2Generator`` accepts.
         spatial_dims: 2 or 3.
         img_channels: image channels; pretrained features are of grey and RGB images only.
         objective: a name in ``OBJECTIVES``; None takes the best that there is for such images.
+        autoencoder: arguments of an ``ImageAutoencoder``; None: without; "auto": one that divides the axes by 4 in 3D
+            where that leaves 8 elements of each, else none.
 
     Raises:
-        ConfigError: if ``spatial_dims`` or ``img_size`` cannot work, or there is no such objective.
+        ConfigError: if ``spatial_dims``, ``img_size`` or ``autoencoder`` cannot work, or there is no such objective.
     """
-    size = full_size(img_size, spatial_dims)
+    whole = full_size(img_size, spatial_dims)
+    if autoencoder == "auto":
+        fits = spatial_dims == 3 and all(length % 8 == 0 and length >= 32 for length in whole)
+        autoencoder = BY_FOUR if fits else None
+    if not isinstance(autoencoder, Mapping | None):
+        raise ConfigError(
+            f"autoencoder is {autoencoder!r}, but must be 'auto', None, or the arguments of an ImageAutoencoder."
+        )
+    with torch.device("meta"):
+        coder = new_autoencoder(spatial_dims, img_channels, autoencoder)
+    size = whole if coder is None else coder.latent_shape(whole)[0]
     start_shape(size)  # refuses what the networks would refuse
     fitting = ((limit, row) for (dims, limit), row in _TABLE.items() if dims == spatial_dims and max(size) <= limit)
     _, (batch_size, channel_base, channel_max, w_dim) = min(fitting)
     if objective is None:
-        objective = "aided" if spatial_dims == 2 and img_channels in (1, 3) and max(size) > 32 else "logistic"
+        objective = "aided" if spatial_dims == 2 and img_channels in (1, 3) and max(whole) > 32 else "logistic"
     gan_objective(objective)  # refuses what is none
-    r1_weight = 0.0 if objective == "hinge" else 0.0002 * math.prod(size) / batch_size
+    r1_weight = 0.0002 * math.prod(size) / batch_size if coder is None else LATENT_R1
+    if objective == "hinge":
+        r1_weight = 0.0
     return GANDefaults(
         objective=objective,
+        autoencoder=None if autoencoder is None else dict(autoencoder),
         batch_size=batch_size,
         channel_base=channel_base,
         channel_max=channel_max,

@@ -9,6 +9,7 @@ The pretrained network is EfficientNet-lite0, see ``monai_plan.metrics.efficient
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import os
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from monai_plan.metrics.efficientnet import EfficientNetLite0Features, installed_weights
-from monai_plan.networks.stylegan2 import EqualizedLinear, full_size, one_hot_labels
+from monai_plan.networks import ImageAutoencoder
+from monai_plan.networks.layers import EqualizedLinear, full_size, one_hot_labels
 from monai_plan.utils import ConfigError, seeded_generator
 
 BACKBONES = ("efficientnet_lite0", "random")
@@ -191,6 +193,26 @@ class ProjectedDiscriminator(nn.Module):
             images = F.interpolate(images, self.feature_size, mode="bilinear", align_corners=False)
         maps = self.projection(images.expand(-1, 3, -1, -1))
         return torch.cat([scale(x, one_hot) for scale, x in zip(self.scales, maps, strict=True)], dim=1).float()
+
+
+class DecodedDiscriminator(nn.Module):
+    """A discriminator that sees latent images as the images that a frozen decoder makes of them.
+
+    Args:
+        judge: images, labels → logits.
+        autoencoder: whose decoder it is; a copy is kept, its weights as buffers.
+    """
+
+    def __init__(self, judge: ProjectedDiscriminator, autoencoder: ImageAutoencoder):
+        super().__init__()
+        self.judge, self.num_classes = judge, judge.num_classes
+        self.autoencoder = copy.deepcopy(autoencoder).without_encoder().eval()
+        _parameters_to_buffers(self.autoencoder)
+
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Latents [B, latent_channels, *img_size / factor], labels [B] → what ``judge`` returns of their images."""
+        logits: Tensor = self.judge(self.autoencoder.decode(latents), labels)
+        return logits
 
 
 def _feature_size(img_size: tuple[int, ...], feature_size: int | None) -> tuple[int, ...]:

@@ -1,12 +1,9 @@
 """Perceptual distance, exact nearest-real search and fidelity."""
 
+from monai_plan.metrics.embedding import Images, embed, embed_statistics
 from monai_plan.metrics.frechet import FeatureStatistics, frechet_distance
 from monai_plan.metrics.nearest import (
-    Images,
     NearestReal,
-    embed,
-    embed_pooled,
-    embed_statistics,
     nearest_other_images,
     nearest_real,
     nearest_real_images,
@@ -16,6 +13,7 @@ from monai_plan.metrics.perceptual import (
     PerceptualEmbedding,
     RandomFeatureEmbedding,
     SqueezeNetEmbedding,
+    load_published,
     perceptual_embedding,
 )
 from monai_plan.metrics.precision_recall import precision_recall
@@ -29,9 +27,9 @@ __all__ = [
     "RandomFeatureEmbedding",
     "SqueezeNetEmbedding",
     "embed",
-    "embed_pooled",
     "embed_statistics",
     "frechet_distance",
+    "load_published",
     "nearest_other_images",
     "nearest_real",
     "nearest_real_images",

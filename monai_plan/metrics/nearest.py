@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from math import ceil, isqrt
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import ignite.distributed as idist
 import torch
 from torch import Tensor
 
-from monai_plan.metrics.frechet import FeatureStatistics
+from monai_plan.metrics.embedding import Images, embed_batch
 from monai_plan.metrics.perceptual import PerceptualEmbedding
 from monai_plan.utils import ConfigError, DataError
 
 __all__ = [
-    "Images",
     "NearestReal",
-    "embed",
-    "embed_statistics",
     "nearest_other_images",
     "nearest_real",
     "nearest_real_images",
@@ -38,21 +35,6 @@ LONGEST = 1e18  # beyond, squares come near to float32's largest number
 
 
 Groups = tuple[Tensor, Tensor] | None
-
-
-class Images(Protocol):
-    """Images [N, C, *spatial] in [-1, 1]: a tensor, or what gives float32 tensors when it is indexed or split."""
-
-    @property
-    def shape(self) -> torch.Size:
-        """[N, C, *spatial]."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: Any) -> Tensor: ...
-
-    def split(self, size: int) -> Iterable[Tensor]:
-        """Batches of at most ``size`` images."""
 
 
 class NearestReal(NamedTuple):
@@ -175,7 +157,7 @@ def nearest_real_images(
         )
     groups = _check_sides(queries, reals, groups, torch.device(device))
     embedding.to(device)
-    sample = _embed_batch(embedding, reals[:1], device)
+    sample = embed_batch(embedding, reals[:1], device)
     sizes = _sizes(
         sample.shape[1], len(queries), batch_size, memory=memory, product_dtype=product_dtype,
         embedded=sample.dtype.itemsize,
@@ -186,11 +168,11 @@ def nearest_real_images(
     def embedded_queries(start: int, stop: int) -> Tensor:
         rows = sample.new_empty(stop - start, sample.shape[1])
         for part, batch in zip(rows.split(step), queries[start:stop].split(step), strict=True):
-            part.copy_(_embed_batch(embedding, batch, device))
+            part.copy_(embed_batch(embedding, batch, device))
         return rows
 
     def embedded_reals() -> Iterator[Tensor]:
-        return (_embed_batch(embedding, batch, device) for batch in reals.split(sizes.reals))
+        return (embed_batch(embedding, batch, device) for batch in reals.split(sizes.reals))
 
     held = None
     if queries is reals and sizes.queries >= len(queries):  # each is embedded once
@@ -231,92 +213,6 @@ def nearest_other_images(
         images, images, embedding, batch_size=batch_size, device=device, memory=memory, groups=(identities, identities)
     )
     return found.distances.float()
-
-
-@torch.no_grad()
-def embed(
-    embedding: PerceptualEmbedding,
-    images: Images,
-    *,
-    batch_size: int = 64,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Embed many images, batch by batch.
-
-    Args:
-        embedding: is moved to ``device`` and stays there.
-        images: [N, C, *spatial], values in [-1, 1].
-        batch_size: images at a time.
-        device: where to compute, in the weights' precision whatever autocast says.
-
-    Returns:
-        [N, E], on the CPU; the squared distances of its rows are the perceptual ones.
-
-    Raises:
-        DataError: if there are no images or they do not fit the embedding.
-        ConfigError: if ``batch_size`` is less than 1.
-    """
-    return torch.cat([batch.cpu() for batch in _embedded(embedding, embedding, images, batch_size, device)])
-
-
-@torch.no_grad()
-def embed_pooled(
-    embedding: PerceptualEmbedding,
-    images: Images,
-    *,
-    batch_size: int = 64,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """``embedding.pooled(images)``, batch by batch, for precision and recall.
-
-    Args, Raises: see ``embed``.
-
-    Returns:
-        [N, F], on the CPU.
-    """
-    return torch.cat([batch.cpu() for batch in _embedded(embedding, embedding.pooled, images, batch_size, device)])
-
-
-@torch.no_grad()
-def embed_statistics(
-    embedding: PerceptualEmbedding,
-    images: Images,
-    *,
-    batch_size: int = 64,
-    device: torch.device | str = "cpu",
-) -> FeatureStatistics:
-    """Mean and covariance of ``embedding.pooled(images)``, for the Fréchet distance, batch by batch.
-
-    Args, Raises: see ``embed``.
-
-    Returns:
-        On the CPU.
-    """
-    statistics = FeatureStatistics()
-    for features in _embedded(embedding, embedding.pooled, images, batch_size, device):
-        statistics.add(features.cpu())  # float64, which not every device knows
-    return statistics
-
-
-def _embedded(
-    embedding: PerceptualEmbedding,
-    function: Callable[[Tensor], Tensor],
-    images: Images,
-    batch_size: int,
-    device: torch.device | str,
-) -> Iterator[Tensor]:
-    """What a function of the embedding makes of each batch."""
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
-    if not len(images):
-        raise DataError("there are no images to embed.")
-    embedding.to(device)
-    return (_embed_batch(function, batch, device) for batch in images.split(batch_size))
-
-
-def _embed_batch(function: Callable[[Tensor], Tensor], images: Tensor, device: torch.device | str) -> Tensor:
-    with torch.autocast(torch.device(device).type, enabled=False):
-        return function(images.to(device))
 
 
 def _check_sides(queries: Images, reals: Images, groups: Groups, device: torch.device) -> Groups:

@@ -26,7 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_plan.networks.stylegan2 import EqualizedLinear, StyleGAN2Generator
+from monai_plan.networks.layers import EqualizedLinear
+from monai_plan.networks.stylegan2 import StyleGAN2Generator
 from monai_plan.tensor_file import load_tensors
 from monai_plan.utils import ArtifactError, ConfigError, first_line
 

@@ -92,3 +92,13 @@ class BatchSplitter:
             # Outside the except block: only here has the failed slice let go of its tensors.
             torch.cuda.empty_cache()
         return results
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether ``device`` has arithmetic units for bfloat16: recent GPUs, and CPUs with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        supported: Callable[[], bool] | None = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        return supported is not None and supported()
+    return False

@@ -3,214 +3,36 @@
 Sources: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020, arXiv 1912.04958 (modulated
 convolution, skip generator, residual discriminator), and "Training Generative Adversarial Networks with Limited Data",
 NeurIPS 2020, arXiv 2006.06676 (conditioning by an embedded label beside z, projection in the discriminator).
-
-One form differs from the published code and gives the same numbers: a modulated convolution scales the activations
-instead of making one set of weights per sample.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from monai_plan.networks.autoencoder import ImageAutoencoder, new_autoencoder
 from monai_plan.networks.decoder import LatentDecoder, register_decoder
+from monai_plan.networks.layers import (
+    GAIN,
+    EqualizedLinear,
+    ModulatedConv,
+    activate,
+    channels_at,
+    clamp,
+    fast_layout,
+    full_size,
+    one_hot_labels,
+    second_moment,
+    start_shape,
+    upsample,
+)
 from monai_plan.utils import ConfigError
 
-__all__ = ["MappingNetwork", "StyleGAN2Discriminator", "StyleGAN2Generator", "SynthesisNetwork"]
-
-_CONV = {2: F.conv2d, 3: F.conv3d}
-_CONV_TRANSPOSE = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
-
-
-def full_size(img_size: int | Sequence[int], spatial_dims: int) -> tuple[int, ...]:
-    """One length per axis, from one number or one per axis.
-
-    Raises:
-        ConfigError: if ``spatial_dims`` is not 2 or 3, or ``img_size`` is of another number of axes.
-    """
-    if spatial_dims not in (2, 3):
-        raise ConfigError(f"spatial_dims is {spatial_dims}, but must be 2 or 3.")
-    size = (img_size,) * spatial_dims if isinstance(img_size, int) else tuple(img_size)
-    if not all(isinstance(length, int) for length in size):
-        raise ConfigError(f"img_size is {size}, but must be whole numbers.")
-    if len(size) != spatial_dims:
-        raise ConfigError(f"img_size is {size}, but spatial_dims is {spatial_dims}: give as many lengths.")
-    return size
-
-
-def start_shape(img_size: Sequence[int]) -> tuple[tuple[int, ...], int]:
-    """Split an image size into a start shape and a number of doublings: ``img_size = start * 2 ** doublings``.
-
-    As many doublings as every axis allows with a start of at least 4.
-
-    Raises:
-        ConfigError: if no doubling is possible.
-    """
-    doublings = 0
-    size = tuple(img_size)
-    while all(s % 2 == 0 and s // 2 >= 4 for s in size):
-        size = tuple(s // 2 for s in size)
-        doublings += 1
-    if doublings == 0:
-        raise ConfigError(
-            f"img_size {tuple(img_size)} is no start shape times a power of two: every axis must be even and at least "
-            "8; resize the images, for instance to 64 or 96 per axis."
-        )
-    return size, doublings
-
-
-def channels_at(size: Sequence[int], channel_base: int, channel_max: int) -> int:
-    """Feature channels of a block whose longest axis has ``max(size)`` elements (StyleGAN2's rule)."""
-    return max(min(channel_base // max(size), channel_max), 1)
-
-
-def smoothing_kernel(spatial_dims: int) -> Tensor:
-    """The separable, normalised [1, 3, 3, 1] kernel, [4, 4] or [4, 4, 4]."""
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
-    kernel = taps
-    for _ in range(spatial_dims - 1):
-        kernel = kernel.unsqueeze(-1) * taps
-    return kernel
-
-
-def smooth(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
-    """Filter every channel with one kernel after zero padding on every side."""
-    channels = x.shape[1]
-    kernel = kernel.to(x.dtype).expand(channels, 1, *kernel.shape)
-    return _CONV[x.ndim - 2](x, kernel, padding=padding, groups=channels)
-
-
-# Where networks are faster with the channels of a pixel side by side: on CPUs, measured at 32 to 128 pixels
-# (docs/results.md, "Speed"). No GPU has been measured: benchmarks/gan_training.py --channels_last both.
-CHANNELS_LAST_DEVICES = {"cpu"}
-
-
-def fast_layout(x: Tensor) -> Tensor:
-    """The same values in the memory layout that suits the device; convolutions hand it on to their results."""
-    if x.device.type not in CHANNELS_LAST_DEVICES:
-        return x
-    # unlike contiguous(memory_format=...), this leaves no doubt of the layout if there is but one channel
-    return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
-
-
-def upsample(x: Tensor, spatial_dims: int) -> Tensor:
-    """Double every axis with the [1, 3, 3, 1] filter: interpolation by 0.25 and 0.75 with a zero border."""
-    x = F.pad(x, [1, 1] * spatial_dims)
-    x = F.interpolate(x, scale_factor=2, mode="bilinear" if spatial_dims == 2 else "trilinear", align_corners=False)
-    for axis in range(2, 2 + spatial_dims):
-        x = x.narrow(axis, 2, x.shape[axis] - 4)
-    return x
-
-
-GAIN = math.sqrt(2)  # of the activations: it keeps the variance
-
-
-def activate(x: Tensor, gain: float = GAIN) -> Tensor:
-    """Leaky ReLU with slope 0.2, times a gain; a gain of the input is the same, and often costs nothing."""
-    x = F.leaky_relu(x, 0.2)
-    return x if gain == 1.0 else x * gain
-
-
-def clamp(x: Tensor, limit: float | None) -> Tensor:
-    """To [-limit, limit], or as it is."""
-    return x if limit is None else x.clamp(-limit, limit)
-
-
-def _full_precision(x: Tensor) -> Tensor:
-    """At least float32: float16 and bfloat16 are converted, float64 stays."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-class EqualizedLinear(nn.Module):
-    """Linear layer with equalised learning rate: weights of unit variance, scaled by 1/sqrt(fan-in) at run time."""
-
-    def __init__(self, in_features: int, out_features: int, *, bias_init: float = 0.0, lr_multiplier: float = 1.0):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
-        self.bias = nn.Parameter(torch.full((out_features,), bias_init / lr_multiplier))
-        self.weight_gain = lr_multiplier / math.sqrt(in_features)
-        self.bias_gain = lr_multiplier
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
-
-
-class EqualizedConv(nn.Module):
-    """Convolution with equalised learning rate and "same" padding, optionally halving the image after smoothing it.
-
-    ``gain`` times the result is what ``forward`` returns, a bias included, and it costs nothing on the pixels.
-    """
-
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int, *, down: bool = False):
-        super().__init__()
-        self.spatial_dims, self.kernel_size, self.down = spatial_dims, kernel_size, down
-        kernel = (kernel_size,) * spatial_dims
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *kernel))
-        self.weight_gain = 1 / math.sqrt(in_channels * math.prod(kernel))
-        if down:  # a buffer, since a copy from the host at every step would make a GPU wait
-            self.register_buffer("filter", smoothing_kernel(spatial_dims), persistent=False)
-        self.filter: Tensor
-
-    def forward(self, x: Tensor, bias: Tensor | None = None, *, gain: float = 1.0) -> Tensor:
-        weight = self.weight * (self.weight_gain * gain)
-        bias = None if bias is None else bias.flatten() * gain
-        conv = _CONV[self.spatial_dims]
-        if not self.down:
-            return conv(x, weight, bias, padding=self.kernel_size // 2)
-        # the filter pads so that the strided convolution, which does not, returns exactly half the size
-        return conv(smooth(x, self.filter, padding=(self.kernel_size + 1) // 2), weight, bias, stride=2)
-
-
-class ModulatedConv(nn.Module):
-    """Convolution whose input channels are scaled by a style, output demodulated: arXiv 1912.04958, eq. 1-3.
-
-    Scaling the input by s and the output by 1/sqrt(Σ (w s)²) equals convolving with w' = w s / sqrt(Σ (w s)²), without
-    one set of weights per sample. ``forward`` returns ``gain`` times the result, which costs nothing on the pixels.
-    """
-
-    def __init__(
-        self,
-        spatial_dims: int,
-        in_channels: int,
-        out_channels: int,
-        w_dim: int,
-        *,
-        kernel_size: int = 3,
-        up: bool = False,
-        demodulate: bool = True,
-    ):
-        super().__init__()
-        self.spatial_dims, self.kernel_size, self.up, self.demodulate = spatial_dims, kernel_size, up, demodulate
-        self.affine = EqualizedLinear(w_dim, in_channels, bias_init=1.0)
-        kernel = (kernel_size,) * spatial_dims
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *kernel))
-        self.weight_gain = 1 / math.sqrt(in_channels * math.prod(kernel))
-        if up:
-            self.register_buffer("filter", smoothing_kernel(spatial_dims) * 2.0**spatial_dims, persistent=False)
-        self.filter: Tensor
-
-    def forward(self, x: Tensor, w: Tensor, *, gain: float = 1.0) -> Tensor:
-        ones = (1,) * self.spatial_dims
-        style = self.affine(w)
-        weight = self.weight * (self.weight_gain if self.demodulate else self.weight_gain * gain)
-        x = x * style.view(*style.shape, *ones).to(x.dtype)
-        if self.up:
-            x = _CONV_TRANSPOSE[self.spatial_dims](x, weight.transpose(0, 1), stride=2)
-            x = smooth(x, self.filter, padding=1)
-        else:
-            x = _CONV[self.spatial_dims](x, weight, padding=self.kernel_size // 2)
-        if self.demodulate:
-            energy = weight.square().flatten(2).sum(2)  # Σ over the kernel, [out, in]
-            epsilon = 1e-8 * self.weight_gain**2  # so that it does not depend on the gain, as published
-            scale = torch.rsqrt(F.linear(_full_precision(style).square(), _full_precision(energy)) + epsilon)
-            x = x * (scale * gain).view(*scale.shape, *ones).to(x.dtype)
-        return x
+__all__ = ["MappingNetwork", "StyleGAN2Generator", "SynthesisNetwork"]
 
 
 class SynthesisLayer(nn.Module):
@@ -384,10 +206,10 @@ class MappingNetwork(nn.Module):
         if self.embed is None and labels is not None:
             raise ValueError("labels were given, but the network has num_classes=0: pass labels=None.")
         with torch.autocast(z.device.type, enabled=False):  # float32 in mixed precision too, as published
-            x = _second_moment(z.float())
+            x = second_moment(z.float())
             if self.embed is not None:
                 label = self.embed(one_hot_labels(labels, self.num_classes, z.shape[0]))
-                x = torch.cat([x, _second_moment(label)], dim=1)
+                x = torch.cat([x, second_moment(label)], dim=1)
             for layer in self.layers:
                 x = activate(layer(x))
         if self.training:
@@ -395,25 +217,30 @@ class MappingNetwork(nn.Module):
         return x if truncation == 1.0 else self.w_avg.lerp(x, truncation)
 
 
-def _second_moment(x: Tensor) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
+class DecodedSynthesis(nn.Module):
+    """w → latent image → image: a ``SynthesisNetwork``, and behind it a frozen decoder.
 
+    Args:
+        network: makes the latent images.
+        autoencoder: whose decoder makes images of them.
+    """
 
-def one_hot_labels(labels: Tensor | None, num_classes: int, batch_size: int) -> Tensor:
-    """Labels [B] → one-hot [B, num_classes], float32, with an error for missing or foreign ones."""
-    if labels is None or labels.shape != (batch_size,):
-        shape = None if labels is None else tuple(labels.shape)
-        raise ValueError(f"labels have shape {shape}, but a network of {num_classes} classes needs [{batch_size}].")
-    try:
-        # not F.one_hot, which torch.compile of PyTorch 2.6 cannot take
-        return F.embedding(labels, torch.eye(num_classes, device=labels.device))
-    except (IndexError, RuntimeError) as error:
-        raise ValueError(f"labels must be integers from 0 to {num_classes - 1}: {error}") from error
+    def __init__(self, network: SynthesisNetwork, autoencoder: ImageAutoencoder):
+        super().__init__()
+        self.network, self.autoencoder = network, autoencoder.requires_grad_(False)
+        self.num_ws = network.num_ws
+
+    def forward(self, w: Tensor, *, noise_mode: str | None = None) -> Tensor:
+        """As ``SynthesisNetwork``."""
+        return self.autoencoder.decode(self.network(w, noise_mode=noise_mode))
 
 
 @register_decoder
 class StyleGAN2Generator(LatentDecoder):
     """The StyleGAN2 generator in two or three dimensions: G = synthesis ∘ mapping.
+
+    With ``autoencoder`` it makes latent images, and the frozen decoder of an autoencoder makes images of them: a volume
+    costs a fraction of what it would cost otherwise.
 
     Args:
         spatial_dims: 2 or 3.
@@ -426,9 +253,11 @@ class StyleGAN2Generator(LatentDecoder):
         mapping_layers: fully connected layers of the mapping network.
         conv_clamp: clamp what each synthesis layer puts out to [-conv_clamp, conv_clamp]; by default not. Published
             StyleGAN2-ADA networks do, mostly at 256 (arXiv 2006.06676, against overflow in float16).
+        autoencoder: arguments of the ``ImageAutoencoder`` whose decoder stands behind the synthesis network; None: that
+            makes the images. ``use_decoder`` brings the weights of a trained one.
 
     Raises:
-        ConfigError: if ``spatial_dims``, ``img_size`` or ``conv_clamp`` cannot work.
+        ConfigError: if ``spatial_dims``, ``img_size``, ``conv_clamp`` or ``autoencoder`` cannot work.
 
     Example:
         >>> generator = StyleGAN2Generator(2, 32, 1, z_dim=64, w_dim=64, num_classes=2).eval()
@@ -449,6 +278,7 @@ class StyleGAN2Generator(LatentDecoder):
         channel_max: int = 512,
         mapping_layers: int = 8,
         conv_clamp: float | None = None,
+        autoencoder: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         if conv_clamp is not None and not conv_clamp > 0:
@@ -466,12 +296,16 @@ class StyleGAN2Generator(LatentDecoder):
             **widths,
             "mapping_layers": mapping_layers,
             "conv_clamp": conv_clamp,
+            **({} if autoencoder is None else {"autoencoder": dict(autoencoder)}),
         }
         self.mapping: MappingNetwork = MappingNetwork(z_dim, w_dim, num_classes, num_layers=mapping_layers)
-        self.synthesis: SynthesisNetwork = SynthesisNetwork(
-            self.img_size, img_channels, w_dim, **widths, conv_clamp=conv_clamp
+        coder = new_autoencoder(spatial_dims, img_channels, autoencoder)
+        size, channels = (self.img_size, img_channels) if coder is None else coder.latent_shape(self.img_size)
+        network = SynthesisNetwork(size, channels, w_dim, **widths, conv_clamp=conv_clamp)
+        self.synthesis: SynthesisNetwork | DecodedSynthesis = (
+            network if coder is None else DecodedSynthesis(network, coder.without_encoder())
         )
-        self.num_ws = self.synthesis.num_ws
+        self.num_ws = network.num_ws
 
     def forward(
         self, z: Tensor, labels: Tensor | None = None, *, truncation: float = 1.0, noise_mode: str | None = None
@@ -479,105 +313,23 @@ class StyleGAN2Generator(LatentDecoder):
         """z [B, z_dim], labels [B] → images [B, C, *img_size], about [-1, 1]; see the two networks for the options."""
         return self.synthesis(self.mapping(z, labels, truncation=truncation), noise_mode=noise_mode)
 
+    def before_decoder(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """z [B, z_dim], labels [B] → what the synthesis network makes: latent images, or images without a decoder."""
+        synthesis = self.synthesis.network if isinstance(self.synthesis, DecodedSynthesis) else self.synthesis
+        return synthesis(self.mapping(z, labels))
 
-class DiscriminatorBlock(nn.Module):
-    """One resolution of the residual discriminator: two convolutions, the second halves the image."""
-
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int):
-        super().__init__()
-        ones = (1,) * spatial_dims
-        self.conv0 = EqualizedConv(spatial_dims, in_channels, in_channels, 3)
-        self.bias0 = nn.Parameter(torch.zeros(in_channels, *ones))
-        self.conv1 = EqualizedConv(spatial_dims, in_channels, out_channels, 3, down=True)
-        self.bias1 = nn.Parameter(torch.zeros(out_channels, *ones))
-        self.skip = EqualizedConv(spatial_dims, in_channels, out_channels, 1, down=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        skip = self.skip(x, gain=math.sqrt(0.5))
-        x = activate(self.conv0(x, self.bias0, gain=GAIN), gain=1.0)
-        return skip + activate(self.conv1(x, self.bias1), gain=1.0)  # √2 · √½ = 1: the sum keeps the variance
-
-
-GROUP_SIZE = 4  # images in a group of the minibatch standard deviation
-
-
-def minibatch_stddev(x: Tensor, group_size: int) -> Tensor:
-    """Append one channel with the mean standard deviation over groups of the batch (arXiv 1710.10196).
-
-    The batch is split into groups of at most ``group_size`` that divide it, of images a stride apart.
-    """
-    batch = x.shape[0]
-    group = next(g for g in range(min(group_size, batch), 0, -1) if batch % g == 0)
-    groups = x.float().reshape(group, batch // group, -1)
-    variance = (groups - groups.mean(0)).square().mean(0)  # on a CPU several times as fast as var
-    deviation = (variance + 1e-8).sqrt().mean(1)
-    channel = deviation.repeat(group).view(batch, 1, *(1,) * (x.ndim - 2)).expand(-1, 1, *x.shape[2:])
-    return torch.cat([x, channel.to(x.dtype)], dim=1)
-
-
-class StyleGAN2Discriminator(nn.Module):
-    """The residual StyleGAN2 discriminator in two or three dimensions, with projection on the label.
-
-    Args:
-        spatial_dims: 2 or 3.
-        img_size: as in ``StyleGAN2Generator``.
-        img_channels: image channels.
-        num_classes: number of classes of the projection (arXiv 1802.05637); 0 for none.
-        channel_base, channel_max: as in ``StyleGAN2Generator``.
-
-    Raises:
-        ConfigError: if ``spatial_dims`` or ``img_size`` cannot work.
-    """
-
-    def __init__(
-        self,
-        spatial_dims: int,
-        img_size: int | Sequence[int],
-        img_channels: int,
-        num_classes: int = 0,
-        *,
-        channel_base: int = 16384,
-        channel_max: int = 512,
-    ):
-        super().__init__()
-        size = full_size(img_size, spatial_dims)
-        start, doublings = start_shape(size)
-        self.num_classes = num_classes
-        widths = [
-            channels_at([s * 2**level for s in start], channel_base, channel_max) for level in range(doublings, -1, -1)
-        ]
-        ones = (1,) * spatial_dims
-        self.from_image = EqualizedConv(spatial_dims, img_channels, widths[0], 1)
-        self.from_image_bias = nn.Parameter(torch.zeros(widths[0], *ones))
-        self.blocks = nn.ModuleList(DiscriminatorBlock(spatial_dims, a, b) for a, b in itertools.pairwise(widths))
-        self.conv = EqualizedConv(spatial_dims, widths[-1] + 1, widths[-1], 3)
-        self.bias = nn.Parameter(torch.zeros(widths[-1], *ones))
-        self.fc = EqualizedLinear(widths[-1] * math.prod(start), widths[-1])
-        self.embed = EqualizedLinear(num_classes, widths[-1]) if num_classes else None
-        self.out = EqualizedLinear(widths[-1], widths[-1] if num_classes else 1)
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images [B, C, *img_size] in [-1, 1] and, if there are classes, labels [B] → logits [B], positive for "real".
+    def use_decoder(self, autoencoder: ImageAutoencoder | None) -> StyleGAN2Generator:
+        """Itself, with the weights of a trained autoencoder's decoder; None is for one without a decoder.
 
         Raises:
-            ValueError: if labels are missing or out of range.
+            ConfigError: if it has no decoder, or another one.
         """
-        return self.judge(images, labels)[0]
-
-    def judge(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The logits of ``forward``, and those that each class would have had, [B, max(num_classes, 1)].
-
-        By Bayes' rule the latter, seen as those of a classifier, tell the class of an image (arXiv 1802.05637).
-        """
-        x = activate(self.from_image(fast_layout(images), self.from_image_bias, gain=GAIN), gain=1.0)
-        for block in self.blocks:
-            x = block(x)
-        with torch.autocast(images.device.type, enabled=False):  # float32 in mixed precision too, as published
-            x = minibatch_stddev(x.float(), GROUP_SIZE)
-            x = activate(self.conv(x, self.bias, gain=GAIN), gain=1.0)
-            x = self.out(activate(self.fc(x.flatten(1))))
-            if self.embed is None:
-                return x.squeeze(1), x
-            targets = _second_moment(self.embed(torch.eye(self.num_classes, device=x.device)))
-            logits = x @ targets.T / math.sqrt(x.shape[1])
-            return (logits * one_hot_labels(labels, self.num_classes, len(x))).sum(1), logits
+        own = self.synthesis.autoencoder if isinstance(self.synthesis, DecodedSynthesis) else None
+        if (own is None) != (autoencoder is None):
+            raise ConfigError(
+                "the generator has a decoder and no autoencoder was given, or the other way round: both follow the id "
+                "autoencoder."
+            )
+        if own is not None and autoencoder is not None:
+            own.load_state_dict(autoencoder.decoder_weights())
+        return self

@@ -19,6 +19,7 @@ def dataset_card(
     subject: str,
     walk: str,
     check: str,
+    autoencoder_source: str | None = None,
 ) -> str:
     """The card as Markdown.
 
@@ -31,6 +32,8 @@ def dataset_card(
         subject: what the subject of an image is.
         walk: the recipe of the walk.
         check: the final check of the distance.
+        autoencoder_source: what a published autoencoder behind the generator was trained on, since whoever is in that
+            data may be among the patients here; None without such a one.
     """
     channels, *spatial = shape
     rows = "".join(
@@ -47,9 +50,12 @@ def dataset_card(
         subject=subject,
         walk=walk,
         check=check,
+        autoencoder="" if autoencoder_source is None else _AUTOENCODER.format(source=as_markdown(autoencoder_source)),
     )
 
 
+_AUTOENCODER = """
+- Decoded by a published autoencoder, which was trained on: {source}. Patients of that data were not audited."""
 _CARD = """# {name}
 
 {num_images} synthetic images, {spatial}, {channels} channel(s), 8 bits per value, made with monai_plan by the method
@@ -60,7 +66,7 @@ PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984).
 {rows}
 - Read it with `monai.data.load_decathlon_datalist("datalist.json", is_segmentation=False)`.
 - {subject}
-- Made from {made_from}, by a generative network trained on them. The images are {images}.
+- Made from {made_from}, by a generative network trained on them. The images are {images}.{autoencoder}
 - Walk: {walk}. Final check of the distance: {check}.
 
 What is not promised: that nothing about a patient can be inferred. The attacks in the report beside this card found

@@ -213,14 +213,15 @@ PICTURES = [
     Variant("TIFF", "32-bit float, compressed", tiff(zlib.compress(FLOATS.tobytes()), like=GREY, bits=32,
             tags={259: 8, 339: 3}), shown(FLOATS)),
     *[Variant("TIFF", f"{name}, compressed, big-endian", tiff(zlib.compress(rows.byteswap().tobytes()), like=GREY,
-              bits=8 * rows.itemsize, tags={259: 8, 339: form}, big=True), refusal="compressed TIFF in big-endian")
+              bits=8 * rows.itemsize, tags={259: 8, 339: form}, big=True), refusal="compressed TIFF in big-endian",
+              at_best=shown(rows))
       for name, rows, form in (("32-bit float", FLOATS, 3), ("16 bits with a sign", SIGNED, 2))],
     Variant("TIFF", "16-bit grey, compressed, big-endian", tiff(zlib.compress(DEEP.byteswap().tobytes()), like=GREY,
             bits=16, tags={259: 8}, big=True), shown(DEEP)),
     Variant("TIFF", "thumbnail first, as raw photographs have", tiff(COLOUR, like=GREY, bits=8,
             tags={**RGB_TAGS, 254: 1}), refusal="shows its thumbnail first"),
     Variant("TIFF", "two channels", tiff(COLOUR[..., :2].copy(), like=GREY, bits=8, tags={277: 2, 338: 0}),
-            refusal="TIFF of 2 channels"),
+            refusal="TIFF of 2 channels|does not know"),
     *[Variant("TIFF", f"three frames in one, {name}", tiff(np.concatenate([GREY] * 3), like=GREY, bits=8, tags=tags),
               refusal="TIFF of 3 frames in one")
       for name, tags in (("ImageJ", {270: b"ImageJ=1.54f\nimages=3\nslices=3\n\0"}), ("by depth", {32997: 3}),

@@ -69,7 +69,7 @@ def test_they_are_said_in_one_line_and_once(tmp_path: Path, caplog: pytest.LogCa
     with caplog.at_level(logging.INFO, logger="monai_plan"):
         assert inspect_datalist(path) is inspect_datalist(str(path))
     (line,) = [record.getMessage() for record in caplog.records if "found in the data" in record.getMessage()]
-    assert "num_classes 2, spatial_dims 2, img_channels 1, 8 bits, sizes 60 x 40, so img_size [56, 40]" in line
+    assert "num_classes 2, spatial_dims 2, img_channels 1, 8 bits, sizes 60 x 40, by default img_size [56, 40]" in line
 
 
 def test_volumes_that_do_not_say_where_left_is_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -23,15 +23,21 @@ DOCS = Path(__file__).parents[2] / "docs" / "own_data.md"
 @pytest.mark.parametrize("variant", ALL, ids=lambda variant: variant.id)
 def test_the_value_that_a_viewer_shows_or_a_refusal(variant: Variant, tmp_path: Path) -> None:
     path = variant.write(tmp_path)
-    if variant.values is None:
-        with pytest.raises(ImageRefusedError, match=variant.refusal):
-            read_image(path)
+    values = variant.values if variant.at_best is None else variant.at_best
+    refused = None
+    try:
+        image = read_image(path)
+    except ImageRefusedError as error:
+        refused = str(error)
+    if refused is not None:
+        assert variant.values is None
+        assert re.search(variant.refusal, refused)
         return
-    image = read_image(path)
+    assert values is not None
     assert isinstance(image, MetaTensor)
     assert image.dtype == torch.float32
-    assert tuple(image.shape) == variant.values.shape
-    assert np.abs(image.numpy() - variant.values).max() <= variant.tolerance
+    assert tuple(image.shape) == values.shape
+    assert np.abs(image.numpy() - values).max() <= variant.tolerance
 
 
 @pytest.mark.parametrize("variant", [v for v in ALL if v.values is not None], ids=lambda variant: variant.id)

@@ -26,13 +26,15 @@ def test_contact_sheet(tmp_path):
     assert np.asarray(Image.open(rgb)).shape == (6, 4, 3)
 
 
-@pytest.mark.parametrize(("axis", "shape"), [(-1, (6, 4)), (0, (8, 6)), (1, (8, 4))])
-def test_contact_sheet_of_volumes_shows_the_middle(tmp_path, axis, shape):
+def test_contact_sheet_of_volumes_shows_three_planes(tmp_path):
     volume = images(1, (1, 4, 6, 8))
-    sheet = np.asarray(Image.open(contact_sheet(volume, columns=1, path=tmp_path / "s.png", slice_axis=axis)))
-    middle = {-1: volume[0, 0, :, :, 4], 0: volume[0, 0, 2], 1: volume[0, 0, :, 3]}[axis]
-    assert sheet.shape == shape
-    assert np.abs(sheet.astype(int) - ((middle.T + 1) * 127.5).numpy()).max() <= 1
+    sheet = np.asarray(Image.open(contact_sheet(volume, columns=1, path=tmp_path / "s.png")))
+    assert sheet.shape == (6 + 8 + 8, 6)
+    axial, coronal, sagittal = volume[0, 0, :, :, 4], volume[0, 0, :, 3], volume[0, 0, 2]
+    for shown, plane in ((sheet[:6, 1:5], axial), (sheet[6:14, 1:5], coronal), (sheet[14:], sagittal)):
+        upright = np.flipud(plane.T.numpy())  # the front, or the head, at the top
+        assert np.abs(shown.astype(int) - (upright + 1) * 127.5).max() <= 1
+    assert (sheet[:14, [0, 5]] == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ class Variant:
     values: np.ndarray | None = None
     refusal: str = ""
     tolerance: float = 0.0
+    at_best: np.ndarray | None = None  # what some versions of Pillow read of a file that is refused with others
 
     @property
     def id(self) -> str:

@@ -19,7 +19,7 @@ from monai_plan.gan import (
     ProjectedDiscriminator,
     gan_discriminator,
 )
-from monai_plan.networks import StyleGAN2Discriminator
+from monai_plan.networks import ImageAutoencoder, StyleGAN2Discriminator
 from monai_plan.utils import ConfigError
 
 LABELS = torch.tensor([0, 1, 1, 0])
@@ -165,3 +165,20 @@ def test_the_generator_follows_and_every_weight_moves():
 def test_both_must_know_the_same_classes():
     with pytest.raises(ConfigError, match=r"own knows 2 classes, aid 0"):
         AidedDiscriminator(make_discriminator(), make_discriminator(num_classes=0, objective="aided").aid)
+
+
+@pytest.mark.parametrize("objective", ["aided", "hinge", "logistic"])
+def test_behind_an_autoencoder_features_are_of_decoded_images(objective):
+    coder = ImageAutoencoder(2, 1, channels=[4, 8], latent_channels=3, norm_num_groups=2).eval()
+    discriminator = gan_discriminator(
+        objective, 2, 32, 1, 2, channel_base=64, channel_max=4, backbone="random", autoencoder=coder
+    ).eval()
+    latents, labels = torch.randn(2, 3, 16, 16), torch.tensor([0, 1])
+    logits = discriminator(latents, labels)
+    assert logits.shape[0] == 2
+    assert not any("autoencoder" in name for name, _ in discriminator.named_parameters()), "the decoder stays as it is"
+    aid = {"aided": lambda: discriminator.aid, "hinge": lambda: discriminator}.get(objective)
+    if aid is not None:
+        found = aid()(latents, labels)
+        assert torch.equal(found, aid().judge(coder.decode(latents), labels))
+        assert torch.equal(found, logits[:, -found.shape[1] :])

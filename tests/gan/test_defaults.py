@@ -26,10 +26,11 @@ def test_every_size_has_settings_that_build_a_generator(spatial_dims, img_size):
     found = gan_defaults(img_size, spatial_dims)
     generator = StyleGAN2Generator(
         spatial_dims, img_size, 1, found.z_dim, found.w_dim,
-        channel_base=found.channel_base, channel_max=found.channel_max,
+        channel_base=found.channel_base, channel_max=found.channel_max, autoencoder=found.autoencoder,
     )  # fmt: skip
-    widest = generator.synthesis.blocks[0].const.shape[0]
-    narrowest = generator.synthesis.blocks[-1].conv1.bias.shape[0]
+    network = generator.synthesis if found.autoencoder is None else generator.synthesis.network
+    widest = network.blocks[0].const.shape[0]
+    narrowest = network.blocks[-1].conv1.bias.shape[0]
     assert 8 <= narrowest <= widest <= found.channel_max
 
 
@@ -42,7 +43,28 @@ def test_r1_weighs_a_pixel_the_same_at_any_size():
     small, large = gan_defaults(64), gan_defaults((128, 64))
     assert small.r1_weight == pytest.approx(0.0002 * 64 * 64 / 16)
     assert large.r1_weight * large.batch_size == pytest.approx(2 * small.r1_weight * small.batch_size)
-    assert gan_defaults(32, 3).r1_weight == pytest.approx(0.0002 * 32**3 / 8)
+    assert gan_defaults(32, 3, autoencoder=None).r1_weight == pytest.approx(0.0002 * 32**3 / 8)
+    assert gan_defaults(32, 3).r1_weight == gan_defaults((64, 64, 32), 3).r1_weight == 10  # latent images
+
+
+@pytest.mark.parametrize(
+    ("spatial_dims", "img_size", "given", "latent"),
+    [(3, 32, "auto", 8), (3, (32, 48, 32), "auto", 12), (3, 16, "auto", None), (3, 36, "auto", None),
+     (2, 256, "auto", None), (3, 32, None, None), (2, 64, {"channels": [8, 8], "latent_channels": 2}, 32)],
+)  # fmt: skip
+def test_volumes_are_made_behind_an_autoencoder(spatial_dims, img_size, given, latent):
+    found = gan_defaults(img_size, spatial_dims, autoencoder=given)
+    assert (found.autoencoder is None) == (latent is None)
+    if latent is not None:
+        generator = StyleGAN2Generator(
+            spatial_dims, img_size, 1, 5, 6, 2, channel_base=64, autoencoder=found.autoencoder
+        )
+        assert max(generator.before_decoder(torch.randn(1, 5), torch.tensor([0])).shape[2:]) == latent
+
+
+def test_what_is_no_autoencoder_says_so():
+    with pytest.raises(ConfigError, match="autoencoder is 'kl', but must be 'auto', None, or the arguments of"):
+        gan_defaults(32, 3, autoencoder="kl")
 
 
 @pytest.mark.parametrize(

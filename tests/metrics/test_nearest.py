@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_plan.metrics import RandomFeatureEmbedding, embed, embed_statistics, nearest_other_images, nearest_real
+from monai_plan.metrics import RandomFeatureEmbedding, embed, nearest_other_images, nearest_real
 from monai_plan.metrics import nearest as module
 from monai_plan.metrics.nearest import nearest_real_images
 from monai_plan.utils import ConfigError, DataError
@@ -307,20 +307,6 @@ def test_wrong_images_are_refused():
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_embed_is_the_embedding_batch_by_batch(spatial_dims):
-    embedding = RandomFeatureEmbedding(spatial_dims, 1)
-    images = torch.rand(5, 1, *[8] * spatial_dims) * 2 - 1
-    torch.testing.assert_close(embed(embedding, images, batch_size=2), embedding(images))
-    statistics, features = embed_statistics(embedding, images, batch_size=2), embedding.pooled(images).double()
-    torch.testing.assert_close(statistics.mean, features.mean(0), rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(statistics.covariance, features.T.cov(), rtol=1e-4, atol=1e-7)
-    with pytest.raises(DataError, match="no images"):
-        embed(embedding, images[:0])
-    with pytest.raises(ConfigError, match="batch_size"):
-        embed(embedding, images, batch_size=0)
-
-
-@pytest.mark.parametrize("spatial_dims", [2, 3])
 @pytest.mark.parametrize("subjects", [2, 3, 7])
 def test_nearest_image_of_another_identity(spatial_dims, subjects):
     """Against all pairs; the nearest image of all is a copy, of the same identity, and must not be taken."""
@@ -352,8 +338,8 @@ def test_one_search_finds_what_many_found(monkeypatch, memory):
     rng = torch.Generator().manual_seed(0)
     images, identities = torch.rand(40, 1, 64, 64, generator=rng), torch.randint(7, (40,), generator=rng)
     embedded = []
-    embed_batch = module._embed_batch
-    monkeypatch.setattr(module, "_embed_batch", lambda f, x, d: embedded.append(len(x)) or embed_batch(f, x, d))
+    embed_batch = module.embed_batch
+    monkeypatch.setattr(module, "embed_batch", lambda f, x, d: embedded.append(len(x)) or embed_batch(f, x, d))
     found = nearest_other_images(images, identities, torch.nn.Flatten(), memory=memory)
     assert sum(embedded) == 1 + 40 if memory == module.MEMORY else sum(embedded) > 100
     assert torch.equal(found, by_binary_digits(images, identities, torch.nn.Flatten(), memory=memory))

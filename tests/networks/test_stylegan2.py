@@ -14,19 +14,19 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
 
 from monai_plan.networks import MappingNetwork, StyleGAN2Discriminator, StyleGAN2Generator
-from monai_plan.networks.stylegan2 import (
+from monai_plan.networks.discriminator import minibatch_stddev
+from monai_plan.networks.layers import (
     EqualizedConv,
     EqualizedLinear,
     ModulatedConv,
-    SynthesisLayer,
     activate,
     channels_at,
-    minibatch_stddev,
     smooth,
     smoothing_kernel,
     start_shape,
     upsample,
 )
+from monai_plan.networks.stylegan2 import SynthesisLayer
 from monai_plan.utils import ConfigError
 
 CONV = {2: F.conv2d, 3: F.conv3d}

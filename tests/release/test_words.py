@@ -79,4 +79,4 @@ def test_hostile_words_stay_text_in_a_card():
 
 
 def test_hostile_words_do_not_end_a_figure():
-    png_of(image_sheet({HOSTILE: {"": torch.zeros(2, 1, 4, 4)}, "$": {"": torch.zeros(1, 1, 4, 4)}}, -1))
+    png_of(image_sheet({HOSTILE: {"": torch.zeros(2, 1, 4, 4)}, "$": {"": torch.zeros(1, 1, 4, 4)}}))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -53,15 +54,19 @@ def sample_of(value: Any) -> int:
     return int(value.max())
 
 
-def real_items(folder: Path, labels: Iterable[int]) -> list[dict[str, Any]]:
+def real_items(folder: Path, labels: Iterable[int], *, spatial_dims: int = 2) -> list[dict[str, Any]]:
     """Items of images of noise on disk, with a patient's name and a report."""
     folder = folder / "ward_seven"
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     items = []
     for number, label in enumerate(labels):
-        path = folder / f"mustermann_{number:02d}.png"
-        Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(path)
+        pixels = rng.integers(0, 256, (16, 16) if spatial_dims == 2 else (8, 8, 8), dtype=np.uint8)
+        path = folder / f"mustermann_{number:02d}{'.png' if spatial_dims == 2 else '.nii'}"
+        if spatial_dims == 2:
+            Image.fromarray(pixels).save(path)
+        else:
+            nibabel.save(nibabel.Nifti1Image(pixels, np.array(AFFINE)), path)
         items.append(
             {"image": str(path), "label": label, "subject": f"Mustermann-{number:02d}", "report": "cough since may"}
         )
@@ -72,10 +77,11 @@ def pixel_marks(items: Iterable[Mapping[str, Any]]) -> set[bytes]:
     """Rows and columns of the real images, as 8 bits and as floats, as stored and scaled to [0, 1]."""
     marks = set()
     for item in items:
-        pixels = np.asarray(Image.open(item["image"]))
+        volume = item["image"].endswith(".nii")
+        pixels = np.asarray(nibabel.load(item["image"]).dataobj if volume else Image.open(item["image"]))
         scaled = (pixels - pixels.min()) / (pixels.max() - pixels.min())
         for array in (pixels, pixels.astype("f4"), pixels.astype("f8"), scaled.astype("f4")):
-            marks |= {line.tobytes() for rows in (array, array.T) for line in rows}
+            marks |= {line.tobytes() for rows in (array, array.T) for line in rows.reshape(-1, rows.shape[-1])}
     return marks
 
 

@@ -35,14 +35,20 @@ LABELS = [0, 1, 0, 1, 1, 0, 1, 0, 1, 1]  # 4 and 6
 slow = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def release(tmp_path_factory):
-    return make_release(tmp_path_factory.mktemp("made") / "release", LABELS)
+@pytest.fixture(scope="module", params=[2, 3])
+def spatial_dims(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def items(tmp_path_factory):
-    return real_items(tmp_path_factory.mktemp("source"), [0, 1, 1, 0, 1, 1, 0, 1])
+def release(tmp_path_factory, spatial_dims):
+    shape = (1, 16, 16) if spatial_dims == 2 else (1, 8, 8, 8)
+    return make_release(tmp_path_factory.mktemp("made") / "release", LABELS, shape=shape)
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory, spatial_dims):
+    return real_items(tmp_path_factory.mktemp("source"), [0, 1, 1, 0, 1, 1, 0, 1], spatial_dims=spatial_dims)
 
 
 def substitute(release, items, *, output="like", random=False, **options):
@@ -317,7 +323,7 @@ def train(release, items, *, epochs, workers=0, epoch_length=None, threads=False
     dataset = CacheDataset(items, Compose([transform, RandFlipd("image", prob=0.5)]), progress=False)
     kind = ThreadDataLoader if threads else DataLoader
     loader = kind(dataset, batch_size=2, num_workers=workers, persistent_workers=workers > 0)
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 2))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(2))
     seen: list[list[int]] = [[] for _ in range(epochs)]
 
     trainer = SupervisedTrainer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from monai_plan.audit.measures import Spread
 from monai_plan.bundle.gate.audited import Audited
 from monai_plan.release import as_markdown
 from monai_plan.utils import read_json
@@ -38,6 +39,7 @@ def classifier_card(audited: Audited, *, name: str, authors: str, scaling: dict[
         size=" × ".join(map(str, release.img_size)),
         channels="grey" if release.img_channels == 1 else "RGB",
         count=len(release),
+        reader="nibabel" if len(release.img_size) == 3 else "pillow",
         scaling=f"{ends[0]} to {ends[1]}{of_each}",
         utility=_utility(audited),
         audit=_audit_section(audited, "audit/"),
@@ -83,14 +85,15 @@ def _utility(audited: Audited) -> str:
     for row in (evaluation["rows"][0], evaluation["rows"][-1]):
         cells = []
         for score in ("accuracy", "balanced_accuracy", "auc"):
-            values = [100 * value for value in row["results"]["utility"][score]]
-            mean = sum(values) / len(values)
-            spread = (sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)) ** 0.5
-            cells.append(f"{mean:.1f} ± {spread:.1f}")
+            cells.append(Spread(tuple(row["results"]["utility"][score])).percent)
         kind = "real images" if row is evaluation["rows"][0] else "the synthetic images"
         rows.append(f"| {kind} | {' | '.join(cells)} |")
+    several = len(evaluation["rows"][0]["results"]["utility"]["auc"]) > 1
     return _UTILITY.format(
-        rows="\n".join(rows), images=evaluation["num_test_images"], patients=evaluation["num_test_patients"]
+        spread=", mean ± sd" if several else ", of one training each",
+        rows="\n".join(rows),
+        images=evaluation["num_test_images"],
+        patients=evaluation["num_test_patients"],
     )
 
 
@@ -108,7 +111,7 @@ _CHECK = """## Is this copy whole?
 compared with the one that the owner published.
 """
 _UTILITY = """Classifiers of the same form, trained in the same way and for as many steps, tested on {images} real
-images of {patients} patients who took no part in anything (in %, mean ± sd):
+images of {patients} patients who took no part in anything (in %{spread}):
 
 | trained on | accuracy | balanced accuracy | AUC |
 |---|---:|---:|---:|
@@ -125,8 +128,8 @@ A residual network that tells {channels} images of {size} apart. It was trained 
 
 ## Use
 
-With MONAI, PyTorch and pytorch-ignite; monai\\_plan is not needed. Images in a folder, the probabilities of the
-classes in `eval/predictions.csv`:
+With MONAI and what it needs for this (`pip install "monai[fire,ignite,{reader}]"`); monai\\_plan is not needed. Images
+in a folder, the probabilities of the classes in `eval/predictions.csv`:
 
 ```bash
 python -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir IMAGES
@@ -139,8 +142,9 @@ python -m monai.bundle run --config_file "['configs/inference.json','configs/eva
     --bundle_root . --dataset_dir DIR
 ```
 
-In Python: `monai.bundle.load("{name}", bundle_dir=PARENT, workflow_type="inference")`. The network takes
-images scaled so that {scaling} become -1 and 1, and gives logits.
+In Python: `monai.bundle.load("{name}", bundle_dir=PARENT, workflow_type="inference")`, with
+`return_state_dict=False` before MONAI 1.5. The network takes images scaled so that {scaling} become -1
+and 1, and gives logits.
 
 ## How good
 

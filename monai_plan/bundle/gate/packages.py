@@ -63,6 +63,10 @@ def write_classifier(audited: Audited, folder: Path, *, name: str, authors: str)
     }
     train = {**_template("classifier_train"), **common, **settings}
     inference = {**_template("classifier_inference"), **common, "files": _FILES[dims], "scaling": _scaling(audited)}
+    if audited.recorded("evaluate", "shape_by") == "cropping":
+        *steps, _, scaled = inference["preprocessing"]["transforms"]
+        cropped = {"_target_": "ResizeWithPadOrCropd", "keys": "image", "spatial_size": "@img_size", "value": -1.0}
+        inference["preprocessing"]["transforms"] = [*steps, scaled, cropped]
     if release.img_channels == 1:
         inference["to_channels"] = "$lambda image: image.mean(0, keepdim=True)"
     evaluate = {**_template("classifier_evaluate"), "num_classes": len(release.label_names)}

@@ -12,6 +12,7 @@ from monai_plan.bundle.stages.evaluate import EvaluateStage
 from monai_plan.bundle.stages.invert import InvertStage, reproduction_distances
 from monai_plan.bundle.stages.synthesize import SynthesizeStage
 from monai_plan.bundle.stages.train import TrainStage
+from monai_plan.bundle.stages.train_autoencoder import TrainAutoencoderStage
 from monai_plan.bundle.stages.train_class import TrainClassStage
 from monai_plan.bundle.stages.train_encoder import TrainEncoderStage
 from monai_plan.bundle.stages.train_identity import TrainIdentityStage, identities
@@ -24,6 +25,7 @@ __all__ = [
     "EvaluateStage",
     "InvertStage",
     "SynthesizeStage",
+    "TrainAutoencoderStage",
     "TrainClassStage",
     "TrainEncoderStage",
     "TrainIdentityStage",

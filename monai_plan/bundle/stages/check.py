@@ -16,7 +16,7 @@ from monai_plan.bundle.memory import check_memory, stage_needs
 from monai_plan.bundle.stages.walk import class_counts
 from monai_plan.data import CheckedDataset, describe_data
 from monai_plan.latent import LatentInverter, LatentWalk
-from monai_plan.networks import frozen, is_imported, load_generator
+from monai_plan.networks import ImageAutoencoder, frozen, is_imported, load_generator
 from monai_plan.release import check_quantile, check_words
 from monai_plan.utils import ArtifactError, ConfigError, DataError, write_json
 
@@ -41,6 +41,7 @@ class CheckStage:
         min_distance_quantile: see ``Walk``.
         release_name: of the data set that is released.
         discriminator: of the GAN's training.
+        autoencoder: behind which the GAN works, or None.
         options: the values of the ids, for the estimate of the memory, see ``stage_needs``.
         report_file: private JSON, see ``describe_data``.
     """
@@ -58,6 +59,7 @@ class CheckStage:
     min_distance_quantile: float | None
     release_name: str
     discriminator: nn.Module
+    autoencoder: ImageAutoencoder | None
     options: Mapping[str, Any]
     report_file: str | os.PathLike[str]
 
@@ -74,7 +76,9 @@ class CheckStage:
                 "walk_kind is 'none', by which the anchors themselves leave, but anchor_kind is 'k_same': averages of "
                 "patients must not leave. Set anchor_kind to 'prior', or walk_kind to 'plan'."
             )
-        check_words(release_name=self.release_name, label_names=self.training.label_names)
+        self._check_autoencoder()
+        source = self.options["autoencoder_source"]
+        check_words(release_name=self.release_name, autoencoder_source=source, label_names=self.training.label_names)
         if len(self.training) < self.batch_size:
             raise DataError(
                 f"the training section has {len(self.training)} images, fewer than batch_size = {self.batch_size}: "
@@ -92,9 +96,25 @@ class CheckStage:
         self._check_subjects()
         if self.min_distance_quantile is not None:
             check_quantile(self.min_distance_quantile, self.training.identities)
-        needs = stage_needs(self.training, self.test, self.inverter, self.walk, self.discriminator, self.options)
+        needs = stage_needs(
+            self.training, self.test, self.inverter, self.walk, self.discriminator, self.autoencoder, self.options
+        )
         logger.info(check_memory(needs, self.walk.device, self.options))
         self._report()
+
+    def _check_autoencoder(self) -> None:
+        """A published one says what it was trained on, and there is one."""
+        weights, source = self.options["autoencoder_weights"], self.options["autoencoder_source"]
+        if (weights is None) != (source is None):
+            raise ConfigError(
+                f"autoencoder_weights is {weights!r} and autoencoder_source {source!r}: give both or neither, for the "
+                "card of the release says what data a published autoencoder was trained on."
+            )
+        if weights is not None and self.autoencoder is None:
+            raise ConfigError(
+                f"autoencoder_weights is {weights!r}, but the GAN works without an autoencoder: set the id autoencoder "
+                "to the arguments of the one that the file holds."
+            )
 
     def _check_given_generator(self) -> None:
         """An imported generator in the place of the trained one, of which no earlier stage knows."""

@@ -38,6 +38,7 @@ class SynthesizeStage:
         datalist_file: the data list of the release; the images go beside it.
         card_file: the data set card.
         name: of the data set.
+        autoencoder_source: see ``dataset_card``.
     """
 
     generator: LatentDecoder
@@ -47,6 +48,7 @@ class SynthesizeStage:
     datalist_file: str | os.PathLike[str]
     card_file: str | os.PathLike[str]
     name: str
+    autoencoder_source: str | None = None
 
     def run(self) -> None:
         """Make the images, and write them with their data list and card."""
@@ -74,6 +76,7 @@ class SynthesizeStage:
             },
             shape=tuple(dataset.images.shape[1:]),
             made_from=f"{len(dataset)} real images of {real_patients}",
+            autoencoder_source=self.autoencoder_source,
             **made,
         )
         write_text(self.card_file, card)

@@ -3,60 +3,65 @@
 from __future__ import annotations
 
 import logging
-import random
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_net_in_out
 
 from monai_plan.bundle.zoo.check_files import inference_config
 from monai_plan.bundle.zoo.findings import Finding, error, warning
 from monai_plan.bundle.zoo.stand_in import stand_in_data
+from monai_plan.networks import save_autoencoder
 from monai_plan.utils import first_line
 
 __all__ = ["check_running"]
 
+Tried = Callable[..., list[Finding]]  # ``_tried`` with its first argument
 NETWORK = "network_def"  # the zoo looks for this id alone
 _MEND = "Mend the config."
 
 
-def check_running(folder: Path, *, dataset_dir: Path | None = None) -> list[Finding]:
+def check_running(
+    folder: Path, work: Path, *, begin: Callable[[str], object], dataset_dir: Path | None = None
+) -> list[Finding]:
     """Build what the configs describe, as the zoo's checks do it: this executes them, on the CPU and from any folder.
+
+    They may do what they like to this process: see ``run_apart``.
 
     Args:
         folder: of the bundle, whose metadata is in order.
+        work: an empty folder to write to.
+        begin: told the rule that is looked at next.
         dataset_dir: data for the training's config; by default, for a bundle of ours, a stand-in is made.
     """
     inference = inference_config(folder)
     if inference is None:
         return []
-    with _left_as_it_was(), tempfile.TemporaryDirectory() as temporary:
-        work = Path(temporary)
-        found = _tried("network", "cannot be built", lambda: _network(folder, inference))
+    tried = partial(_tried, begin)
+    with _quiet():
+        found = tried("network", "cannot be built", lambda: _network(folder, inference))
         if not found:
-            found += _tried("network", "cannot be built", lambda: found.extend(_check_weights(folder, inference, work)))
-            found += _tried("network.in_out", "does not fit the metadata", lambda: _verify_shapes(folder, inference))
-        found += _check_properties(folder, inference, "inference", {"output_dir": str(work / "out")})
+            found += tried(
+                "network", "cannot be built", lambda: found.extend(_check_weights(tried, folder, inference, work))
+            )
+            found += tried("network.in_out", "does not fit the metadata", lambda: _verify_shapes(folder, inference))
+        found += _check_properties(tried, folder, inference, "inference", {"output_dir": str(work / "out")})
         if (folder / "configs" / "train.json").is_file():
-            found += _check_train(folder, dataset_dir, work)
+            found += _check_train(tried, folder, dataset_dir, work)
     return found
 
 
 @contextmanager
-def _left_as_it_was() -> Iterator[None]:
-    """MONAI configures logging, random numbers and more for the whole process; quiet meanwhile."""
-    loggers = [logging.getLogger(name) for name in (None, *list(logging.root.manager.loggerDict))]
-    before = [(logger, logger.level, logger.propagate, logger.disabled, logger.handlers[:]) for logger in loggers]
-    disabled, states = logging.root.manager.disable, (random.getstate(), np.random.get_state(), torch.get_rng_state())
-    flags = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
-    writes_code, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nor __pycache__ in the bundle
+def _quiet() -> Iterator[None]:
+    """No log, no warning, and no ``__pycache__`` in the bundle."""
+    writes_code, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
@@ -65,17 +70,13 @@ def _left_as_it_was() -> Iterator[None]:
     finally:
         logging.disable(disabled)
         sys.dont_write_bytecode = writes_code
-        for logger, level, propagate, was_disabled, handlers in before:
-            logger.setLevel(level)
-            logger.propagate, logger.disabled, logger.handlers = propagate, was_disabled, handlers
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = flags
 
 
-def _tried(id: str, what: str, action: Callable[[], Any], remedy: str = _MEND) -> list[Finding]:
+def _tried(
+    begin: Callable[[str], object], id: str, what: str, action: Callable[[], Any], remedy: str = _MEND
+) -> list[Finding]:
     """Nothing, or the error that the action raised; configs and MONAI may raise anything, and end the program."""
+    begin(id)
     try:
         action()
     except (Exception, SystemExit) as problem:
@@ -114,13 +115,13 @@ def _verify_shapes(folder: Path, config: Path) -> None:
         raise ValueError(f"it gives {list(output.shape[2:])}, and the metadata promises {pred['spatial_shape']}")
 
 
-def _check_weights(folder: Path, config: Path, work: Path) -> list[Finding]:
+def _check_weights(tried: Tried, folder: Path, config: Path, work: Path) -> list[Finding]:
     """That the weights are a plain state dict of this network, and that it can be exported with them, or with
     others."""
     file = folder / "models" / "model.pt"
     network = _network(folder, config)
     if file.is_file():
-        found = _tried(
+        found = tried(
             "weights", "cannot use models/model.pt", lambda: _load(file, network),
             "It must be a plain state dict of network_def: names and tensors, nothing else.",
         )  # fmt: skip
@@ -131,7 +132,7 @@ def _check_weights(folder: Path, config: Path, work: Path) -> list[Finding]:
         torch.save(network.state_dict(), file)
     for trace in (False, True):
         way = "trace" if trace else "script"
-        found = _tried(
+        found = tried(
             f"export.{way}", f"cannot be exported (ckpt_export, {way})", _exporter(folder, config, file, work, trace)
         )
         if found:
@@ -158,20 +159,29 @@ def _exporter(folder: Path, config: Path, weights: Path, work: Path, trace: bool
     return export
 
 
-def _check_train(folder: Path, dataset_dir: Path | None, work: Path) -> list[Finding]:
+def _check_train(tried: Tried, folder: Path, dataset_dir: Path | None, work: Path) -> list[Finding]:
     if dataset_dir is None:
         if not (folder / "configs" / "stages.json").is_file():
             text = "configs/train.json was not looked at: it needs data."
             return [warning("properties.train", text, "Give --dataset_dir.")]
         dataset_dir = work / "data"
-        found = _tried("properties.train", "has no place for data", lambda: stand_in_data(folder, work / "data"))
+        found = tried("properties.train", "has no place for data", lambda: stand_in_data(folder, work / "data"))
         if found:
             return found
     paths = {"dataset_dir": str(dataset_dir), "output_dir": str(work / "out")}
-    return _check_properties(folder, folder / "configs" / "train.json", "train", paths)
+    found = tried("properties.train", "has no autoencoder", lambda: _untrained_autoencoder(folder, paths))
+    return found or _check_properties(tried, folder, folder / "configs" / "train.json", "train", paths)
 
 
-def _check_properties(folder: Path, config: Path, kind: str, paths: Mapping[str, str]) -> list[Finding]:
+def _untrained_autoencoder(folder: Path, paths: Mapping[str, str]) -> None:
+    """Where train.json goes on from an autoencoder that an earlier stage trains, put one there that is not trained."""
+    parser = _parser(folder, folder / "configs" / "train.json")
+    parser.update({**paths})
+    if "coder" in parser:
+        save_autoencoder(parser.get_parsed_content("coder"), parser.get_parsed_content("autoencoder_file"))
+
+
+def _check_properties(tried: Tried, folder: Path, config: Path, kind: str, paths: Mapping[str, str]) -> list[Finding]:
     logging_file = folder / "configs" / "logging.conf"
     wrong: list[str] = []
 
@@ -185,7 +195,7 @@ def _check_properties(folder: Path, config: Path, kind: str, paths: Mapping[str,
         wrong.extend(workflow.check_properties() or [])
 
     id = f"properties.{kind}"
-    found = _tried(id, f"has no workflow of {config.name}", check)
+    found = tried(id, f"has no workflow of {config.name}", check)
     for name in wrong:
         text = f"{config.name} lacks the property {name}, or has it under another id than MONAI's."
         found.append(error(id, text, "See monai.bundle.properties for its id."))

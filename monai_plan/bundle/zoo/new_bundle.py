@@ -13,7 +13,7 @@ from monai_plan.bundle.zoo.making import BundleRecipe, write_bundle
 from monai_plan.bundle.zoo.metadata import installed_versions
 from monai_plan.data import inspect_datalist, read_datalist
 from monai_plan.data.datalist import DATALIST_NAME
-from monai_plan.networks.stylegan2 import full_size, start_shape
+from monai_plan.networks.layers import full_size, start_shape
 from monai_plan.utils import ConfigError, DataError
 
 __all__ = ["new_bundle"]

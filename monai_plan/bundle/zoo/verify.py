@@ -13,9 +13,9 @@ from typing import Any
 
 from monai_plan.bundle.gate.manifest import MANIFEST_NAME, check_manifest
 from monai_plan.bundle.gate.strangers import hidden_in
+from monai_plan.bundle.zoo.apart import run_apart
 from monai_plan.bundle.zoo.check_files import check_bundle_files, check_nothing_private
 from monai_plan.bundle.zoo.check_metadata import check_metadata
-from monai_plan.bundle.zoo.check_running import check_running
 from monai_plan.bundle.zoo.findings import Finding, error, warning
 from monai_plan.data.datalist import DATALIST_NAME
 from monai_plan.release import read_release
@@ -37,7 +37,8 @@ def verify_bundle(
 ) -> list[Finding]:
     """Check a bundle: its files, its metadata, and then, if all of that is in order, by running MONAI's tools on it.
 
-    The last part executes the bundle's configs, as MONAI does: for a bundle of strangers, look at the configs first.
+    The last part executes the bundle's configs, as MONAI does, in a process of their own, so that there is a verdict
+    whatever they do: for a bundle of strangers, look at the configs first.
     Of a data set that the gate let out, which is no bundle, the files are checked: the manifest, and that nothing
     private lies there.
 
@@ -71,7 +72,7 @@ def verify_bundle(
         found += check_metadata(metadata)
     if not files_only and not any(finding.level == "error" for finding in found):
         echo("its files are in order; now its configs are run, as MONAI does")
-        found += check_running(folder, dataset_dir=None if dataset_dir is None else Path(dataset_dir).absolute())
+        found += run_apart(folder, dataset_dir=None if dataset_dir is None else Path(dataset_dir).absolute())
     return sorted(found, key=lambda finding: finding.level != "error")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from gate_fakes import audit_of, record, say
+from monai_versions import AS_NETWORK
 from PIL import Image, PngImagePlugin
 
 import monai_plan.bundle.gate.audited
@@ -413,6 +414,26 @@ def test_an_expression_of_the_run_does_not_leave(run: Path, id: str) -> None:
         release_bundle(run, kind="classifier", to=run.parent / "tiny_classifier")
 
 
+@pytest.mark.parametrize(("seeds", "told"), [(2, "(in %, mean ± sd):"), (1, "(in %, of one training each):")])
+def test_the_card_of_a_classifier(run: Path, seeds: int, told: str) -> None:
+    """What others need to use it, and how good it is: a spread only where there is one."""
+    file = run / "release" / "evaluation.json"
+    content = json.loads(file.read_text())
+    for row in content["rows"]:
+        scores = {"accuracy": [0.8, 0.9][:seeds], "balanced_accuracy": [0.5] * seeds, "auc": [1.0] * seeds}
+        row["results"]["utility"].update(scores)
+    file.write_text(json.dumps(content))
+    record(run, "evaluate")
+    record(run, "audit", reads=True)
+    target = run.parent / "tiny_classifier"
+    release_bundle(run, kind="classifier", to=target)
+    card = (target / "docs" / "README.md").read_text()
+    assert 'pip install "monai[fire,ignite,pillow]"' in card
+    assert told in card
+    cells = "85.0 ± 7.1 | 50.0 ± 0.0 | 100.0 ± 0.0" if seeds == 2 else "80.0 | 50.0 | 100.0"
+    assert card.count(f" | {cells} |\n") == 2
+
+
 def test_a_classifier_leaves_in_silence(
     run: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -428,7 +449,7 @@ import monai.bundle
 from monai.bundle import ConfigWorkflow
 
 bundle, images = map(pathlib.Path, sys.argv[1:])
-network = monai.bundle.load(bundle.name, bundle_dir=str(bundle.parent), workflow_type="inference")
+network = monai.bundle.load(bundle.name, bundle_dir=str(bundle.parent), workflow_type="inference", **AS_NETWORK)
 assert not network.training or list(network.parameters())
 for kind in ("train", "inference"):
     config, meta = (str(bundle / "configs" / f"{name}.json") for name in (kind, "metadata"))
@@ -452,7 +473,7 @@ def test_a_classifier_is_used_where_monai_plan_is_not_installed(run: Path, patie
     target = tmp_path / "tiny_classifier"
     release_bundle(run, kind="classifier", to=target)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-c", WITHOUT, str(target), str(patients)]
+    command = [sys.executable, "-c", f"{AS_NETWORK = }\n{WITHOUT}", str(target), str(patients)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"{len(list(patients.rglob('*.png')))} auc"

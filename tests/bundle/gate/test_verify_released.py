@@ -14,7 +14,7 @@ from monai_plan.bundle.gate.manifest import write_manifest
 from monai_plan.bundle.zoo import verify_bundle
 from monai_plan.release import write_synthetic
 
-pytestmark = pytest.mark.usefixtures("clean_logging")
+pytestmark = pytest.mark.usefixtures("clean_logging", "checked_here")
 
 TOLD = {"classifier": ["properties.train"], "generator": ["private.generator"]}  # warnings
 

@@ -21,12 +21,14 @@ from monai_plan.bundle import memory
 from monai_plan.bundle.stages import CheckStage
 from monai_plan.bundle.zoo import bundle_path
 from monai_plan.latent import LatentInverter, LatentWalk
-from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
+from monai_plan.networks import ImageAutoencoder, StyleGAN2Discriminator, StyleGAN2Generator
 from monai_plan.utils import ConfigError, DataError
 
-OPTIONS = {"batch_size": 16, "num_images": None, "points_per_batch": None, "num_points": 8} | {
-    f"{name}_batch_size": 8 for name in ("encoder", "inversion", "classifier", "evaluation")
-}
+OPTIONS = (
+    {"batch_size": 16, "num_images": None, "points_per_batch": None, "num_points": 8}
+    | {f"{name}_batch_size": 8 for name in ("autoencoder", "encoder", "inversion", "classifier", "evaluation")}
+    | {"autoencoder_weights": None, "autoencoder_source": None}
+)
 
 
 def check(folder, *, training, test=None, **options):
@@ -41,7 +43,7 @@ def check(folder, *, training, test=None, **options):
     }
     classes, size = generator.num_classes, generator.img_size
     discriminator = StyleGAN2Discriminator(len(size), size, 1, classes, channel_base=64, channel_max=4)
-    defaults |= {"discriminator": discriminator, "options": OPTIONS}
+    defaults |= {"discriminator": discriminator, "autoencoder": None, "options": OPTIONS}
     arguments = {**defaults, "balance": "real", "report_file": folder / "private" / "data.json", **options}
     CheckStage(training=training, test=test or training, **arguments).run()
 
@@ -117,8 +119,8 @@ def test_a_class_without_a_name(case, tmp_path, monkeypatch):
 def test_memory_that_is_not_there_is_known_before(case, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     check(tmp_path, training=case.dataset)
-    assert re.search(r"in GiB: check 0\.59, train 0\.\d\d, .*, synthesize 0\.59, evaluate 0\.\d\d, audit 0\.\d\d$",
-                     caplog.text, re.M)  # fmt: skip
+    sizes = r"in GiB: check 0\.59, train_autoencoder 0\.\d\d, .*, synthesize 0\.59, evaluate 0\.\d\d, audit 0\.\d\d$"
+    assert re.search(sizes, caplog.text, re.M)
     stages = json.loads((bundle_path("chest_xray_plan") / "configs" / "stages.json").read_text())["stages"]
     told = re.search("in GiB: (.*)", caplog.text)[1]
     assert re.findall(r"(\w+) [\d.]+", told) == [stage["name"] for stage in stages]
@@ -161,3 +163,26 @@ def test_a_damaged_generator_is_left_to_the_training(case, tmp_path, caplog):
     file.write_bytes(b"truncated")
     check(tmp_path, training=case.dataset)
     assert "the stage train makes it again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"autoencoder_weights": "kl.pt"}, r"autoencoder_weights is 'kl.pt' and autoencoder_source None: give both"),
+        ({"autoencoder_source": "others"}, r"autoencoder_weights is None and autoencoder_source 'others'"),
+        (
+            {"autoencoder_weights": "kl.pt", "autoencoder_source": "others"},
+            "'kl.pt', but the GAN works without an autoencoder",
+        ),
+    ],
+)
+def test_a_published_autoencoder_says_what_it_learnt(case, tmp_path, given, message):
+    with pytest.raises(ConfigError, match=message):
+        check(tmp_path, training=case.dataset, options={**OPTIONS, **given})
+
+
+def test_what_it_learnt_is_one_line(case, tmp_path):
+    coder = ImageAutoencoder(case.dims, 1, channels=[4, 4], latent_channels=2, norm_num_groups=2)
+    given = {**OPTIONS, "autoencoder_weights": "kl.pt", "autoencoder_source": "others\n## Approved"}
+    with pytest.raises(ConfigError, match=r"autoencoder_source is 'others\\n## Approved' and has .* U\+000A"):
+        check(tmp_path, training=case.dataset, options=given, autoencoder=coder)

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from monai_plan.bundle.names import TEMPLATE
 from monai_plan.bundle.options import OPTIONS, check_options
@@ -37,7 +38,10 @@ def test_the_bundles_are_those_of_the_recipes(script: ModuleType, tmp_path: Path
     script.make_bundles(tmp_path, ROOT / "bundles" / "phantom_plan" / "models" / "model.pt")
     made, there = _contents(tmp_path), _contents(ROOT / "bundles")
     assert made.keys() == there.keys()
-    different = [name for name in there if made[name] != there[name]]
+    # another PyTorch writes the same weights in other bytes, whose hash is in the metadata
+    same = torch.__version__.partition("+")[0] == script.VERSIONS["torch"]
+    of_version = set() if same else {f"phantom_plan/{name}" for name in ("models/model.pt", "configs/metadata.json")}
+    different = [name for name in there if made[name] != there[name] and name not in of_version]
     assert different == [], "run python scripts/make_bundles.py"
 
 

@@ -15,7 +15,7 @@ from monai_plan.bundle.zoo import new_bundle
 from monai_plan.data import inspect_datalist, make_phantoms, write_datalist, write_image
 from monai_plan.utils import ConfigError, DataError, seeded_generator
 
-pytestmark = pytest.mark.usefixtures("clean_logging")
+pytestmark = pytest.mark.usefixtures("clean_logging", "checked_here")
 
 
 @pytest.fixture(scope="module")

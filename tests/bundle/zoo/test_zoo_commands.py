@@ -12,6 +12,7 @@ from pathlib import Path
 import monai.bundle
 import pytest
 import torch
+from monai_versions import AS_NETWORK
 
 from monai_plan.bundle.zoo import bundle_path
 
@@ -35,8 +36,9 @@ def test_downloaded_loaded_and_run(elsewhere: Path) -> None:
     archive = shutil.make_archive(str(elsewhere / NAME), "zip", bundle_path(NAME).parent, NAME)
     monai.bundle.download(name=NAME, bundle_dir=elsewhere / "zoo", url=Path(archive).as_uri(), progress=False)
     bundle = elsewhere / "zoo" / NAME
-    trained = monai.bundle.load(NAME, bundle_dir=elsewhere / "zoo", device="cpu").eval()
-    network = monai.bundle.load(NAME, bundle_dir=elsewhere / "zoo", workflow_type="inference", device="cpu").eval()
+    options = {"bundle_dir": elsewhere / "zoo", "device": "cpu", **AS_NETWORK}
+    trained = monai.bundle.load(NAME, **options).eval()
+    network = monai.bundle.load(NAME, workflow_type="inference", **options).eval()
     latent = _latent(bundle)
     images = network(latent)
     torch.testing.assert_close(trained(latent[:, :-2], latent[:, -2:].argmax(1)), images)
@@ -68,7 +70,8 @@ def test_exported_as_the_zoo_does_it(command: str, options: dict[str, object], e
     if command == "onnx_export":
         onnx.checker.check_model(onnx.load("exported.ts"))
         return
-    network = monai.bundle.load(NAME, bundle_dir=bundle.parent, workflow_type="inference", device="cpu").eval()
+    options = {"bundle_dir": bundle.parent, "device": "cpu", **AS_NETWORK}
+    network = monai.bundle.load(NAME, workflow_type="inference", **options).eval()
     latent = _latent(bundle)
     torch.testing.assert_close(torch.jit.load("exported.ts")(latent), network(latent))
 

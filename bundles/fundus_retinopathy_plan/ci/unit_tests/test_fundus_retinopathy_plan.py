@@ -22,6 +22,7 @@ SMALL = {
     "batch_size": 4,
     "metric_images": 16,
     "backbone": "random",
+    "autoencoder": None,
     "tensorboard": False,
 }
 

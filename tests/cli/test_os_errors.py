@@ -133,6 +133,7 @@ def test_a_disk_that_fills_in_a_stage_keeps_what_is_done(tmp_path: Path, patient
         *ids,
         "--only",
         "check",
+        "train_autoencoder",
         "train",
     ]
     with full_disk(50_000):

@@ -1,0 +1,1 @@
+"""The commands, a file per group: their arguments, and what they call, which is imported when it is called."""
