@@ -5,8 +5,9 @@
 takes the networks, latents and data of a finished run (up to the stage ``train_class``), and makes as many images as
 there are real ones by each way, all through the same final check, each by the run's own stages:
 
-- **random**: points of G's own distribution; **selected**: those of which φ_class is sure and which φ_id knows least;
-  **average**: k-same; each as it is, on straight lines ("linear"), and on walks ("PLAN").
+- **random**: points of G's own distribution; **least known**: those of which φ_class is sure and which φ_id knows
+  least; **selected**: those far apart among the half that it knows less; **average**: k-same; each as it is, on
+  straight lines ("linear"), and on walks ("PLAN").
 - "PLAN 20" walks for 20 steps instead of the run's.
 
 Columns: those of the report, the Fréchet distance also over that of unseen patients ("floor"). "top identity" is the
@@ -45,7 +46,10 @@ from monai_plan.networks import load_classifier
 from monai_plan.release import ReleasePoints, load_paths, select, synthesize_images
 from monai_plan.utils import load_artifact, save_artifact
 
-RANDOM = {"anchor_kind": "prior", "prior_candidates": 1, "prior_class_probability": 0.0, "prior_latent_share": 0.0}
+RANDOM = {
+    "anchor_kind": "prior", "prior_candidates": 1, "prior_class_probability": 0.0, "prior_latent_share": 0.0,
+    "prior_identity_share": 0.0,
+}  # fmt: skip
 SELECTED = {"anchor_kind": "prior"}
 AVERAGE = {"anchor_kind": "k_same"}
 ALONE, PLAN = {"walk_kind": "none"}, {"walk_kind": "plan"}
@@ -53,6 +57,7 @@ LINEAR, PLAN_20 = {**PLAN, "walk_steps": 0, "walk_coarse_points": 0}, {**PLAN, "
 WAYS: dict[str, dict[str, Any]] = {
     "random": {**RANDOM, **ALONE},
     "sure": {**RANDOM, **ALONE, "prior_class_probability": 0.9},
+    "least known": {**SELECTED, **ALONE, "prior_identity_share": 0.0},
     "selected": {**SELECTED, **ALONE},
     "linear, random": {**RANDOM, **LINEAR},
     "PLAN, random": {**RANDOM, **PLAN},
@@ -162,9 +167,9 @@ def main() -> None:
     result = evaluate(image_sets, inputs)
     floor = result.row("real").results["fidelity"]["frechet"]
     print(f"\n{result.embedding_title}; ± is the 95 % interval of the mean over {options.seeds} classifiers\n")
-    head = "| images | accuracy | AUC | Fréchet | / floor | mean-min | least | top identity, second φ_id | members |"
-    print(head + (" lesions, % |" if counter else ""))
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|" + ("---:|" if counter else ""))
+    heads = ["images", "accuracy", "AUC", "Fréchet", "/ floor", "precision", "recall", "mean-min", "least"]
+    heads += ["top identity, second φ_id", "members", *(["lesions, %"] if counter else [])]
+    print("| " + " | ".join(heads) + " |\n|---|" + "---:|" * (len(heads) - 1))
     for row in result.rows:
         accuracy, distance = row.spread("utility", "accuracy"), row.results["distance"]
         half = (
@@ -173,11 +178,13 @@ def main() -> None:
             * t.ppf(0.975, options.seeds - 1)
             / math.sqrt(options.seeds)
         )
-        frechet = row.results["fidelity"]["frechet"]
+        fidelity = row.results["fidelity"]
+        frechet, shares = fidelity["frechet"], [100 * fidelity[name] for name in ("precision", "recall")]
         area = "{:.3f} [{:.2f}, {:.2f}]".format(*areas[row.name]) if row.name in areas else ""
         print(
             f"| {row.name} | {100 * accuracy.mean:.1f} ± {half:.1f} | {100 * row.spread('utility', 'auc').mean:.1f} "
-            f"| {frechet:.4g} | {frechet / floor:.2f} | {distance['mean']:.3f} | {distance['least']:.3f} "
+            f"| {frechet:.4g} | {frechet / floor:.2f} | {shares[0]:.0f} | {shares[1]:.0f} "
+            f"| {distance['mean']:.3f} | {distance['least']:.3f} "
             f"| {100 * row.results['identity']['top']:.1f} | {area} |{lesions.get(row.name, '')}"
         )
 

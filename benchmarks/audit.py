@@ -38,7 +38,7 @@ from torch.nn import functional
 
 from monai_plan.audit.attacks import Embedder, People, RegisteredCopies, Scores, SoftReconstructions
 from monai_plan.audit.attacks.copies import NOTHING, STATISTICS, statistics
-from monai_plan.audit.attacks.maps import blurred
+from monai_plan.audit.attacks.maps import blurred, stretched
 from monai_plan.audit.attacks.reconstructions import leads
 from monai_plan.audit.controls import DISGUISES, disguise
 from monai_plan.audit.exclusion import exclusion_row, of_nearness
@@ -47,7 +47,7 @@ from monai_plan.audit.privacy import shortlist_embedding
 from monai_plan.audit.reading import read_real, read_released
 from monai_plan.audit.reidentification import halves
 from monai_plan.audit.rows import copy_row
-from monai_plan.audit.statistics import wilson_interval
+from monai_plan.audit.statistics import Share, wilson_interval
 from monai_plan.bundle.stages.audit import differencing
 from monai_plan.data import phantom_image
 from monai_plan.metrics import RandomFeatureEmbedding
@@ -57,6 +57,7 @@ from monai_plan.utils import finished_part, load_artifact, seeded_generator
 
 BLOCK = 128
 SHARES = (0.5, 0.2)  # of the patients: members, held out; the rest plays the release
+MORE = 3  # times as many pairs are fitted to the end as the audit does
 NOISES = (0.02, 0.05, 0.1)  # standard deviations, of the range
 
 
@@ -80,6 +81,8 @@ def downscaled(images: Tensor) -> Tensor:
 
 FURTHER: dict[str, Callable[[Tensor], Tensor]] = {
     "inverted": torch.neg,
+    "other way up": lambda images: images.transpose(2, 3) if images.ndim == 4 else images.flip(3, 4),
+    "other way up, combined": lambda images: disguise(FURTHER["other way up"](images), "combined"),
     "gamma": lambda images: ((images + 1) / 2) ** 1.5 * 2 - 1,
     "blur": lambda images: blurred(images, max(images.shape[2:]) / 64),
     "JPEG 50": jpeg,
@@ -116,9 +119,11 @@ class Pool:
         shortlist, note = shortlist_embedding(dims, channels)
         print(note or "shortlist by EfficientNet-lite0")
         self.attack = RegisteredCopies(embedder=None if shortlist is None else Embedder(shortlist))
-        # so many that among the members of any split, half of all, there are as many as the audit keeps
+        # so many that among the members of nearly every split, half of all, there are as many as the audit keeps
         self.kept = self.attack.kept
-        self.attack.shortlist, self.attack.kept = round(self.attack.shortlist / SHARES[0]), 4 * self.kept
+        for name in ("shortlist", "tried"):
+            setattr(self.attack, name, round(getattr(self.attack, name) / SHARES[0]))
+        self.attack.kept = MORE * self.kept
         self.people, self.numbers = people, people.numbers
         self.index = self.attack.index(people)
         self.candidates = torch.randperm(len(self.numbers), generator=seeded_generator(0, "planted"))[: options.copies]
@@ -130,7 +135,7 @@ class Pool:
         made |= {kind: change(chosen) for kind, change in FURTHER.items()}
         self.planted = {kind: self._fitted(kind, images, None) for kind, images in made.items()}
         distances = Embedder(RandomFeatureEmbedding(dims, channels))
-        soft, features = SoftReconstructions(embedder=distances), distances(people.images)
+        soft, features = SoftReconstructions(embedder=distances), distances(stretched(people.images))
         of_all = soft.features(people.images)
         self.distances = torch.cdist(features, features)
         self.soft = [torch.cdist(one, one) for one in of_all]
@@ -148,11 +153,11 @@ class Pool:
                 kind="part of the benchmark",
                 made_by=[self.attack.settings(), self.people.images, list(self.people.subjects), block, of_block],
                 make=lambda block=block, of_block=of_block: dict(
-                    zip(("t", "members"), self.attack.fitted(self.index, block, own=of_block), strict=True)
+                    zip(("t", "rows"), self.attack.fitted(self.index, block, own=of_block), strict=True)
                 ),
             )
             parts.append(part)
-        return torch.cat([part["t"] for part in parts], dim=1), torch.cat([part["members"] for part in parts])
+        return torch.cat([part["t"] for part in parts], dim=1), torch.cat([part["rows"] for part in parts])
 
     def scores(
         self, fitted: tuple[Tensor, Tensor], rows: Tensor, members: Tensor, *, used: Sequence[int] | None = None
@@ -188,13 +193,18 @@ class Played(NamedTuple):
         soft_alarms, excluded: whether that attack, and exclusion, alarm on the clean release.
     """
 
-    hits: dict[str, int]
+    hits: dict[str, Share]
     alarms: list[str]
     ranked: bool
     biased: bool
-    soft: dict[str, int]
+    soft: dict[str, Share]
     soft_alarms: bool
     excluded: bool
+
+
+def rate(shares: Sequence[Share]) -> str:
+    """Copies found in all splits together."""
+    return f"{100 * sum(share.hits for share in shares) / sum(share.trials for share in shares):.0f} %"
 
 
 def split(pool: Pool, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -244,11 +254,11 @@ def play(pool: Pool, seed: int) -> Played:
     exclusion = of_nearness(pool.nearness(inside, released), pool.nearness(outside, released))
     resembled = zip(released.tolist(), found.nearest, found.p_values, strict=True)
     return Played(
-        hits={kind: share.hits for kind, share in found.planted.items()},
+        hits=found.planted,
         alarms=[f"{names[row]} like {names[member]}" for row, member, p in resembled if p < ALARM],
         ranked=found.rank.p_value < ALARM,
         biased=found.biased,
-        soft={kind: share.hits for kind, share in soft.planted.items()},
+        soft=soft.planted,
         soft_alarms=soft.rank.p_value < ALARM,
         excluded=exclusion.verdict == "Alarm",
     )
@@ -365,12 +375,10 @@ def main() -> None:
 
     print("| disguise | copies found | releases that alarm, 5 copies in each |\n|---|---|---|")
     for kind in pool.planted:
-        hits = [split.hits[kind] for split in played]
-        alarms = wilson_interval(sum(hit > 0 for hit in hits), len(hits))
-        print(f"| {kind} | {100 * sum(hits) / (5 * len(hits)):.0f} % | {alarms} |")
+        alarms = wilson_interval(sum(split.hits[kind].hits > 0 for split in played), len(played))
+        print(f"| {kind} | {rate([split.hits[kind] for split in played])} | {alarms} |")
     for kind in pool.soft_planted:
-        hits = sum(split.soft[kind] for split in played)
-        print(f"| {kind}, as a soft reconstruction | {100 * hits / (5 * len(played)):.0f} % | |")
+        print(f"| {kind}, as a soft reconstruction | {rate([split.soft[kind] for split in played])} | |")
     false = {
         "by tail": [bool(split.alarms) for split in played],
         "by rank": [split.ranked for split in played],
@@ -388,9 +396,8 @@ def main() -> None:
         print("|---|" + "---:|" * (len(pool.planted) + 1))
         for name, used in {**{name: [place] for place, name in enumerate(STATISTICS)}, "all": None}.items():
             found = [copies_in(pool, seed, used) for seed in range(options.splits)]
-            hits = {kind: sum(one.planted[kind].hits for one in found) / (5 * len(found)) for kind in pool.planted}
-            alarms = sum(one.num_alarming > 0 for one in found)
-            print(f"| {name} | " + " | ".join(f"{100 * hit:.0f} %" for hit in hits.values()) + f" | {alarms} |")
+            hits = [rate([one.planted[kind] for one in found]) for kind in pool.planted]
+            print(f"| {name} | " + " | ".join(hits) + f" | {sum(one.num_alarming > 0 for one in found)} |")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from monai_plan.audit.attacks import Embedder, People
+from monai_plan.audit.attacks.maps import stretched
 from monai_plan.audit.findings import ALARM
 from monai_plan.audit.rows import Row
 from monai_plan.audit.statistics import exact_interval, rank_test, smallest_rate
@@ -20,17 +21,19 @@ def exclusion_row(embedder: Embedder, *, members: People, held_out: People, rele
 
     A release that drops images near to its patients leaves a hole around each. Whoever lies in the hole's inside took
     part or has nobody near; whoever has a released image next to him did not take part. Of each patient the least
-    distance to the release counts.
+    distance to the release counts, after the values of every image were stretched to one range: a release that is
+    darker than the real images as a whole, or read so, would be far from all.
 
     Args:
         embedder: of the distance.
         members, held_out: real images.
         released: [N, C, *spatial].
     """
-    sides = []
+    sides, released = [], stretched(released)
     for side in (members, held_out):
+        images, size = stretched(side.images), embedder.batch_size(released)
         least = nearest_real_images(
-            side.images, released, embedder.embedding, batch_size=embedder.batch_size(released), device=embedder.device
+            images, released, embedder.embedding, batch_size=size, device=embedder.device
         ).distances.cpu()
         numbers = side.numbers
         empty = least.new_zeros(int(numbers.max()) + 1)

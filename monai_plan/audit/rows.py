@@ -87,7 +87,10 @@ def copy_row(attack: CopyAttack, found: CopyFindings, *, gallery: bool = True) -
         title=attack.title,
         category="singling out",
         attacker=attack.attacker,
-        main=f"{alarming} of {tested} {'images' if tail else 'groups'}, p = {_p(p_value)}; residual risk {residual}",
+        main=(
+            f"{alarming} of {tested} {'images' if tail else 'groups'}, p = {_p(p_value)}"
+            f"{f' (by rank {_p(found.rank.p_value)})' if tail else ''}; residual risk {residual}"
+        ),
         control=(
             f"{found.control.hits} of {found.control.trials} held-out patients; are these as near to members as "
             f"members to each other? {found.bias}, 0.5 is fair"
@@ -175,11 +178,14 @@ def _verdict(
         )
     if attack.limits:
         sentence = f"{sentence} Not looked for: {attack.limits}."
-    attention = min(p_value, found.rank.p_value)
-    if attention < ATTENTION:
+    tail = attack.alarm == "tail"
+    if tail and p_value < ATTENTION:
+        return "Attention", f"{sentence} Attention: p = {_p(p_value)} is no alarm, but seldom chance."
+    if found.rank.p_value < ATTENTION:
+        told = f"{'by rank' if tail else 'p ='} {_p(found.rank.p_value)}"
         return "Attention", (
             f"{sentence} Attention: {found.rank.above} of {found.rank.tested} lie above all {found.strangers} "
-            f"strangers (p = {_p(attention)}): images that are blurred or coarser than real ones do, too."
+            f"strangers ({told}): images that are blurred or coarser than real ones do, too."
         )
     return "Nothing found", sentence
 

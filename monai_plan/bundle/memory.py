@@ -120,7 +120,7 @@ def _audited(image: Tensor) -> tuple[int, int]:
     smaller = small(image)
     features = RandomFeatureEmbedding(image.ndim - 2, image.shape[1])(smaller.cpu()).nbytes
     # of two blurs, and the batches of one of them before they are joined
-    return 3 * features, MAPS_OF_A_FIT * CHUNK * smaller[0, 0].nbytes
+    return 3 * features, MAPS_OF_A_FIT * CHUNK * smaller.element_size()
 
 
 def _kept_per_image(

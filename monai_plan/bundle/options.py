@@ -81,6 +81,7 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "batch_size": ("images of a step", whole(1)),
     "aid_weight": ("of the loss on pretrained features", _ABOVE_0),
     "class_weight": ("of the loss that tells the classes of images apart", _AT_LEAST_0),
+    "variety_weight": ("of the loss that keeps generated images apart as real ones are", _AT_LEAST_0),
     "g_lr": ("learning rate of G", _ABOVE_0),
     "d_lr": ("learning rate of D", _ABOVE_0),
     "r1_weight": ("of the gradient penalty on real images", _AT_LEAST_0),
@@ -125,6 +126,7 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "prior_truncation": ("of these draws", _SELECTION["truncation"]),
     "prior_class_probability": ("of φ_class for an anchor, at least", _SELECTION["min_class_probability"]),
     "prior_latent_share": ("of the draws, left out for lying near to a patient in W", _SELECTION["latent_share"]),
+    "prior_identity_share": ("of the draws, those that φ_id knows least", _SELECTION["identity_share"]),
     "k": (
         "patients behind an anchor",
         (whole(2)[0], "a whole number, best 5 or more: a centroid of 1 hides nobody"),

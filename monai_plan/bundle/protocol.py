@@ -35,7 +35,8 @@ __all__ = ["Protocol", "evaluate_protocol"]
 logger = logging.getLogger(__name__)
 
 RANDOM_POINTS = {
-    "anchor_kind": "prior", "prior_candidates": 1, "prior_class_probability": 0.0, "prior_latent_share": 0.0
+    "anchor_kind": "prior", "prior_candidates": 1, "prior_class_probability": 0.0, "prior_latent_share": 0.0,
+    "prior_identity_share": 0.0,
 }  # fmt: skip
 STRAIGHT = {"walk_kind": "plan", "walk_steps": 0, "walk_coarse_points": 0}
 SHOWN = 8  # images per class on a sheet

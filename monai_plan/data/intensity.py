@@ -28,6 +28,7 @@ WITHOUT_SCALE = ("MR", "PT", "NM")  # modalities whose values mean nothing from 
 RARE = 0.05  # share of files; so few of their kind do not decide for all
 PERCENTILES = (0.5, 99.5)
 BIT_DEPTHS = (8, 10, 12, 14, 15, 16)
+DIM = 8  # times that a file's own depth goes into the range of the others before it counts as stored in more bits
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +223,8 @@ class LoadNamedImaged(LoadShownImaged):
 class ScaleByFiled(MapTransform):
     """Scale each image to [-1, 1] as its own file asks for, see ``scaling_by_file``; it follows ``LoadNamedImaged``.
 
-    Files were sampled to know how many of their bits are in use: one that uses more has its own depth.
+    Files were sampled to know how many of their bits are in use. One that uses more has its own depth; so has one whose
+    values end below an eighth of the range, such as 12 bits stored in 16 beside files that use all 16.
 
     Args:
         keys: of images [C, *spatial].
@@ -238,8 +240,9 @@ class ScaleByFiled(MapTransform):
         scaled = dict(data)
         for key in self.key_iterator(scaled):
             scaling, high = self.scalings[scaled[f"{key}_path"]], float(scaled[key].max())
-            if scaling.mode == "range" and scaling.value_range is not None and high > scaling.value_range[1]:
-                bits = next((depth for depth in BIT_DEPTHS if high < 2**depth), BIT_DEPTHS[-1])
-                scaling = replace(scaling, value_range=(0.0, 2.0**bits - 1))
+            if scaling.mode == "range" and scaling.value_range is not None:
+                own = 2.0 ** next((depth for depth in BIT_DEPTHS if high < 2**depth), BIT_DEPTHS[-1]) - 1
+                if high > scaling.value_range[1] or DIM * own <= scaling.value_range[1]:
+                    scaling = replace(scaling, value_range=(0.0, own))
             scaled[key] = scale_image(scaled[key], scaling)
         return scaled

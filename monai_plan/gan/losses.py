@@ -141,6 +141,25 @@ def gan_objective(name: str, *, aid_weight: float = AID_WEIGHT) -> GANObjective:
     return _aided(aid_weight)
 
 
+def variety_loss(fakes: Tensor, reals: Tensor, labels: Tensor | None) -> Tensor:
+    """How much less images of a class differ among generated ones than among real ones: max(0, 1 − d_fake / d_real).
+
+    d is the mean absolute difference of two images that follow each other when the batch is sorted by class. It works
+    against mode collapse as the mode seeking term of Mao et al., CVPR 2019, arXiv 1903.05628, does, and asks for no
+    more than the variety of the real images.
+
+    Args:
+        fakes, reals: [B, C, *spatial], the i-th of either of the same class.
+        labels: [B] int; None: one class.
+
+    Returns:
+        Scalar in [0, 1], 0 where the generated images differ as much as the real ones.
+    """
+    order = torch.arange(len(reals), device=reals.device) if labels is None else labels.argsort(stable=True)
+    fake, real = ((x[order] - x[order].roll(1, 0)).abs().mean() for x in (fakes.float(), reals.float()))
+    return F.relu(1 - fake / real.clamp_min(1e-8))
+
+
 def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
     """The mean squared norm of the gradient of D at images: R1 at real ones, R2 at generated ones.
 

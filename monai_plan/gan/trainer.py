@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from monai_plan.gan.aided import AidedDiscriminator
 from monai_plan.gan.augment import AdaptiveStrength
 from monai_plan.gan.loader import ResidentLoader
-from monai_plan.gan.losses import AID_WEIGHT, gan_objective, r1_penalty
+from monai_plan.gan.losses import AID_WEIGHT, gan_objective, r1_penalty, variety_loss
 from monai_plan.gan.projected import ProjectedDiscriminator
 from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
 from monai_plan.networks.running import bf16_is_fast
@@ -60,6 +60,7 @@ class StyleGAN2Trainer(Trainer):
             from the discriminator, of real images in its loss and of generated ones in the generator's. That is the
             auxiliary classifier of AC-GAN (arXiv 1610.09585) without a head of its own. 0 switches it off; without two
             classes it is off.
+        variety_weight: of ``variety_loss`` in the generator's loss; 0 switches it off.
         augment: applied to all images that the discriminator sees.
         adaptive: raises and lowers the probability of ``augment`` by the sign of D on real images.
         r1_weight: γ on real images; the objective holds γ/2 · E‖∇D‖². 0 switches it off.
@@ -93,6 +94,7 @@ class StyleGAN2Trainer(Trainer):
         objective: str = "logistic",
         aid_weight: float = AID_WEIGHT,
         class_weight: float = 0.0,
+        variety_weight: float = 0.0,
         augment: Callable[[Tensor], Tensor] | None = None,
         adaptive: AdaptiveStrength | None = None,
         r1_weight: float = 1.0,
@@ -127,6 +129,7 @@ class StyleGAN2Trainer(Trainer):
                 f"class_weight is {class_weight}, but the objective {objective} has no discriminator that learns "
                 "classes from the images: set it to 0, or take another objective."
             )
+        self.variety_weight = variety_weight
         # what learns from the images alone: R1 is for it, and its opinion shows whether it knows them by heart
         self._own = discriminator.own if isinstance(discriminator, AidedDiscriminator) else discriminator
         self.augment, self.adaptive = augment or nn.Identity(), adaptive
@@ -185,9 +188,12 @@ class StyleGAN2Trainer(Trainer):
     def _generator_step(self, reals: Tensor, labels: Tensor | None) -> Tensor:
         self.discriminator.requires_grad_(False)
         with self._autocast():
-            logits, class_loss = self._judged(self.augment(self._fake(labels, len(reals))), labels)
+            fakes = self._fake(labels, len(reals))
+            logits, class_loss = self._judged(self.augment(fakes), labels)
             real_logits = self.discriminator(self.augment(reals), labels) if self.objective.in_pairs else None
             g_loss = self.objective.g_loss(logits, real_logits) + class_loss
+            if self.variety_weight:
+                g_loss = g_loss + self.variety_weight * variety_loss(fakes, reals, labels)
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         self.g_optimizer.zero_grad(set_to_none=True)
         g_loss.backward()

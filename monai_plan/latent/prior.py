@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from monai_plan.latent.k_same import Anchors
 from monai_plan.latent.settings import SelectionSettings
+from monai_plan.latent.variety import farthest_first
 from monai_plan.latent.w_statistics import w_statistics
 from monai_plan.networks import BatchSplitter, LatentDecoder, frozen, prepare_networks
 from monai_plan.utils import ConfigError, TrainingError, seeded_generator
@@ -50,8 +51,13 @@ class _Draws:
         """All of them."""
         return self.latents, self.of_class, self.top_identity, self.chances
 
-    def __getitem__(self, rows: Tensor) -> _Draws:
+    def __getitem__(self, rows: Tensor | slice) -> _Draws:
         return _Draws(*(column[rows] for column in self.columns))
+
+    @property
+    def least_known_first(self) -> _Draws:
+        """The same, by ``top_identity``."""
+        return self[self.top_identity.argsort(stable=True)]
 
 
 class PriorAnchors:
@@ -64,8 +70,9 @@ class PriorAnchors:
         min_s ‖w − w_s‖ is not among the least ``latent_share`` of the draws, w_s the inverted latents of patients,
         ``far`` says that x is far from every real image,
 
-    and the n of them with the least max φ_id(x) are taken: those that φ_id knows least. Where fewer remain, up to three
-    times as many are drawn; after that those follow of which φ_class is surest.
+    and of the ``identity_share`` of them with the least max φ_id(x), those that φ_id knows least, the n are taken that
+    lie farthest apart in W (``farthest_first``): else they would be nearly the same picture many times. Where fewer
+    remain, up to three times as many are drawn; after that those follow of which φ_class is surest.
 
     Args:
         generator: G; the networks are moved to its device.
@@ -133,14 +140,15 @@ class PriorAnchors:
             more = self._draw(label, number * self.settings.candidates, patients, turn=turn)
             draws = more if draws is None else draws + more
             sure = draws.of_class >= self.settings.min_class_probability
-            ranked = draws[sure][draws.top_identity[sure].argsort(stable=True)]
+            ranked = self._ranked(draws[sure], number)
             chosen, near = self._far_ones(ranked, number, far)
-            if len(chosen) == number:
-                return chosen, 0
+            if len(chosen.latents) == number:
+                return chosen.least_known_first.latents, 0
         assert draws is not None
         surest = draws.of_class[~sure].argsort(descending=True, stable=True)
-        others, also_near = self._far_ones(draws[~sure][surest], number - len(chosen), far)
-        if not len(chosen) + len(others):
+        others, also_near = self._far_ones(draws[~sure][surest], number - len(chosen.latents), far)
+        latents = torch.cat([chosen.least_known_first.latents, others.latents])
+        if not len(latents):
             raise TrainingError(
                 f"class {label}: all of {near + also_near} draws of G are too near to a real image: lower "
                 "min_distance_quantile, or train G on more patients."
@@ -148,9 +156,15 @@ class PriorAnchors:
         logger.warning(
             "class %d: of %d draws φ_class is sure of %d, and %d of these are too near to a real image; so %d of %d "
             "points are draws of which it is less sure: train G and φ_class longer",
-            label, len(sure), len(ranked.latents), near, len(others), len(chosen) + len(others),
+            label, len(sure), len(ranked.latents), near, len(others.latents), len(latents),
         )  # fmt: skip
-        return torch.cat([chosen, others]), len(others)
+        return latents, len(others.latents)
+
+    def _ranked(self, sure: _Draws, number: int) -> _Draws:
+        """All of them, in the order in which they are asked: those first that are little known and far apart."""
+        known_least = sure.least_known_first
+        share = max(number, round(self.settings.identity_share * len(sure.latents)))
+        return known_least[:share][farthest_first(known_least.latents[:share])] + known_least[share:]
 
     def _draw(self, label: int, number: int, patients: Tensor, *, turn: int) -> _Draws:
         z = torch.randn(number, self.generator.z_dim, generator=seeded_generator(self.seed, "prior", label, turn))
@@ -177,18 +191,17 @@ class PriorAnchors:
 
     def _far_ones(
         self, ranked: _Draws, number: int, far: Callable[[Tensor, Tensor], Tensor] | None
-    ) -> tuple[Tensor, int]:
-        """The first ``number`` of the latents whose images are far from every real one, and how many were not."""
-        latents, chances = ranked.latents, ranked.chances
+    ) -> tuple[_Draws, int]:
+        """The first ``number`` of the draws whose images are far from every real one, and how many were not."""
         if far is None:
-            return latents[:number], 0
-        chosen, near, start = latents[:0], 0, 0
-        while len(chosen) < number and start < len(latents):
-            rows = slice(start, start + max(number - len(chosen), _BATCH))
-            group = latents[rows]
-            is_far = far(torch.cat(self._in_batches(self._images_of(group), len(group))), chances[rows])
-            chosen, near = torch.cat([chosen, group[is_far]]), near + int((~is_far).sum())
-            start += len(group)
+            return ranked[:number], 0
+        chosen, near, start = ranked[:0], 0, 0
+        while len(chosen.latents) < number and start < len(ranked.latents):
+            group = ranked[start : start + max(number - len(chosen.latents), _BATCH)]
+            images = torch.cat(self._in_batches(self._images_of(group.latents), len(group.latents)))
+            is_far = far(images, group.chances)
+            chosen, near = chosen + group[is_far], near + int((~is_far).sum())
+            start += len(images)
         return chosen[:number], near
 
     def _images_of(self, latents: Tensor) -> Callable[[slice], Tensor]:

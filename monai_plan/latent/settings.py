@@ -203,19 +203,23 @@ class SelectionSettings(_Settings):
         candidates: draws per point, at least 1; the more, the less φ_id knows those that are taken.
         min_class_probability: of φ_class for the class, in [0, 1].
         latent_share: share of the draws, in [0, 1), that is left out for lying nearest to a patient in W.
+        identity_share: share of the draws that then remain, in [0, 1], those that φ_id knows least, among which the
+            points are chosen that lie farthest apart; 0: those known least, however alike.
 
     Raises:
         ConfigError: if a value lies outside its range.
 
     Example:
-        >>> print(SelectionSettings(candidates=20, min_class_probability=0.9, latent_share=0.1))
-        1 of 20 draws; φ_class at least 0.9; 0.1 of them left out, nearest to a patient in W
+        >>> print(SelectionSettings(candidates=20, min_class_probability=0.9, latent_share=0.1, identity_share=0.5))
+        1 of 20 draws; φ_class at least 0.9; 0.1 of them left out, nearest to a patient in W; farthest apart among the
+        0.5 that φ_id knows least
     """
 
     truncation: float = checked(1.0, number(lambda value: 0.1 <= value <= 1, "from 0.1 to 1"))
     candidates: int = checked(1, whole(1))
     min_class_probability: float = checked(0.0, _SHARE)
     latent_share: float = checked(0.0, _BELOW_1)
+    identity_share: float = checked(0.0, _SHARE)
 
     OF = "the selection"
 
@@ -224,6 +228,8 @@ class SelectionSettings(_Settings):
         parts += [f"truncation {self.truncation}"] if self.truncation < 1 else []
         parts += [f"φ_class at least {self.min_class_probability}"] if self.min_class_probability else []
         parts += [f"{self.latent_share} of them left out, nearest to a patient in W"] if self.latent_share else []
+        spread = f"farthest apart among the {self.identity_share} that φ_id knows least"
+        parts += [spread] if self.identity_share else []
         return "; ".join(parts)
 
 

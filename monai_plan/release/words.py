@@ -15,18 +15,19 @@ _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # Unicode: control, for
 _TWINS = str.maketrans("аеорсухкмтвнгіјѕԁһԛԝαοινρτυκγ01|!", "aeopcyxkmtbhrijsdhqwaoivptukyolll")  # Cyrillic, Greek
 
 
-def check_words(*, release_name: str, label_names: Mapping[int, str]) -> None:
+def check_words(*, label_names: Mapping[int, str], **texts: str | None) -> None:
     """Check the words that a release will bear.
 
     Args:
-        release_name: of the data set.
         label_names: the name of every class.
+        texts: others by the id that holds them, such as ``release_name``; None is none.
 
     Raises:
         ConfigError: if one is empty, has line breaks or other characters that are not seen, or two classes look alike.
     """
     labels = {f'"labels" of the data list: the name of class {label}': name for label, name in label_names.items()}
-    for place, text in {"release_name": release_name, **labels}.items():
+    given = {id: text for id, text in texts.items() if text is not None}
+    for place, text in {**given, **labels}.items():
         hidden = next((character for character in text if unicodedata.category(character) in _INVISIBLE), None)
         if hidden is not None or not text.strip():
             found = "is empty" if hidden is None else f"has the character U+{ord(hidden):04X}"

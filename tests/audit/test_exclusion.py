@@ -35,3 +35,11 @@ def test_a_release_that_avoids_members_alone_alarms():
     assert result.figures["members"] == 0
     turned = row(near, held_out, members)
     assert turned.verdict == "Nothing found", "who is near took part: that is another attack's to find"
+
+
+def test_a_release_that_is_darker_than_the_real_images_is_compared_all_the_same():
+    members, held_out = people(40, 0), people(30, 1)
+    near = held_out.images + 0.05 * people(30, 2).images
+    dark = row(0.1 * near - 0.85, members, held_out)
+    assert dark.verdict == "Alarm"
+    assert dark.figures["held_out"] == 1

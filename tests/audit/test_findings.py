@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -128,6 +129,24 @@ def test_a_biased_split_silences_a_small_p_by_rank_and_no_copy(tmp_path):
     assert row.figures["p"] is None
     alarm = replace(found, p_values=(1e-9, *found.p_values[1:]))
     assert copy_row(NearestPixels(), alarm).verdict == "Alarm"
+
+
+@pytest.mark.parametrize("attack", [NearestPixels, RankedPixels])
+@pytest.mark.parametrize(
+    ("p_value", "rank", "verdict"),
+    [(1e-4, 0.5, "Alarm"), (0.02, 0.5, "Attention"), (0.6, 0.03, "Attention"), (0.02, 0.03, "Attention")],
+)
+def test_a_sentence_has_the_p_of_its_cell(tmp_path, attack, p_value, rank, verdict):
+    found = find(tmp_path, attack())
+    if attack is RankedPixels:
+        p_value, rank = 1.0, min(p_value, rank)
+    found = replace(found, p_values=(p_value,) * 50, rank=found.rank._replace(p_value=rank))
+    row = copy_row(attack(), found)
+    assert row.verdict == verdict
+    told = re.findall(r"(?:p =|by rank) ([\d.e-]+)", row.sentence)
+    assert told, row.sentence
+    assert all(f"p = {number}" in row.main or f"by rank {number}" in row.main for number in told)
+    assert row.figures["p"] == (rank if attack is RankedPixels else p_value)
 
 
 def test_a_row_says_where_to_look_and_when_one_group_is_too_few(tmp_path):

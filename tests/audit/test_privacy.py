@@ -169,7 +169,7 @@ def test_the_figures_that_conditions_may_name_are_those_of_the_json(audits, data
     played = {row["name"]: tuple(row["figures"]) for row in rows if row["main"] != "not played"}
     assert played.items() <= FIGURES.items()
     assert {row["name"] for row in rows} == set(FIGURES) - {"generator"}
-    assert "turns over 14" in rows[0]["sentence"]
+    assert "turns of more than 14" in rows[0]["sentence"]
 
 
 def test_what_cannot_be_audited_is_told(data, tmp_path):

@@ -64,6 +64,22 @@ def test_one_file_of_another_depth_is_read_by_its_own(real, members, tmp_path, d
     assert read.depths == (["16 bits"] if deep else ["16 bits", "8 bits"])
 
 
+@pytest.mark.parametrize("own", [12, 8])
+def test_a_file_that_uses_few_of_its_bits_is_not_dark_beside_files_that_use_all(real, members, tmp_path, own):
+    folder = release(tmp_path / "r", count=40)
+    for file in (folder / "images").iterdir():
+        Image.fromarray(np.asarray(Image.open(file)).astype("uint16") * 257).save(file)
+    copied = np.asarray(Image.open(real.parent / members.keys[0])).astype("uint16")
+    Image.fromarray(copied * 16 if own == 12 else copied).save(folder / "images" / "17.png")
+    read = read_released(folder, like=members, work_dir=tmp_path)
+    assert read.depths == ["16 bits"]
+    assert (read.images[read.keys.index("images/17.png")] - members.images[0]).abs().max() < 0.01
+    dim = Image.fromarray(copied * 64)  # 14 of 16 bits may as well be a dim picture
+    dim.save(folder / "images" / "17.png")
+    read = read_released(folder, like=members, work_dir=tmp_path)
+    assert read.images[read.keys.index("images/17.png")].max() < -0.4
+
+
 def test_what_lies_beside_and_elsewhere_is_counted_and_not_named(members, tmp_path):
     folder = release(tmp_path / "r", labels=[0, 0, 0])
     for name in ("more.npy", "about.md"):

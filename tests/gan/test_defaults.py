@@ -44,6 +44,7 @@ def test_r1_weighs_a_pixel_the_same_at_any_size():
     assert small.r1_weight == pytest.approx(0.0002 * 64 * 64 / 16)
     assert large.r1_weight * large.batch_size == pytest.approx(2 * small.r1_weight * small.batch_size)
     assert gan_defaults(32, 3, autoencoder=None).r1_weight == pytest.approx(0.0002 * 32**3 / 8)
+    assert gan_defaults(32, 3).r1_weight == gan_defaults((64, 64, 32), 3).r1_weight == 10  # latent images
 
 
 @pytest.mark.parametrize(

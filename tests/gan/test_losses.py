@@ -22,6 +22,7 @@ from monai_plan.gan.losses import (
     r1_penalty,
     relativistic_d_loss,
     relativistic_g_loss,
+    variety_loss,
 )
 from monai_plan.utils import ConfigError
 
@@ -228,3 +229,26 @@ def test_gradient_penalty_of_many_logits_an_image_is_that_of_their_sum(spatial_d
     images = torch.randn(5, *SHAPES[spatial_dims], requires_grad=True)
     penalty = r1_penalty(images.flatten(1) @ weights, images)
     torch.testing.assert_close(penalty, weights.sum(1).square().sum())
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_variety_is_asked_for_until_fakes_differ_as_reals_do(spatial_dims):
+    torch.manual_seed(0)
+    reals, labels = torch.randn(8, 1, *(4,) * spatial_dims), torch.tensor([0, 1] * 4)
+    alike = torch.randn(1, 1, *(4,) * spatial_dims).repeat(8, *(1,) * (spatial_dims + 1))
+    assert variety_loss(reals, reals, labels) == 0
+    assert variety_loss(2 * reals, reals, labels) == 0
+    assert variety_loss(alike, reals, labels) == 1
+    half = (alike + reals).requires_grad_()
+    assert variety_loss(0.5 * half, reals, labels).item() == pytest.approx(0.5, abs=1e-6)
+    variety_loss(0.5 * half, reals, labels).backward()
+    assert half.grad.abs().sum() > 0
+
+
+def test_variety_counts_within_a_class():
+    """Fakes that differ between the classes alone have next to none."""
+    labels = torch.tensor([0, 1] * 8)
+    reals = torch.randn(16, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    fakes = labels.float().view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    assert variety_loss(fakes, reals, labels) > 0.8
+    assert variety_loss(fakes, reals, None) < 0.2

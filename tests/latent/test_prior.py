@@ -96,6 +96,35 @@ def test_of_many_draws_those_are_taken_that_phi_id_knows_least(dims):
     assert judged(generator, nets, sure({0: 6}, patients=patients))[0].min() > 0.59
 
 
+def test_among_those_known_least_the_ones_far_apart_are_taken():
+    generator = make_generator(2)
+    nets = networks(generator)
+    patients = torch.zeros(1, 6)
+    everything = PriorAnchors(generator, *nets, seed=3)({0: 120}, patients=patients)
+    top = judged(generator, nets, everything)[1]
+    alike, varied = (
+        PriorAnchors(generator, *nets, settings=SelectionSettings(candidates=12, identity_share=share), seed=3)(
+            {0: 10}, patients=patients
+        )
+        for share in (0.0, 0.5)
+    )
+    apart = [torch.pdist(anchors.latents).min().item() for anchors in (alike, varied)]
+    assert apart[1] > 2 * apart[0]
+    found = judged(generator, nets, varied)[1]
+    assert found.max() <= top.median()
+    assert (found.diff() >= -1e-5).all()
+    refused = varied.latents[:3]
+
+    def far(images, chances):
+        others = torch.cat([generator.synthesis(w[None]).clamp(-1, 1) for w in refused])
+        return torch.cdist(images.flatten(1), others.flatten(1)).amin(1) > 1e-2
+
+    settings = SelectionSettings(candidates=12, identity_share=0.5)
+    filled = PriorAnchors(generator, *nets, settings=settings, seed=3)({0: 10}, patients=patients, far=far)
+    assert torch.cdist(filled.latents, varied.latents).amin(1).lt(1e-6).sum() == 7  # who was refused is replaced
+    assert torch.pdist(filled.latents).min() > apart[0]
+
+
 def test_those_nearest_to_a_patient_in_w_are_left_out():
     generator = make_generator(2)
     nets = networks(generator)

@@ -42,7 +42,8 @@ def spatial_dims(request):
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory, spatial_dims):
-    return make_release(tmp_path_factory.mktemp("made") / "release", LABELS, shape=(1, 16, 16) if spatial_dims == 2 else (1, 8, 8, 8))
+    shape = (1, 16, 16) if spatial_dims == 2 else (1, 8, 8, 8)
+    return make_release(tmp_path_factory.mktemp("made") / "release", LABELS, shape=shape)
 
 
 @pytest.fixture(scope="module")

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from monai_plan.audit.attacks.base import CopyAttack, People, Scores, register_attack
-from monai_plan.audit.attacks.maps import FAINTEST, TRIMMED, blurred, local_maps, small_greys, stretched
+from monai_plan.audit.attacks.maps import FAINTEST, TRIMMED, blurred, local_maps, small, small_greys, stretched
 from monai_plan.audit.attacks.registration import agreement, fit_motions
 
-__all__ = ["RegisteredCopies"]
+__all__ = ["RegisteredCopies", "orientations"]
 
 COARSE_STEPS, FINE_STEPS = 12, 12
 COARSE = 1.5  # blur of the maps in the first half of the fit, in elements
 FIT_SMOOTH = 1.0
-BLURS = (0.0, 1.0, 2.0)  # at which the fitted pair is compared: noise leaves the coarser ones
+HALVED = 24  # elements of the shortest axis of maps from which that half takes them at half the size
+BLURS = (0.0, 2.0)  # at which the fitted pair is compared: noise leaves the coarser one
 OF_ONE = 4  # of the pairs fitted to the end, at most so many are of the most promising patient
 AT_ONCE = 64  # images that are blurred together
 NOTHING = -0.5 * math.log(2)  # t of a correlation of 0
-STATISTICS = ("t", "lead", "lead, blurred", "ahead of all others, blurred", "lead, summed over blurs")
-SHORTLIST_BLUR = (
-    1 / 64
-)  # of the longest axis: of images whose features are compared, so that noise and a zoom change less
+STATISTICS = ("t", "lead", "ahead of all others, blurred")
+SHORTLIST_SIZE = 64  # elements of the longest axis, at most, of images whose features are compared,
+SHORTLIST_BLUR = 1 / 64  # and their blur in its lengths, so that noise and a zoom change less
 SHORTLIST_SMOOTH = 1.5  # of the maps that stand in for features
 
 
@@ -40,11 +42,11 @@ class _Index(NamedTuple):
 class RegisteredCopies(CopyAttack):
     """Each released image is laid over those real ones that resemble it, turned, enlarged and shifted until it fits.
 
-    An image is taken as it is, mirrored, with its greys inverted, and both. Of each the members nearest in features are
-    fitted on locally normalised maps. With s the normalised correlation there, t = −½ ln(2 − 2 s) is minus the
-    logarithm of the distance of two unit vectors. An image has five scores: t of the best member; how far that is
-    ahead of the best *other* patient, by the maps as they are, blurred, and by t summed over blurs, which noise
-    disturbs less; and how far it is ahead of the mean of all others that were fitted.
+    An image is taken in every orientation, see ``orientations``, with its greys as they are and inverted. The members
+    nearest in features are fitted on locally normalised maps. With s the normalised correlation there,
+    t = −½ ln(2 − 2 s) is minus the logarithm of the distance of two unit vectors. An image has three scores: t of the
+    best member; how far that is ahead of the best *other* patient; and, where all are blurred, which leaves less of
+    noise, how far the best is ahead of the mean of all others that were fitted.
 
     Args:
         embedder: of the shortlist; without it coarse maps are compared.
@@ -58,22 +60,24 @@ class RegisteredCopies(CopyAttack):
     must_find = ("exact", "turned", "cropped", "mirrored")
 
     limits = (
-        "quarter and half turns, mirroring other than left to right, turns over 14°, zoom over 21 %, shifts over 8 %, "
-        "stretching and elastic warps, parts of images, mixtures of patients"
+        "turns of more than 14° from one of the eight orientations (of volumes: from a mirror image), zoom over 21 %, "
+        "shifts over 8 %, stretching and elastic warps, parts of images, mixtures of patients"
     )
 
-    shortlist = 10  # members an image is laid over, for each way of turning it
+    shortlist = 10  # members that an image is compared with, for each way of turning it
+    tried = 80  # of these pairs are fitted, the nearest
     kept = 10  # pairs of an image that are fitted to the end
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
         embedding = None if self.embedder is None else self.embedder.embedding
-        numbers = [self.shortlist, self.kept, COARSE_STEPS, FINE_STEPS, COARSE, FIT_SMOOTH, BLURS, TRIMMED, FAINTEST]
-        shortlist = [embedding, embedding and embedding.title, SHORTLIST_BLUR, SHORTLIST_SMOOTH]
-        return {"shortlist": shortlist, "numbers": numbers, "statistics": STATISTICS}
+        numbers = [self.shortlist, self.tried, self.kept, COARSE_STEPS, FINE_STEPS, COARSE, FIT_SMOOTH, HALVED, BLURS]
+        shortlist = [embedding, embedding and embedding.title, SHORTLIST_SIZE, SHORTLIST_BLUR, SHORTLIST_SMOOTH]
+        return {"shortlist": shortlist, "numbers": numbers, "greys": [TRIMMED, FAINTEST], "statistics": STATISTICS}
 
     def _features(self, images: Tensor, greys: Tensor) -> Tensor:
         if self.embedder is not None:
+            images = small(images, longest=SHORTLIST_SIZE)
             blur = SHORTLIST_BLUR * max(images.shape[2:])
             return torch.cat([self.embedder(blurred(part, blur)) for part in images.split(AT_ONCE)])
         maps = local_maps(greys, smooth=SHORTLIST_SMOOTH).flatten(1)
@@ -84,7 +88,7 @@ class RegisteredCopies(CopyAttack):
         images = stretched(members.images)
         greys = small_greys(images)
         maps = local_maps(greys, smooth=FIT_SMOOTH)
-        return _Index(self._features(images, greys), maps, blurred(maps, COARSE), greys, members.numbers)
+        return _Index(self._features(images, greys), maps, _coarse(maps), greys, members.numbers)
 
     def scores(self, index: _Index, images: Tensor, *, own: Tensor | None = None) -> Scores:
         """See the base class."""
@@ -102,31 +106,61 @@ class RegisteredCopies(CopyAttack):
             are too few others, has the t of images that have nothing in common.
         """
         images, n = stretched(images), len(images)
-        shapes = [images, images.flip(2), -images, -images.flip(2)]
         count = min(self.shortlist, len(index.subjects))
-        greys, lists = [], []
-        for shape in shapes:
+        greys, nearest = [], []
+        for shape in (sign * turned for sign in (1, -1) for turned in orientations(images)):
             greys.append(small_greys(shape))
             distances = torch.cdist(self._features(shape, greys[-1]), index.features)
             if own is not None:
                 distances.masked_fill_(own[:, None] == index.subjects, torch.inf)
-            lists.append(distances.topk(count, largest=False).indices)
+            nearest.append(distances.topk(count, largest=False))
         fixed = torch.cat(greys)  # row v · n + i: the image i in the shape v
-        rows = torch.arange(len(fixed)).reshape(len(shapes), n).T[:, :, None].expand(-1, -1, count)
-        pairs = torch.stack([rows, torch.stack(lists, dim=1)], dim=-1).reshape(n, -1, 2)
+        rows = torch.arange(len(fixed)).reshape(len(greys), n).T[:, :, None].expand(-1, -1, count)
+        pairs = torch.stack([rows, torch.stack([found.indices for found in nearest], dim=1)], dim=-1).reshape(n, -1, 2)
+        distances = torch.stack([found.values for found in nearest], dim=1).reshape(n, -1)
+        pairs = _taken(pairs, distances.topk(min(self.tried, distances.shape[1]), largest=False).indices)
 
         maps = local_maps(fixed, smooth=FIT_SMOOTH)
-        motions, rough = fit_motions(blurred(maps, COARSE), index.coarse, pairs.flatten(0, 1), steps=COARSE_STEPS)
+        motions, rough = fit_motions(_coarse(maps), index.coarse, pairs.flatten(0, 1), steps=COARSE_STEPS)
         kept = _promising(rough.reshape(n, -1), index.subjects[pairs[..., 1]], own, self.kept)
-        pairs = pairs.gather(1, kept[:, :, None].expand(-1, -1, 2))
-        motions = motions.reshape(n, -1, motions.shape[1]).gather(1, kept[:, :, None].expand(-1, -1, motions.shape[1]))
+        pairs, motions = _taken(pairs, kept), _taken(motions.reshape(n, -1, motions.shape[1]), kept)
         flat = pairs.flatten(0, 1)
         motions, _ = fit_motions(maps, index.maps, flat, start=motions.flatten(0, 1), steps=FINE_STEPS)
-        found = [agreement(fixed, index.greys, flat, motions, blur=blur).reshape(n, -1) for blur in BLURS]
-        closeness = torch.stack([log_closeness(s) for s in found])
+        found = agreement(fixed, index.greys, flat, motions, blurs=BLURS)
+        closeness = log_closeness(found).reshape(len(BLURS), n, -1)
         if own is not None:
             closeness = closeness.masked_fill(index.subjects[pairs[..., 1]] == own[:, None], NOTHING)
         return closeness, pairs[..., 1]
+
+
+def orientations(images: Tensor) -> list[Tensor]:
+    """Images [N, C, *spatial] as they are, mirrored and turned: all eight ways in 2D, mirrored along any axes in 3D.
+
+    Those on their side are brought back to the size: so would be, on reading, a file that lies on its side.
+    """
+    spatial = images.shape[2:]
+    if len(spatial) == 3:
+        return [
+            images.flip([2 + axis for axis in axes]) for count in range(4) for axes in combinations(range(3), count)
+        ]
+    upright = [images, images.flip(2), images.flip(3), images.flip(2, 3)]
+    lying = [image.transpose(2, 3) for image in upright]
+    if spatial[0] != spatial[1]:
+        lying = [functional.interpolate(image, size=tuple(spatial), mode="area") for image in lying]
+    return upright + lying
+
+
+def _taken(values: Tensor, places: Tensor) -> Tensor:
+    """[N, pairs, E] at places [N, K] → [N, K, E]."""
+    return values.gather(1, places[:, :, None].expand(-1, -1, values.shape[2]))
+
+
+def _coarse(maps: Tensor) -> Tensor:
+    """Maps of the first half of the fit: blurred, and of half as many elements along each axis where that is enough."""
+    maps, spatial = blurred(maps, COARSE), maps.shape[2:]
+    if min(spatial) < HALVED:
+        return maps
+    return functional.interpolate(maps, size=[length // 2 for length in spatial], mode="area")
 
 
 def _promising(rough: Tensor, patients: Tensor, own: Tensor | None, count: int) -> Tensor:
@@ -154,13 +188,8 @@ def statistics(closeness: Tensor, members: Tensor, patients: Tensor) -> Scores:
         members, patients: [N, pairs], the rows of the members and whose they are.
     """
     best = closeness[0].max(dim=1)
-    values = [
-        best.values,
-        _lead(closeness[0], patients),
-        _lead(closeness[1], patients),
-        _above_the_rest(closeness[1:].sum(0), patients, (closeness > NOTHING).all(0)),
-        _lead(closeness.sum(0), patients),
-    ]
+    ahead = _above_the_rest(closeness[-1], patients, (closeness > NOTHING).all(0))
+    values = [best.values, _lead(closeness[0], patients), ahead]
     return Scores(torch.stack(values, dim=1), members.gather(1, best.indices[:, None])[:, 0])
 
 

@@ -52,14 +52,14 @@ def stretched(images: Tensor) -> Tensor:
     return (images - middle) / half
 
 
-def small(images: Tensor) -> Tensor:
-    """Images [N, C, *spatial] whose longest axis has 32 elements, 24 in 3D; smaller ones stay so.
+def small(images: Tensor, *, longest: int | None = None) -> Tensor:
+    """Images [N, C, *spatial] whose longest axis has 32 elements, 24 in 3D, or so many; smaller ones stay so.
 
     Raises:
         DataError: if an axis would have fewer than 8 elements.
     """
     spatial = images.shape[2:]
-    longest = min(MAP_SIZES[len(spatial)], max(spatial))
+    longest = min(longest or MAP_SIZES[len(spatial)], max(spatial))
     target = [round(length * longest / max(spatial)) for length in spatial]
     if min(target) < SMALLEST:
         raise DataError(

@@ -18,7 +18,7 @@ ZOOM = math.log(1.21)  # of the zoom in either direction,
 SHIFT = 0.16  # and of the shift along each axis, in halves of its length
 LEARNING_RATE = 0.15
 BORDER = 1.0  # elements at the edge of the moved image that are not compared: their windows reach beyond it
-CHUNK = 512  # pairs at a time, so that they stay in a processor's cache
+CHUNK = 2**19  # elements of the pairs that are fitted at a time, so that they stay in a processor's cache
 
 
 def sampling_grids(motions: Tensor, spatial: Sequence[int]) -> Tensor:
@@ -86,7 +86,8 @@ def fit_motions(
     if start is None:
         start = fixed.new_zeros(len(pairs), 4 if len(spatial) == 2 else 7)
     motions, correlations = [], []
-    for part, begin in zip(pairs.split(CHUNK), start.split(CHUNK), strict=True):
+    count = _at_once(spatial)
+    for part, begin in zip(pairs.split(count), start.split(count), strict=True):
         a, b = fixed[part[:, 0]], moving[part[:, 1]]
         motion, first, second = begin.clone(), torch.zeros_like(begin), torch.zeros_like(begin)
         for step in range(steps):
@@ -106,25 +107,35 @@ def fit_motions(
 
 
 @torch.no_grad()
-def agreement(fixed: Tensor, moving: Tensor, pairs: Tensor, motions: Tensor, *, blur: float) -> Tensor:
+def agreement(fixed: Tensor, moving: Tensor, pairs: Tensor, motions: Tensor, *, blurs: Sequence[float]) -> Tensor:
     """How well images agree once one of each pair is moved: the normalised correlation of their maps.
 
-    The images are moved before the maps are made, so that the maps' windows end where the image does on both sides.
+    The images are moved before they are blurred and the maps are made, so that the windows of both end where a cropped
+    image does: what was blurred before would have in it what lies beyond.
 
     Args:
         fixed, moving: grey images [N, 1, *spatial] and [M, 1, *spatial].
         pairs, motions: see ``fit_motions``.
-        blur: standard deviation by which both are blurred first, in elements.
+        blurs: standard deviations by which both are blurred, in elements.
 
     Returns:
-        [P], in [-1, 1].
+        [blurs, P], in [-1, 1].
     """
     spatial = tuple(fixed.shape[2:])
-    maps = local_maps(blurred(fixed, blur))
-    moving = blurred(moving, blur)
-    correlations = []
-    for part, motion in zip(pairs.split(CHUNK), motions.split(CHUNK), strict=True):
+    maps = [local_maps(blurred(fixed, blur)) for blur in blurs]
+    correlations, count = [], _at_once(spatial)
+    for part, motion in zip(pairs.split(count), motions.split(count), strict=True):
         grids = sampling_grids(motion, spatial)
         moved = functional.grid_sample(moving[part[:, 1]], grids, padding_mode="border", align_corners=False)
-        correlations.append(_correlation(maps[part[:, 0]], local_maps(moved), _inside(grids, BORDER)))
-    return torch.cat(correlations)
+        mask = _inside(grids, BORDER)
+        found = [
+            _correlation(of_blur[part[:, 0]], local_maps(blurred(moved, blur)), mask)
+            for of_blur, blur in zip(maps, blurs, strict=True)
+        ]
+        correlations.append(torch.stack(found))
+    return torch.cat(correlations, dim=1)
+
+
+def _at_once(spatial: Sequence[int]) -> int:
+    """How many pairs are fitted at a time."""
+    return max(1, CHUNK // math.prod(spatial))

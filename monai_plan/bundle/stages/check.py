@@ -77,7 +77,8 @@ class CheckStage:
                 "patients must not leave. Set anchor_kind to 'prior', or walk_kind to 'plan'."
             )
         self._check_autoencoder()
-        check_words(release_name=self.release_name, label_names=self.training.label_names)
+        source = self.options["autoencoder_source"]
+        check_words(release_name=self.release_name, autoencoder_source=source, label_names=self.training.label_names)
         if len(self.training) < self.batch_size:
             raise DataError(
                 f"the training section has {len(self.training)} images, fewer than batch_size = {self.batch_size}: "

@@ -7,6 +7,7 @@ import torch
 
 from monai_plan.audit.attacks import Embedder, People, RegisteredCopies, SoftReconstructions, registered_attacks
 from monai_plan.audit.attacks.base import register_attack
+from monai_plan.audit.attacks.copies import orientations
 from monai_plan.audit.attacks.maps import blurred
 from monai_plan.audit.controls import DISGUISES, disguise
 from monai_plan.metrics import RandomFeatureEmbedding
@@ -37,6 +38,40 @@ def test_a_copy_is_found_whatever_its_disguise(size, disguised):
     found = attack.scores(index, copies)
     assert found.nearest.tolist() == [0, 1]
     assert (found.values.amin(0) > strangers.amax(0)).all()
+
+
+@pytest.mark.parametrize(("size", "ways"), [((32, 32), range(8)), ((32, 24), range(8)), ((10, 12, 11), [7])])
+def test_a_copy_in_any_orientation_is_found(size, ways):
+    members = People(images(6, size, 0), list("abcdef"))
+    attack = RegisteredCopies()
+    index = attack.index(members)
+    strangers = attack.scores(index, images(2, size, 1)).values.amax(0)
+    for number in ways:
+        found = attack.scores(index, orientations(members.images[:2])[number])
+        assert found.nearest.tolist() == [0, 1], number
+        assert (found.values > strangers).all(), number
+
+
+@pytest.mark.parametrize("size", [(6, 6), (6, 4), (4, 5, 6)])
+def test_orientations_are_eight_and_each_is_undone_by_one_of_them(size):
+    picture = images(1, size, 0)
+    ways = orientations(picture)
+    assert len(ways) == 8
+    assert all(way.shape == picture.shape for way in ways)
+    assert all(not torch.equal(a, b) for n, a in enumerate(ways) for b in ways[:n])
+    upright = ways if len(set(size)) == 1 or len(size) == 3 else ways[:4]  # what is brought to a size is not undone
+    assert all(any(torch.equal(back, picture) for back in orientations(way)) for way in upright)
+
+
+def test_noise_on_a_cropped_copy_does_not_hide_it():
+    """The images are blurred after the motion: before, a crop's edge would have in it what lies beyond."""
+    members = People(images(20, (64, 64), 0), [f"p{i:02d}" for i in range(20)])
+    attack = RegisteredCopies()
+    index = attack.index(members)
+    strangers = attack.scores(index, images(20, (64, 64), 1)).values[:, -1]
+    found = attack.scores(index, disguise(members.images[:8], "combined"))
+    assert found.nearest.tolist() == list(range(8))
+    assert found.values[:, -1].min() > strangers.max()
 
 
 @pytest.mark.parametrize("kind", [RegisteredCopies, SoftReconstructions])
@@ -92,8 +127,9 @@ def test_a_second_patient_with_the_same_image_takes_the_lead_away(kind):
     attack = attack_of(kind, (16, 16))
     values = attack.scores(attack.index(twice), pictures[:1]).values
     alone = attack.scores(attack.index(People(pictures, twice.subjects[:8])), pictures[:1]).values
-    assert values[0, -1] == pytest.approx(0, abs=1e-4)
-    assert alone[0, -1] > 1
+    lead = 1 if kind is RegisteredCopies else -1
+    assert values[0, lead] == pytest.approx(0, abs=1e-4)
+    assert alone[0, lead] > 1
     if kind is RegisteredCopies:
         assert values[0, 0] == alone[0, 0], "but it is as close as before"
 
@@ -137,3 +173,19 @@ def test_people_are_counted_in_sorted_order():
     assert People(torch.zeros(3, 1, 8, 8), ["b", "a", "b"]).numbers.tolist() == [1, 0, 1]
     with pytest.raises(DataError, match="3 images, but 1 subjects"):
         People(torch.zeros(3, 1, 8, 8), ["a"])
+
+
+def test_features_are_compared_of_images_that_cost_the_same_whatever_their_size():
+    class Sizes(Embedder):
+        seen: list[tuple[int, ...]]
+
+        def __call__(self, pictures):
+            self.seen.append(tuple(pictures.shape[2:]))
+            return super().__call__(pictures)
+
+    embedder = Sizes(RandomFeatureEmbedding(2, 1))
+    embedder.seen = []
+    attack = RegisteredCopies(embedder=embedder)
+    for size in ((128, 96), (40, 40)):
+        attack.index(People(images(2, size, 0), list("ab")))
+    assert embedder.seen == [(64, 48), (40, 40)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from monai_plan.audit.attacks.maps import blurred, local_maps, small_greys, stretched
+from monai_plan.audit.attacks.maps import blurred, local_maps, small, small_greys, stretched
 from monai_plan.audit.attacks.registration import agreement, fit_motions, sampling_grids
 from monai_plan.audit.controls import moved
 from monai_plan.utils import DataError
@@ -63,6 +63,7 @@ def test_stretched_images_fill_the_range_whatever_they_had(size):
 def test_small_greys_keep_proportions_and_refuse_what_is_too_narrow():
     assert small_greys(torch.zeros(2, 3, 64, 48)).shape == (2, 1, 32, 24)
     assert small_greys(torch.zeros(2, 1, 40, 32, 48)).shape == (2, 1, 20, 16, 24)
+    assert small(torch.zeros(2, 3, 128, 96), longest=64).shape == (2, 3, 64, 48)
     image = torch.rand(1, 1, 32, 20)
     assert torch.equal(small_greys(image), image)
     with pytest.raises(DataError, match="64 x 12 are too narrow"):
@@ -95,7 +96,7 @@ def test_a_known_motion_is_found(size):
     pairs = torch.tensor([[i, j] for i in range(4) for j in range(4)])
     motions, _ = fit_motions(blurred(maps, 1.5), blurred(other, 1.5), pairs, steps=12)
     motions, correlations = fit_motions(maps, other, pairs, start=motions, steps=12)
-    found = agreement(copies, images, pairs, motions, blur=0.0)
+    found = agreement(copies, images, pairs, motions, blurs=[0.0])[0]
     same = pairs[:, 0] == pairs[:, 1]
     assert found[same].min() > 0.95
     assert found[~same].max() < 0.75
@@ -103,6 +104,20 @@ def test_a_known_motion_is_found(size):
     angles = 1 if len(size) == 2 else 3
     zoom = torch.exp(math.log(1.21) * torch.tanh(motions[same][:, angles]))
     assert (zoom - 0.92).abs().max() < 0.02
+
+
+def test_a_cropped_copy_agrees_at_every_blur():
+    """What lies beyond the crop has no part: blurred before the motion, the edges would differ by it."""
+    images = smooth_images(4, (32, 32))
+    copies = moved(images, zoom=0.9)
+    pairs = torch.arange(4)[:, None].expand(-1, 2)
+    motions = torch.zeros(4, 4)
+    motions[:, 1] = math.atanh(math.log(0.9) / math.log(1.21))
+    found = agreement(copies, images, pairs, motions, blurs=[0.0, 1.0, 2.0])
+    assert found.shape == (3, 4)
+    assert found.min() > 0.995
+    before = agreement(blurred(copies, 2.0), blurred(images, 2.0), pairs, motions, blurs=[0.0])
+    assert before.mean() < found[2].mean() - 0.005
 
 
 def test_results_do_not_depend_on_the_other_pairs():

@@ -21,7 +21,7 @@ from monai_plan.bundle import memory
 from monai_plan.bundle.stages import CheckStage
 from monai_plan.bundle.zoo import bundle_path
 from monai_plan.latent import LatentInverter, LatentWalk
-from monai_plan.networks import StyleGAN2Discriminator, StyleGAN2Generator
+from monai_plan.networks import ImageAutoencoder, StyleGAN2Discriminator, StyleGAN2Generator
 from monai_plan.utils import ConfigError, DataError
 
 OPTIONS = (
@@ -163,3 +163,26 @@ def test_a_damaged_generator_is_left_to_the_training(case, tmp_path, caplog):
     file.write_bytes(b"truncated")
     check(tmp_path, training=case.dataset)
     assert "the stage train makes it again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"autoencoder_weights": "kl.pt"}, r"autoencoder_weights is 'kl.pt' and autoencoder_source None: give both"),
+        ({"autoencoder_source": "others"}, r"autoencoder_weights is None and autoencoder_source 'others'"),
+        (
+            {"autoencoder_weights": "kl.pt", "autoencoder_source": "others"},
+            "'kl.pt', but the GAN works without an autoencoder",
+        ),
+    ],
+)
+def test_a_published_autoencoder_says_what_it_learnt(case, tmp_path, given, message):
+    with pytest.raises(ConfigError, match=message):
+        check(tmp_path, training=case.dataset, options={**OPTIONS, **given})
+
+
+def test_what_it_learnt_is_one_line(case, tmp_path):
+    coder = ImageAutoencoder(case.dims, 1, channels=[4, 4], latent_channels=2, norm_num_groups=2)
+    given = {**OPTIONS, "autoencoder_weights": "kl.pt", "autoencoder_source": "others\n## Approved"}
+    with pytest.raises(ConfigError, match=r"autoencoder_source is 'others\\n## Approved' and has .* U\+000A"):
+        check(tmp_path, training=case.dataset, options=given, autoencoder=coder)
