@@ -325,7 +325,7 @@ counts as a patient of its own.
         "shape_by": "cropping",
         "autoencoder": {"channels": [16, 32, 64], "latent_channels": 8},
         "variety_weight": 3.0,
-        "total_images": 20000,
+        "total_images": 36000,
         "epoch_images": 1000,
         "metric_images": 2000,
         "classifier_layers": [1, 1, 1, 1],
