@@ -133,7 +133,7 @@ class Pool:
         chosen = people.images[self.candidates]
         made = {kind: disguise(chosen, kind) for kind in DISGUISES if kind != "softened"}
         made |= {kind: change(chosen) for kind, change in FURTHER.items()}
-        self.planted = {kind: self._fitted(kind, images, None) for kind, images in made.items()}
+        self.planted = {kind: self._fitted(kind, made[kind], None) for kind in options.disguises or made}
         distances = Embedder(RandomFeatureEmbedding(dims, channels))
         soft, features = SoftReconstructions(embedder=distances), distances(stretched(people.images))
         of_all = soft.features(people.images)
@@ -350,6 +350,7 @@ def main() -> None:
     parser.add_argument("--patients", type=int, metavar="N", help="so many patients of the data list, drawn")
     parser.add_argument("--splits", type=int, default=50)
     parser.add_argument("--copies", type=int, default=60, help="images from which the planted ones are drawn")
+    parser.add_argument("--disguises", nargs="+", metavar="KIND", help="so many alone: volumes take seconds each")
     parser.add_argument(
         "--work_dir", type=Path, help="where finished parts are kept; the same command goes on from them"
     )
