@@ -41,7 +41,7 @@ def reading(size: list[int]) -> Compose:
     keys = ["image", "mask"]
     return Compose([
         LoadImaged(keys, ensure_channel_first=True, image_only=True),
-        Orientationd(keys, axcodes="RAS"),
+        Orientationd(keys, axcodes="RAS", labels=None),
         ScaleIntensityRangePercentilesd("image", lower=0.5, upper=99.5, b_min=-1, b_max=1, clip=True),
         ResizeWithPadOrCropd("image", spatial_size=size, value=-1.0),
         ResizeWithPadOrCropd("mask", spatial_size=size),

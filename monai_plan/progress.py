@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tqdm import tqdm
+from tqdm import TqdmWarning, tqdm
 
-__all__ = ["Progress", "hushed"]
+__all__ = ["Progress", "hushed", "say"]
 
 LINE_SECONDS = 60.0  # between two lines, whichever bars they are of
 
@@ -21,6 +22,11 @@ _HUSHED = {  # what they say is said again, by the error that follows or by the 
     "monai.data.nvimgcodec_pydicom_plugin": logging.ERROR,  # that a decoder, which no image here needs, is not there
     "monai.bundle.workflows": logging.ERROR,  # "Setting logging properties based on config", and that it does not
 }
+
+
+def say(line: str) -> None:
+    """Print a line in the form of the log."""
+    print(f"{time.strftime('%H:%M:%S')} INFO {line}", flush=True)
 
 
 class Progress(tqdm):
@@ -74,7 +80,10 @@ def hushed(*, quiet: bool = False) -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
         if quiet:
             logging.disable(logging.INFO)
-        yield
+        with warnings.catch_warnings():
+            # in a notebook, of bars that Ignite would draw with ipywidgets: here nothing is drawn there
+            warnings.simplefilter("ignore", TqdmWarning)
+            yield
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import logging
 import re
+import warnings
 
 import pytest
 from ignite.engine import Engine
+from tqdm import TqdmWarning
 
 from monai_plan import progress
 from monai_plan.engines import LossProgressBar
@@ -70,6 +72,21 @@ def test_a_bar_on_a_terminal() -> None:
         bar.update(3)
     assert "100%|" in terminal.getvalue()
     assert terminal.getvalue().count("\n") == 1
+
+
+def test_bars_of_notebooks_are_not_missed() -> None:
+    """Ignite warns there where ipywidgets are not installed."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with hushed():
+            warnings.warn("IProgress not found", TqdmWarning, stacklevel=1)
+            warnings.warn("something else", UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in told] == ["something else"]
+
+
+def test_what_is_said_has_the_form_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.say("[1/2] check: done")
+    assert re.fullmatch(r"\d\d:\d\d:\d\d INFO \[1/2\] check: done\n", capsys.readouterr().out)
 
 
 def test_quiet_is_quiet(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:

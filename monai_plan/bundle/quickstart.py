@@ -9,6 +9,7 @@ from pathlib import Path
 
 from monai_plan.bundle.runner import run_bundle
 from monai_plan.data import make_phantoms
+from monai_plan.progress import say
 
 __all__ = ["quickstart"]
 
@@ -43,7 +44,7 @@ def quickstart(
     *,
     spatial_dims: int = 2,
     seed: int = 0,
-    echo: Callable[[str], object] = print,
+    echo: Callable[[str], object] = say,
     quiet: bool = False,
 ) -> None:
     """Make phantoms, and run all stages of the bundle on them at a small size.

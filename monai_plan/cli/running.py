@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +16,9 @@ RUN_OPTIONS = ("--dataset_dir", "--output_dir", "--skip_bad_images", "--only", "
 def _quickstart(output_dir: str, quiet: bool = False, **options: Any) -> None:
     from monai_plan.bundle.ending import ending
     from monai_plan.bundle.quickstart import quickstart
+    from monai_plan.progress import say
 
-    quickstart(output_dir, echo=_ignore if quiet else _say, quiet=quiet, **options)
+    quickstart(output_dir, echo=_ignore if quiet else say, quiet=quiet, **options)
     print(ending(output_dir))
 
 
@@ -33,22 +33,18 @@ def _run(
 
     from monai_plan.bundle import run_bundle
     from monai_plan.bundle.ending import ending
+    from monai_plan.progress import say
 
     values = {id: DefaultParseValue(text) for id, text in (overrides or {}).items()}
     if skip_bad_images:
         values["skip_bad_images"] = True
-    run_bundle(bundle_root, overrides=values, echo=_ignore if quiet else _say, quiet=quiet, **options)
+    run_bundle(bundle_root, overrides=values, echo=_ignore if quiet else say, quiet=quiet, **options)
     if told := ending(options["output_dir"]):
         print(told)
 
 
 def _ignore(line: str) -> None:
     pass
-
-
-def _say(line: str) -> None:
-    """A line of progress, in the form of the bundles' logs."""
-    print(f"{time.strftime('%H:%M:%S')} INFO {line}", flush=True)
 
 
 def take_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:

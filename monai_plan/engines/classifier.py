@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass
@@ -24,6 +25,8 @@ from monai_plan.engines.inferers import AdversarialInferer
 from monai_plan.metrics import Images
 from monai_plan.rules import Ruled, checked, number, whole
 from monai_plan.utils import DataError, derive_seed, seeded_generator
+
+logger = logging.getLogger(__name__)
 
 Augmentation = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -166,6 +169,7 @@ def _validate(
         val_handlers=[best],
     )
     stop = EarlyStopping(settings.patience, lambda engine: engine.state.metrics["accuracy"], trainer)
+    stop.logger = logger  # Ignite's own writes to stderr in a form of its own
     evaluator.add_event_handler(Events.COMPLETED, stop)
     if bar is not None:
         evaluator.add_event_handler(Events.COMPLETED, lambda engine: bar.shown.update(engine.state.metrics))

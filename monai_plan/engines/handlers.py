@@ -140,7 +140,7 @@ class BestWeights:
 
 
 class StopAtNaN:
-    """Ends a classifier's training with an error when its loss is not finite; the last checkpoint stays.
+    """Ends a supervised training with an error when its loss is not finite; the last checkpoint stays.
 
     Its place is before ``ResumeHandler``, so that no checkpoint of such weights is written.
     """
@@ -154,7 +154,7 @@ class StopAtNaN:
         loss = engine.state.output[CommonKeys.LOSS].detach().item()  # type: ignore[index]
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the classifier's loss is {loss} at step {engine.state.iteration}: lower lr, or check the images."
+                f"the loss is {loss} at step {engine.state.iteration}: lower the learning rate, or check the images."
             )
 
 

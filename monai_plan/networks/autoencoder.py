@@ -56,6 +56,12 @@ class ImageAutoencoder(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        if not (_are_whole(channels) and len(channels) > 1 and _are_whole([latent_channels])):
+            raise ConfigError(
+                f"the autoencoder has channels {channels!r} and latent_channels {latent_channels!r}, but must have a "
+                "list of two or more whole numbers of at least 1, one a level, and such a number: {'channels': "
+                "[16, 32, 64], 'latent_channels': 8}."
+            )
         self.latent_channels, self.factor = latent_channels, 2 ** (len(channels) - 1)
         self.made_of: str | None = None
         for name, value in options.items():
@@ -80,7 +86,7 @@ class ImageAutoencoder(nn.Module):
                 num_res_blocks=num_res_blocks,
                 **{**plain, **options},
             )
-        except (TypeError, ValueError, ZeroDivisionError) as error:
+        except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
             raise ConfigError(
                 f"the autoencoder cannot be built: {first_line(error)} (channels {list(channels)}, latent_channels "
                 f"{latent_channels}, norm_num_groups {norm_num_groups}, further options {sorted(options) or 'none'})"
@@ -139,6 +145,10 @@ class ImageAutoencoder(nn.Module):
         return {name: value for name, value in self.state_dict().items() if not name.startswith(parts)}
 
 
+def _are_whole(values: Any) -> bool:
+    return isinstance(values, list | tuple) and all(type(value) is int and value > 0 for value in values)
+
+
 def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
@@ -146,8 +156,20 @@ def _is_plain(value: Any) -> bool:
 
 
 def new_autoencoder(spatial_dims: int, img_channels: int, options: Mapping[str, Any] | None) -> ImageAutoencoder | None:
-    """An untrained ``ImageAutoencoder``, or None where there is to be none, ``options`` None."""
-    return None if options is None else ImageAutoencoder(spatial_dims, img_channels, **options)
+    """An untrained ``ImageAutoencoder``, or None where there is to be none, ``options`` None.
+
+    Raises:
+        ConfigError: if the options lack one that is needed, have one that the images give, or cannot be built.
+    """
+    if options is None:
+        return None
+    needed = {"channels", "latent_channels"}
+    own = {"spatial_dims", "img_channels", "in_channels", "out_channels"} & options.keys()
+    if own or not needed <= options.keys():
+        lacking = ", ".join(sorted(needed - options.keys()))
+        wrong = f"has {', '.join(sorted(own))}, which the images give" if own else f"lacks {lacking}"
+        raise ConfigError(f"autoencoder is {dict(options)!r} and {wrong}: see monai_plan.networks.ImageAutoencoder.")
+    return ImageAutoencoder(spatial_dims, img_channels, **options)
 
 
 def save_autoencoder(

@@ -146,8 +146,9 @@ def test_adversarial_images_are_shown():
     assert sorted(moved.tolist()) == pytest.approx([0] * 4 + [0.1] * 4, abs=1e-6)
 
 
-def test_the_first_best_epoch_is_taken_and_a_training_that_learns_no_more_stops():
+def test_the_first_best_epoch_is_taken_and_a_training_that_learns_no_more_stops(caplog, capfd):
     """On labels the wrong way round the accuracy is 0 from the first epoch on, so that one is the best."""
+    caplog.set_level("INFO", "monai_plan")
     images, labels = blobs(40, 2)
     network, steps = small_network(2), []
     network.register_forward_pre_hook(lambda module, inputs: steps.append(module.training))
@@ -156,6 +157,8 @@ def test_the_first_best_epoch_is_taken_and_a_training_that_learns_no_more_stops(
         validation=(images, 1 - labels),
     )  # fmt: skip
     assert sum(steps) == 5 * (1 + 3)
+    assert ("monai_plan.engines.classifier", "EarlyStopping: Stop training") in [r[::2] for r in caplog.record_tuples]
+    assert capfd.readouterr().err == ""  # Ignite's form of it
     once = fit_classifier(small_network(2), images, labels, settings=ClassifierSettings(1, 8, lr=0.03), seed=1)
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), once.parameters(), strict=True))
 

@@ -101,6 +101,17 @@ def test_what_cannot_work_says_why(tmp_path):
         ConfigError, match=r"norm_eps is '\$import os', but the arguments of an autoencoder are numbers"
     ):
         make_autoencoder(2, norm_eps="$import os")
+    for options, message in (
+        ({}, "lacks channels"), ({"channels": [8, 8]}, "lacks latent_channels"),
+        ({**OPTIONS, "spatial_dims": 2}, "has spatial_dims, which the images give"),
+        ({**OPTIONS, "channels": 8}, "has channels 8 and latent_channels 3, but must have a list of two or more"),
+        ({**OPTIONS, "channels": []}, r"has channels \[\]"),
+        ({**OPTIONS, "channels": [-8, 8]}, r"has channels \[-8, 8\]"),
+        ({**OPTIONS, "latent_channels": 0}, "latent_channels 0"),
+        ({**OPTIONS, "num_res_blocks": [1]}, "cannot be built"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            new_autoencoder(2, 1, options)
     with pytest.raises(ConfigError, match=r"img_size is \[16, 15\], but the autoencoder divides every axis by 2"):
         make_autoencoder(2).latent_shape((16, 15))
     with pytest.raises(ConfigError, match="no autoencoder was given, or the other way round"):

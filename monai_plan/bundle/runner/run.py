@@ -54,7 +54,7 @@ from monai_plan.bundle.runner.record import (
 )
 from monai_plan.bundle.runner.stages_file import CACHE, Stage, check_reads, covers, feeds, load_stages
 from monai_plan.data.loading import clear_cache
-from monai_plan.progress import hushed
+from monai_plan.progress import hushed, say
 from monai_plan.utils import ArtifactError, ConfigError, PLANError
 
 __all__ = ["StageOutcome", "run_bundle"]
@@ -84,7 +84,7 @@ def run_bundle(
     output_dir: str | os.PathLike[str],
     overrides: Mapping[str, object] | None = None,
     only: Sequence[str] | None = None,
-    echo: Echo = print,
+    echo: Echo = say,
     quiet: bool = False,
 ) -> list[StageOutcome]:
     """Run the stages of a bundle in order, each as ``python -m monai.bundle run`` would, in this process.

@@ -1,4 +1,7 @@
-"""A bundle's configs are run in a process of their own: however it ends, the checks end in a verdict."""
+"""A bundle's configs are run in a process of their own: however that ends, the checks end in a verdict.
+
+That is no sandbox: what is run may still kill this process, or do whatever the user may.
+"""
 
 from __future__ import annotations
 
