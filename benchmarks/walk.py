@@ -22,9 +22,9 @@ from gan_training import plain
 from monai.networks.nets import resnet18
 from torch import Tensor
 
-from monai_plan.gan import bf16_is_fast
 from monai_plan.latent import LatentWalk, WalkSettings, linear_path
 from monai_plan.networks import StyleGAN2Generator
+from monai_plan.networks.running import bf16_is_fast
 
 
 def published_loss(networks: tuple, path: Tensor, label: int) -> Tensor:

@@ -240,7 +240,9 @@ def test_every_config_is_a_stage_s_and_laid_over_common(bundle: Path) -> None:
     assert used | {"inference.json", "multi_gpu.json", "multi_gpu_train.json"} == {
         path.name for path in _configs(bundle)
     }
-    assert all(stage["config"][0] == "common.json" for stage in _stages(bundle) if stage["name"] != "train")
+    before_a_generator = ("train", "train_autoencoder")
+    over_common = [stage for stage in _stages(bundle) if stage["name"] not in before_a_generator]
+    assert all(stage["config"][0] == "common.json" for stage in over_common)
 
 
 @THE_TEMPLATE
@@ -257,7 +259,7 @@ NOT_NAMED = {
     "img_size", "img_channels", "num_classes", "spatial_dims", "z_dim", "w_dim", "channel_base", "channel_max",
     "backbone", "backbone_weights", "intensity", "intensity_range", "intensity_percentiles", "spacing",
     "skip_bad_images", "merge_duplicates", "perceptual", "perceptual_weights", "device", "amp", "tensorboard",
-    "use_best", "metric_images", "total_images", "minutes",
+    "use_best", "metric_images", "total_images", "minutes", "autoencoder", "shape_by",
 }  # fmt: skip
 
 
@@ -281,7 +283,15 @@ def test_later_configs_do_not_undo_each_other_s_ids(bundle: Path) -> None:
     layers = {"imports", "stage", "run", "initialize", "train"}
     # the check builds what later stages do, of untrained networks; φ_id's training says how many it knows
     own = {
-        "check": {"trained_generator", "encoder", "num_identities", "identity_net", "class_net", "work_dir"},
+        "check": {
+            "trained_generator",
+            "encoder",
+            "num_identities",
+            "identity_net",
+            "class_net",
+            "work_dir",
+            "trained_coder",
+        },
         "train_identity": {"num_identities"},
     }
     for stage in _stages(bundle):

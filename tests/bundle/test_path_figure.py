@@ -54,7 +54,7 @@ def test_it_shows_all_and_is_not_released(spatial_dims):
 
 @pytest.mark.parametrize("label", ["class 0", r"$\foo$"])
 def test_it_shows_curves_scale_and_strips(label):
-    figure = draw_path(replace(path_figure(2), label=label), "random-feature distance", -1)
+    figure = draw_path(replace(path_figure(2), label=label), "random-feature distance")
     png_of(figure)
     curves, *strips = figure.axes
     lines = {line.get_label(): line.get_ydata() for line in curves.get_lines()}

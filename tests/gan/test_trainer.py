@@ -18,9 +18,9 @@ import monai_plan.gan.trainer as trainer_module
 from monai_plan.gan import (
     AdaptiveStrength,
     DifferentiableAugment,
-    bf16_is_fast,
 )
 from monai_plan.networks import StyleGAN2Discriminator
+from monai_plan.networks.running import bf16_is_fast
 from monai_plan.utils import ConfigError, TrainingError
 
 KINDS = [(2, 0), (2, 2), (3, 0), (3, 2)]

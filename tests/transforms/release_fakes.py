@@ -74,14 +74,15 @@ def real_items(folder: Path, labels: Iterable[int], *, spatial_dims: int = 2) ->
 
 
 def pixel_marks(items: Iterable[Mapping[str, Any]]) -> set[bytes]:
-    """Rows and columns of the real images, as 8 bits and as floats, as stored and scaled to [0, 1]."""
+    """Rows and columns of the real images, from either end, as 8 bits and as floats, as stored and scaled to [0, 1]."""
     marks = set()
     for item in items:
         volume = item["image"].endswith(".nii")
         pixels = np.asarray(nibabel.load(item["image"]).dataobj if volume else Image.open(item["image"]))
         scaled = (pixels - pixels.min()) / (pixels.max() - pixels.min())
         for array in (pixels, pixels.astype("f4"), pixels.astype("f8"), scaled.astype("f4")):
-            marks |= {line.tobytes() for rows in (array, array.T) for line in rows.reshape(-1, rows.shape[-1])}
+            lines = [line for rows in (array, array.T) for line in rows.reshape(-1, rows.shape[-1])]
+            marks |= {line.tobytes() for line in lines} | {line[::-1].tobytes() for line in lines}
     return marks
 
 
