@@ -7,15 +7,25 @@ Each way's last generator is also judged by what a classifier learns from it: a 
 as there are training images, class by class, and tested on the real test images, with several seeds; the row "real"
 trains on the training images. The mean stands with half the width of the 95 % interval of the seeds (Student's t).
 
+The ways "decoder" and "decoder, aided" have the objectives logistic and aided, behind the autoencoder of a run in the
+folder ``--autoencoder OUT``; their seconds begin with those of its stage ``train_autoencoder``:
+
+    python -m monai_plan run chest_xray_plan --dataset_dir cxr_pneumonia --output_dir OUT --img_size "[128,128]" \\
+        --perceptual squeezenet1_0 --perceptual_weights squeezenet1_0.pth --only check train_autoencoder \\
+        --autoencoder '{"channels": [16, 32, 64], "latent_channels": 8}'
+
 Only the training counts as time, measuring does not. The distance is that of pooled SqueezeNet-1.0 features, a backbone
 that none of them has seen; the discriminators on pretrained features have EfficientNet-lite0's. The floor is the
-distance of the real test images to the training images. Started again with more seconds, each way goes on where it was.
+distance of the real test images to the training images; an autoencoder's perceptual loss has the same features as the
+judge, which flatters it. Started again with more seconds, each way goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +49,7 @@ from monai_plan.engines import (
 )
 from monai_plan.gan import (
     AdaptiveStrength,
+    BeforeDecoderInferer,
     BestGenerator,
     DifferentiableAugment,
     GANProgressBar,
@@ -47,25 +58,41 @@ from monai_plan.gan import (
     StyleGAN2Trainer,
     gan_defaults,
     gan_discriminator,
+    latent_images,
 )
 from monai_plan.gan.losses import AID_WEIGHT
 from monai_plan.metrics import embed_statistics, frechet_distance, perceptual_embedding
-from monai_plan.networks import StyleGAN2Generator, resnet_classifier
+from monai_plan.networks import (
+    ImageAutoencoder,
+    StyleGAN2Generator,
+    load_autoencoder,
+    new_autoencoder,
+    resnet_classifier,
+)
 from monai_plan.utils import seeded_generator, write_json
 
 WAYS = ("aided", "logistic", "relativistic", "hinge")
+BEHIND = {"decoder": "logistic", "decoder, aided": "aided"}  # the objective of each way behind an autoencoder
 
 
 class Clock:
-    """Seconds of training, without what the handlers take; ends the training when they are up."""
+    """Seconds of training, without what the handlers take; ends the training when they are up.
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.curve = seconds, [0.0]
+    On a CPU they are the processor's: others who use it do not count.
+    """
+
+    def __init__(self, seconds: float, *, begin: float = 0.0) -> None:
+        self.seconds, self.curve, self.began = seconds, [begin], 0.0
 
     def attach(self, engine: StyleGAN2Trainer) -> None:
         """Register with the trainer, before the handlers that measure."""
         engine.add_event_handler(Events.EPOCH_STARTED, self.stop_if_up)  # when started again with no more seconds
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def start(self, engine: StyleGAN2Trainer) -> None:
+        """Begin an epoch."""
+        self.began = time.process_time()
 
     def stop_if_up(self, engine: StyleGAN2Trainer) -> None:
         """End the training."""
@@ -74,7 +101,9 @@ class Clock:
 
     def __call__(self, engine: StyleGAN2Trainer) -> None:
         """Take in one epoch."""
-        self.curve.append(self.curve[-1] + engine.state.times[Events.EPOCH_COMPLETED.name])
+        on_cpu = engine.state.device.type == "cpu"
+        took = time.process_time() - self.began if on_cpu else engine.state.times[Events.EPOCH_COMPLETED.name]
+        self.curve.append(self.curve[-1] + took)
         self.stop_if_up(engine)
 
     def state_dict(self) -> dict[str, Any]:
@@ -91,13 +120,20 @@ def train(
 ) -> tuple[list[tuple[float, int, float]], StyleGAN2Generator]:
     """Train one way; (seconds, images, distance) after each epoch, and the last moving average."""
     device, size = torch.device(options.device), [options.img_size] * 2
-    defaults = gan_defaults(size, objective=way)
+    coder, settings, before = autoencoder(options) if way in BEHIND else (None, None, 0.0)
+    objective = BEHIND.get(way, way)
+    defaults = gan_defaults(size, objective=objective, autoencoder=settings)
     widths = {"channel_base": defaults.channel_base, "channel_max": defaults.channel_max}
     torch.manual_seed(0)
     generator = StyleGAN2Generator(
-        2, size, 1, defaults.z_dim, defaults.w_dim, 2, mapping_layers=4, **widths
+        2, size, 1, defaults.z_dim, defaults.w_dim, 2, mapping_layers=4, autoencoder=defaults.autoencoder,
+        **widths,
     ).to(device)  # fmt: skip
-    discriminator = gan_discriminator(way, 2, size, 1, 2, feature_size=options.feature_size, **widths).to(device)
+    generator.use_decoder(coder)
+    discriminator = gan_discriminator(
+        objective, 2, size, 1, 2, feature_size=options.feature_size, autoencoder=coder, **widths
+    ).to(device)  # fmt: skip
+    seen = latent_images(data, coder)
     adam = {"lr": defaults.learning_rate, "betas": (0.0, 0.99), "fused": True}
     saved = {
         "generator": generator,
@@ -107,15 +143,16 @@ def train(
         "d_optimizer": torch.optim.Adam(discriminator.parameters(), **adam),
     }
     augment = DifferentiableAugment(p=options.p)
-    adaptive = AdaptiveStrength(augment, images_to_full=100_000) if options.adaptive and way != "hinge" else None
+    adaptive = AdaptiveStrength(augment, images_to_full=100_000) if options.adaptive and objective != "hinge" else None
     folder = Path(options.output_dir) / way
-    clock = Clock(options.seconds)
+    clock = Clock(options.seconds, begin=before)
     best = BestGenerator(dataset=data, embedding=embedding, path=folder / "best.pt", every_images=1)
     states = {"clock": clock, "best": best} | ({"adaptive": adaptive} if adaptive is not None else {})
     trainer = StyleGAN2Trainer(
         device=device, max_epochs=1_000_000, epoch_length=-(-options.epoch_images // defaults.batch_size),
-        train_data_loader=ResidentLoader(data, batch_size=defaults.batch_size, device=device),
-        objective=way, aid_weight=options.aid_weight, augment=augment, adaptive=adaptive,
+        train_data_loader=ResidentLoader(seen, batch_size=defaults.batch_size, device=device),
+        inferer=BeforeDecoderInferer(), objective=objective, aid_weight=options.aid_weight,
+        augment=augment, adaptive=adaptive,
         r1_weight=defaults.r1_weight, r1_interval=defaults.r1_interval, r2_weight=defaults.r2_weight,
         ema_half_life=defaults.ema_half_life, **saved,
         train_handlers=[
@@ -124,7 +161,7 @@ def train(
             best,
             ResumeHandler(
                 path=folder / "checkpoint.pt", save_dict={**saved, **states},
-                inputs={"images": data.images, "labels": data.labels, "p": options.p, "aid_weight": options.aid_weight},
+                inputs={"images": seen.images, "labels": data.labels, "p": options.p, "aid_weight": options.aid_weight},
             ),
             GANProgressBar(desc=way),
         ],
@@ -132,6 +169,15 @@ def train(
     trainer.run()
     curve = [(seconds, seen, value) for seconds, (seen, value) in zip(clock.curve[1:], best.history, strict=True)]
     return curve, trainer.ema
+
+
+def autoencoder(options: argparse.Namespace) -> tuple[ImageAutoencoder | None, dict[str, Any], float]:
+    """The one that is trained, its arguments, and the seconds that it took."""
+    private = Path(options.autoencoder) / "private"
+    settings = json.loads((private / "settings.json").read_text())["overrides"]["autoencoder"]
+    record = json.loads((private / "run" / "train_autoencoder.json").read_text())
+    coder = load_autoencoder(new_autoencoder(2, 1, settings), private / "autoencoder.pt", device=options.device)
+    return coder, settings, record["seconds"]
 
 
 @torch.no_grad()
@@ -193,7 +239,8 @@ def main() -> None:
     parser.add_argument("--dataset_dir", required=True)
     parser.add_argument("--weights", required=True, help="SqueezeNet 1.0's file")
     parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS, *BEHIND], default=WAYS)
+    parser.add_argument("--autoencoder", help="folder of a run, for the ways behind a decoder")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--img_size", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=600)

@@ -16,7 +16,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,14 +38,13 @@ def run(bundle: str, stage: str, folder: Path, overrides: dict) -> None:
 
 
 def measured(bundle: str, folder: Path, overrides: dict) -> Iterator[tuple[str, float, float, float | None]]:
-    """Each stage in a process of its own: its name, seconds, peak in MiB, and the estimate of ``check`` in MiB.
+    """Each stage in a process of its own: its name, seconds of the processor, peak in MiB, and estimate in MiB.
 
     ``folder`` holds the data in ``data``, and gets the run in ``out``.
     """
     estimates: dict[str, float] = {}
     for stage in load_stages(bundle_path(bundle)):
         command = [sys.executable, __file__, "--stage", bundle, stage.name, str(folder), json.dumps(overrides)]
-        began = time.monotonic()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         told = process.stdout.read() if process.stdout else ""
         _, status, usage = os.wait4(process.pid, 0)
@@ -55,7 +53,7 @@ def measured(bundle: str, folder: Path, overrides: dict) -> Iterator[tuple[str, 
         if stage.name == "check":
             line = re.search(r"memory of the stages, about, in GiB: (.*)", told)
             estimates = {n: float(x) * 1024 for n, x in re.findall(r"(\w+) ([\d.]+)", line[1] if line else "")}
-        yield stage.name, time.monotonic() - began, usage.ru_maxrss / 1024, estimates.get(stage.name)
+        yield stage.name, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, estimates.get(stage.name)
 
 
 def main() -> None:

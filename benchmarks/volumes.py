@@ -1,4 +1,4 @@
-"""Seconds and peak memory of every stage on volumes, behind an autoencoder and on voxels.
+"""Seconds of the processor and peak memory of every stage on volumes, behind an autoencoder and on voxels.
 
     python benchmarks/volumes.py [--img_size 32 48 32] [--patients 40] [--voxels]
 

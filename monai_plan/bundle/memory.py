@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from monai_plan.audit.attacks.maps import small
 from monai_plan.audit.attacks.registration import CHUNK
@@ -18,13 +21,13 @@ from monai_plan.gan import BeforeDecoderInferer
 from monai_plan.latent import LatentInverter, LatentWalk
 from monai_plan.metrics import RandomFeatureEmbedding
 from monai_plan.metrics.nearest import MEMORY
-from monai_plan.networks import ImageAutoencoder
+from monai_plan.networks import ImageAutoencoder, LatentDecoder, images_at_once
 from monai_plan.utils import ConfigError
 
 __all__ = ["Need", "check_memory", "stage_needs"]
 
 GIB = 1024**3
-AT_ONCE = 64  # points that the stage anchors looks at together
+EMBEDDED_AT_ONCE = 64
 MAPS_OF_A_FIT = 30  # that are kept of a pair for the gradient of its motion
 ITSELF = 600 * 1024**2  # of Python, PyTorch, MONAI and the libraries of a stage; 500 were measured
 
@@ -67,10 +70,15 @@ def stage_needs(
     coder = autoencoder or nn.Identity()
     kept = _kept_per_image(training, inverter, walk, discriminator, coder)
     made, latent, judged, embedded, encoded, coded, who, what = kept
+    others = (embedding, walk.identity_net, walk.class_net, coder)
+    passing, embedding_passes, *judges_pass, coder_passes = _passing_per_image(first, generator, *others)
+    number, at_once = len(training), images_at_once(generator.img_size)
+    shown, seen = min(at_once, number) * passing, min(EMBEDDED_AT_ONCE, number) * embedding_passes
+    coded_again = min(at_once, number) * coder_passes
     with torch.no_grad():
         width = embedding(first).shape[1]
 
-    image, number = first.nbytes, len(training)
+    image = first.nbytes
     released = number if options["num_images"] is None else options["num_images"]
     held = training.images.nbytes
     both = held + test.images.nbytes
@@ -86,26 +94,27 @@ def stage_needs(
         # four images through each network, see ``_kept``
         Need("check", both, networks + 4 * max(kept), "img_size"),
         # the images, their reconstructions, and the features of both
-        Need("train_autoencoder", held, 4 * _weights(coder)
-             + options["autoencoder_batch_size"] * (coded + 2 * embedded), "autoencoder_batch_size"),
+        Need("train_autoencoder", held, 4 * _weights(coder) + max(
+                 coded_again, seen, options["autoencoder_batch_size"] * (coded + 2 * embedded),
+             ), "autoencoder_batch_size"),
         # D sees real and generated images, and the penalty on its gradient keeps as much again
         Need("train", held, 5 * _weights(generator, discriminator)
-             + options["batch_size"] * (latent + 4 * judged), "batch_size"),
+             + max(shown, seen, coded_again, options["batch_size"] * (latent + 4 * judged)), "batch_size"),
         Need("train_encoder", 0, _weights(generator) + 4 * _weights(encoder)
-             + batch["encoder"] * (encoded + image), "encoder_batch_size"),
+             + max(batch["encoder"] * (encoded + image), batch["encoder"] * passing), "encoder_batch_size"),
         # the reconstructions of all images are made at the end
-        Need("invert", held + 2 * number * image, max(among, batch["inversion"] * (made + embedded)),
+        Need("invert", held + 2 * number * image, max(among, shown, batch["inversion"] * (made + embedded)),
              "inversion_batch_size"),
         # the images, their reconstructions, and both in one
         Need("train_identity", held + number * image * (1 + 2 * starts), 4 * _weights(walk.identity_net)
-             + batch["classifier"] * 2 * who, "inversion_starts"),
+             + max(shown, batch["classifier"] * 2 * who), "inversion_starts"),
         Need("train_class", 2 * held + number * image // 4, 4 * _weights(walk.class_net)
              + batch["classifier"] * what, "classifier_batch_size"),
         # of the points that it draws it keeps latents; of those that it chooses, images
         Need("anchors", 2 * both + released * image, _weights(generator) + classifiers
-             + max(among, search, AT_ONCE * max(made, who, what)), "num_images"),
+             + max(among, search, at_once * max(passing, *judges_pass)), "num_images"),
         Need("walk", 2 * both, classifiers + max(among, points * (made + who + what)), "points_per_batch"),
-        Need("synthesize", held + 2 * released * image, _weights(generator), "num_images"),
+        Need("synthesize", held + 2 * released * image, _weights(generator) + shown, "num_images"),
         Need("evaluate", both + 4 * released * image, classifiers + max(search, batch["evaluation"] * what),
              "num_images"),
         # all images with their 32 bits, and features of them; it projects the test section as the stage invert did
@@ -159,6 +168,16 @@ def _kept_per_image(
     )
 
 
+def _passing_per_image(first: Tensor, generator: LatentDecoder, *networks: nn.Module) -> list[int]:
+    """Bytes that G and networks of images take of one image more where nothing is learnt, see ``_passing``."""
+
+    def images(count: int) -> Tensor:
+        return first.repeat(count, *[1] * (first.ndim - 1))
+
+    made = _passing(lambda count: generator.synthesis(torch.zeros(count, generator.w_dim, device=first.device)))
+    return [made, *(_passing(lambda count, network=network: network(images(count))) for network in networks)]  # type: ignore[misc]
+
+
 def check_memory(needs: Iterable[Need], device: torch.device, options: Mapping[str, Any]) -> str:
     """What the stages need, in words, if that fits.
 
@@ -198,6 +217,56 @@ def _kept(call: Callable[[int], Any]) -> int:
         return sum(storages.values())
 
     return max(kept(4) - kept(2), 0) // 2
+
+
+def _passing(call: Callable[[int], Any]) -> int:
+    """The bytes that one item more of a batch takes, at most, while nothing is kept for a backward pass."""
+
+    def most(count: int) -> int:
+        with torch.no_grad(), _Alive() as alive:
+            call(count)
+        return alive.most
+
+    return max(most(4) - most(2), 0) // 2
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of tensors made within it that are alive at a time.
+
+    Attributes:
+        most: the greatest number so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = self._now = 0
+        self._holders: dict[int, int] = {}  # tensors, views included, of each storage
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        given = {_storage(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
+        for tensor in tree_leaves(result):
+            # of a storage that came from outside, a weight's, views are not counted
+            if isinstance(tensor, Tensor) and (_storage(tensor) not in given or _storage(tensor) in self._holders):
+                self._hold(_storage(tensor), tensor)
+        self.most = max(self.most, self._now)
+        return result
+
+    def _hold(self, storage: int, tensor: Tensor) -> None:
+        size = tensor.untyped_storage().nbytes()
+        self._now += 0 if storage in self._holders else size
+        self._holders[storage] = self._holders.get(storage, 0) + 1
+        weakref.finalize(tensor, self._let_go, storage, size)
+
+    def _let_go(self, storage: int, size: int) -> None:
+        self._holders[storage] -= 1
+        if not self._holders[storage]:
+            del self._holders[storage]
+            self._now -= size
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
 
 
 def _weights(*networks: nn.Module) -> int:

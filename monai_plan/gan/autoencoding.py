@@ -13,7 +13,7 @@ from torch.nn import functional
 from monai_plan.data import CheckedDataset
 from monai_plan.gan.augment import DifferentiableAugment
 from monai_plan.metrics import PerceptualEmbedding
-from monai_plan.networks import ImageAutoencoder, StyleGAN2Generator
+from monai_plan.networks import ImageAutoencoder, StyleGAN2Generator, images_at_once
 from monai_plan.networks.running import bf16_is_fast
 from monai_plan.utils import ConfigError, derive_seed
 
@@ -25,8 +25,6 @@ __all__ = [
     "LatentImages",
     "latent_images",
 ]
-
-AT_ONCE = 16  # images that are encoded at a time
 
 
 class AutoencoderBatches:
@@ -153,7 +151,8 @@ class LatentImages:
     def __init__(self, dataset: CheckedDataset, autoencoder: ImageAutoencoder) -> None:
         device = autoencoder.shift.device
         with torch.no_grad():
-            batches = (images.to(device, torch.float32) for images in dataset.images[:].split(AT_ONCE))
+            at_once = images_at_once(dataset.images.shape[2:])
+            batches = (images.to(device, torch.float32) for images in dataset.images[:].split(at_once))
             self.images = torch.cat([autoencoder.encode(images).cpu() for images in batches])
         self.labels, self.made_of = dataset.labels, dataset.made_of
 

@@ -21,7 +21,7 @@ from monai_plan.data import CheckedDataset, contact_sheet
 from monai_plan.gan.outlook import outlook
 from monai_plan.gan.trainer import StyleGAN2Trainer
 from monai_plan.metrics import FeatureStatistics, PerceptualEmbedding, frechet_distance
-from monai_plan.networks import StyleGAN2Generator, load_generator, save_generator
+from monai_plan.networks import StyleGAN2Generator, images_at_once, load_generator, save_generator
 from monai_plan.progress import Progress
 from monai_plan.utils import ArtifactError, ConfigError, seeded_generator
 
@@ -245,12 +245,13 @@ class BestGenerator:
 
 
 @torch.no_grad()
-def _samples(engine: StyleGAN2Trainer, labels: Tensor, *, seed: int, batch_size: int = 64) -> Tensor:
+def _samples(engine: StyleGAN2Trainer, labels: Tensor, *, seed: int) -> Tensor:
     """One sample per label, from the trainer's moving average, [N, C, *spatial] in [-1, 1] on the CPU.
 
     The latents come from a generator of their own, so that looking does not change the training.
     """
     generator, device = engine.ema, engine.state.device
+    batch_size = images_at_once(generator.img_size)
     z = torch.randn(len(labels), generator.z_dim, generator=seeded_generator(seed, "samples"))
     batches = zip(z.split(batch_size), labels.split(batch_size), strict=True)
     images = (generator(z.to(device), y.to(device) if generator.num_classes else None) for z, y in batches)

@@ -18,13 +18,12 @@ from monai_plan.latent.k_same import Anchors
 from monai_plan.latent.settings import SelectionSettings
 from monai_plan.latent.variety import farthest_first
 from monai_plan.latent.w_statistics import w_statistics
-from monai_plan.networks import BatchSplitter, LatentDecoder, frozen, prepare_networks
+from monai_plan.networks import BatchSplitter, LatentDecoder, frozen, images_at_once, prepare_networks
 from monai_plan.utils import ConfigError, TrainingError, seeded_generator
 
 logger = logging.getLogger(__name__)
 
 ROUNDS = 3  # of draws for a class, before less is taken
-_BATCH = 64  # images at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +98,7 @@ class PriorAnchors:
         self.settings = SelectionSettings.published() if settings is None else settings
         self.seed = seed
         self.device = prepare_networks(generator, identity_net, class_net)
-        self._in_batches = BatchSplitter(_BATCH)
+        self._in_batches = BatchSplitter(images_at_once(generator.img_size))
 
     @torch.no_grad()
     def __call__(
@@ -197,7 +196,7 @@ class PriorAnchors:
             return ranked[:number], 0
         chosen, near, start = ranked[:0], 0, 0
         while len(chosen.latents) < number and start < len(ranked.latents):
-            group = ranked[start : start + max(number - len(chosen.latents), _BATCH)]
+            group = ranked[start : start + max(number - len(chosen.latents), self._in_batches.size)]
             images = torch.cat(self._in_batches(self._images_of(group.latents), len(group.latents)))
             is_far = far(images, group.chances)
             chosen, near = chosen + group[is_far], near + int((~is_far).sum())

@@ -359,8 +359,12 @@ def load_published(
     try:
         with open(path, "rb") as content:
             state: Any = load_tensors(content)
+        state = state.get("unet_state_dict", state)  # where MAISI's later files keep it
         named = ((own_name(key), value) for key, value in state.items())
         module.load_state_dict({name: value for name, value in named if name is not None})
+        for name, value in module.state_dict().items():
+            if not value.isfinite().all():
+                raise ValueError(f"{name} holds NaN or infinite values")
     except Exception as error:  # torch.load raises what it likes on a damaged file
         raise ArtifactError(
             f"{os.fspath(path)} does not hold the weights of {network}: give {file}. "

@@ -19,7 +19,7 @@ from monai_plan.networks.decoder import LatentDecoder, register_decoder
 from monai_plan.networks.discriminator import StyleGAN2Discriminator
 from monai_plan.networks.export import OneInputGenerator, latent_items, one_input_generator
 from monai_plan.networks.import_stylegan2 import load_stylegan2_pickle
-from monai_plan.networks.running import BatchSplitter, frozen, prepare_networks
+from monai_plan.networks.running import BatchSplitter, frozen, images_at_once, prepare_networks
 from monai_plan.networks.stylegan2 import (
     MappingNetwork,
     StyleGAN2Generator,
@@ -37,6 +37,7 @@ __all__ = [
     "SynthesisNetwork",
     "classifier_outputs",
     "frozen",
+    "images_at_once",
     "is_imported",
     "latent_items",
     "load_autoencoder",

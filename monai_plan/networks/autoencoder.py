@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 
@@ -19,6 +20,8 @@ from monai_plan.utils import ArtifactError, ConfigError, first_line, load_artifa
 __all__ = ["ImageAutoencoder", "load_autoencoder", "new_autoencoder", "save_autoencoder"]
 
 _ENCODER = ("encoder", "quant_conv_mu", "quant_conv_log_sigma")  # parts of AutoencoderKL that no decoding needs
+
+_MAISI = {"num_splits": 1, "print_info": False, "save_mem": False}  # a volume is computed in one part
 
 
 class ImageAutoencoder(nn.Module):
@@ -30,7 +33,9 @@ class ImageAutoencoder(nn.Module):
         channels: of each level, multiples of ``norm_num_groups``; each level after the first halves every axis.
         latent_channels: channels of a latent image.
         norm_num_groups: groups of the group normalisation.
-        num_res_blocks: residual blocks of a level.
+        num_res_blocks: residual blocks of a level, or a list of one number a level.
+        maisi: the network is MAISI's, MONAI's ``AutoencoderKlMaisi``, which enlarges its maps by trilinear
+            interpolation: for its published weights, and for volumes alone.
         options: further arguments of ``AutoencoderKL``; by default it has no attention.
 
     Attributes:
@@ -52,7 +57,8 @@ class ImageAutoencoder(nn.Module):
         channels: Sequence[int],
         latent_channels: int,
         norm_num_groups: int = 8,
-        num_res_blocks: int = 1,
+        num_res_blocks: int | Sequence[int] = 1,
+        maisi: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -75,16 +81,19 @@ class ImageAutoencoder(nn.Module):
             "with_encoder_nonlocal_attn": False,
             "with_decoder_nonlocal_attn": False,
         }
+        blocks = [num_res_blocks] * len(channels) if isinstance(num_res_blocks, int) else list(num_res_blocks)
+        given = {
+            "spatial_dims": spatial_dims, "in_channels": img_channels, "out_channels": img_channels,
+            "latent_channels": latent_channels, "norm_num_groups": norm_num_groups, "num_res_blocks": blocks,
+            **plain, **options,
+        }  # fmt: skip
+        if maisi and spatial_dims != 3:
+            raise ConfigError("the autoencoder of MAISI makes volumes alone: leave maisi out of the id autoencoder.")
         try:
-            self.network = AutoencoderKL(
-                spatial_dims=spatial_dims,
-                in_channels=img_channels,
-                out_channels=img_channels,
-                channels=list(channels),
-                latent_channels=latent_channels,
-                norm_num_groups=norm_num_groups,
-                num_res_blocks=num_res_blocks,
-                **{**plain, **options},
+            self.network: AutoencoderKL = (
+                AutoencoderKlMaisi(num_channels=list(channels), **{**_MAISI, **given})
+                if maisi
+                else AutoencoderKL(channels=list(channels), **given)
             )
         except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
             raise ConfigError(

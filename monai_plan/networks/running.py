@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import TypeVar
@@ -14,6 +15,7 @@ from monai_plan.networks.decoder import LatentDecoder
 from monai_plan.utils import ConfigError, TrainingError, first_line
 
 Result = TypeVar("Result")
+_PIXELS = 2**20  # behind an autoencoder of 16 channels these take some 0.4 GiB
 
 
 def prepare_networks(
@@ -92,6 +94,11 @@ class BatchSplitter:
             # Outside the except block: only here has the failed slice let go of its tensors.
             torch.cuda.empty_cache()
         return results
+
+
+def images_at_once(img_size: Sequence[int]) -> int:
+    """How many images of a size are made at a time where nothing is learnt: 64, and of large ones fewer."""
+    return min(64, max(1, _PIXELS // math.prod(img_size)))
 
 
 def bf16_is_fast(device: torch.device) -> bool:

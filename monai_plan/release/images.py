@@ -5,25 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_plan.networks import LatentDecoder
+from monai_plan.networks import LatentDecoder, images_at_once
 
 __all__ = ["synthesize_images"]
 
 
 @torch.no_grad()
-def synthesize_images(generator: LatentDecoder, latents: Tensor, *, batch_size: int = 64) -> Tensor:
+def synthesize_images(generator: LatentDecoder, latents: Tensor) -> Tensor:
     """x̄ = clamp(G(w), −1, 1) with 8 bits per value, as a release holds it.
 
     Args:
         generator: G, in eval mode.
         latents: w [N, w_dim] or [N, num_ws, w_dim].
-        batch_size: images at once.
 
     Returns:
         [N, C, *spatial], on the CPU, in [−1, 1].
     """
     device = next(generator.parameters()).device
-    images = torch.empty(0)
+    images, batch_size = torch.empty(0), images_at_once(generator.img_size)
     for start in range(0, len(latents), batch_size):
         made = generator.synthesis(latents[start : start + batch_size].to(device)).clamp(-1, 1).cpu()
         if not start:

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from monai_plan.data import CheckedDataset
-from monai_plan.gan.autoencoding import AT_ONCE
 from monai_plan.metrics import FeatureStatistics, PerceptualEmbedding, frechet_distance, load_published
-from monai_plan.networks import ImageAutoencoder, save_autoencoder
+from monai_plan.networks import ImageAutoencoder, images_at_once, save_autoencoder
 from monai_plan.utils import write_json
 
 __all__ = ["TrainAutoencoderStage"]
@@ -63,7 +62,8 @@ class TrainAutoencoderStage:
             elif self.weights is not None:
                 load_published(
                     coder.network, self.weights, network="the autoencoder",
-                    file="the state dict of a MONAI AutoencoderKL of the options of the id autoencoder",
+                    file="the state dict of MONAI's AutoencoderKL (with maisi: AutoencoderKlMaisi), of the arguments "
+                    "that the id autoencoder holds",
                     own_name=lambda key: key,
                 )  # fmt: skip
             coder.to(self.device).eval().requires_grad_(False)
@@ -77,7 +77,7 @@ class TrainAutoencoderStage:
         write_json(self.report_file, report)
 
     def _rows(self) -> tuple[Tensor, ...]:
-        return torch.arange(len(self.dataset)).split(AT_ONCE)
+        return torch.arange(len(self.dataset)).split(images_at_once(self.dataset.images.shape[2:]))
 
     def _batch(self, rows: Tensor) -> Tensor:
         return self.dataset.images[rows].to(self.device, torch.float32)

@@ -143,6 +143,13 @@ def test_what_a_network_keeps_is_counted():
     assert memory._kept(lambda count: layers(torch.zeros(count, 1000))) == 4 * (1000 + 300 + 50)
 
 
+def test_what_a_network_takes_in_passing_is_counted():
+    layers = nn.Sequential(nn.Linear(1000, 300, bias=False), nn.ReLU(), nn.Linear(300, 50, bias=False))
+    # what is given is held outside; with it live the first layer's result and the ReLU's, and no more
+    assert memory._passing(lambda count: layers(torch.zeros(count, 1000))) == 4 * (1000 + 300 + 300)
+    assert memory._passing(lambda count: layers[0].weight.flatten()) == 0  # a view of what was there
+
+
 @pytest.mark.parametrize(
     ("subjects", "names", "message"),
     [
