@@ -1,9 +1,9 @@
-"""What a generator knows of the class, with and without the class loss, and which of its states to take.
+"""What a generator knows of the class and how much it varies by a term of its loss, and which of its states to take.
 
-    python benchmarks/gan_class.py OUT --dataset_dir quickstart/data --lesions
+    python benchmarks/gan_class.py OUT --dataset_dir quickstart/data --lesions [--id variety_weight --weights 0 1]
 
-trains the GAN of a bundle with each weight and seed and keeps the moving average after every epoch; what is there is
-not made again. Two tables follow.
+trains the GAN of a bundle with each weight of the term (``class_weight`` unless told) and seed, and keeps the moving
+average after every epoch; what is there is not made again. Two tables follow.
 
 Of all states: how much farther from unseen patients the state is that a rule takes than the nearest of them, in per
 cent. The rules measure by training images, or by as many unseen patients as would be held back; the judges are the
@@ -11,8 +11,9 @@ other unseen patients, over several splits of them. That is kind to holding back
 
 Of the last state: the accuracy on real test images of classifiers trained on as many samples as there are training
 images, class by class, and of each class alone; the probability that a classifier of real images gives to the class
-that was asked for; Fréchet distances times 1000; of phantoms, the lesions. ± is half the 95 % interval of the
-trainings' means (Student's t), which stand in brackets.
+that was asked for; Fréchet distances times 1000; precision and recall of the samples, in the row of the real images
+those of the unseen patients; of phantoms, the lesions. ± is half the 95 % interval of the trainings' means (Student's
+t), which stand in brackets.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from monai_plan.data import CheckedDataset, contact_sheet
 from monai_plan.data.lesions import LesionCounter, lesion_shares
 from monai_plan.engines import ClassifierSettings, fit_classifier, new_classifier, predict_probabilities
 from monai_plan.gan import StyleGAN2Trainer
-from monai_plan.metrics import FeatureStatistics, frechet_distance
+from monai_plan.metrics import FeatureStatistics, frechet_distance, precision_recall
 from monai_plan.networks import StyleGAN2Generator, load_generator, save_generator
 from monai_plan.utils import seeded_generator, write_json
 
@@ -74,9 +75,9 @@ class Work:
 
     def states(self, weight: float, seed: int) -> list[Path]:
         """The files of the moving average after each epoch, trained unless they are there."""
-        folder = self.folder / f"{weight:g}" / str(seed)
+        folder = self.folder / f"{self.options.id}_{weight:g}" / str(seed)
         if not (folder / "seconds.json").exists():
-            parser = self.parse(class_weight=weight, seed=seed, output_dir=str(folder))
+            parser = self.parse(**{self.options.id: weight}, seed=seed, output_dir=str(folder))
             torch.manual_seed(seed)
             trainer: StyleGAN2Trainer = parser.get_parsed_content("train#trainer")
 
@@ -133,6 +134,7 @@ def judge(work: Work, state: Path, phi: nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {
         "probability": [probabilities[labels == label, label].mean().item() for label in labels.unique()],
         "distances": [distance(features, real) for real in work.features],
+        "precision_recall": precision_recall(features, work.features[0]),
         "recalls": [
             recalls(predict_probabilities(classifier(work, images, labels, seed), test.images), test.labels)
             for seed in range(work.options.classifier_seeds)
@@ -151,10 +153,11 @@ def class_table(work: Work, weights: list[float], seeds: list[int]) -> str:
     reals = [classifier(work, training.images, training.labels, seed) for seed in range(count)]
     found = [recalls(predict_probabilities(network, test.images), test.labels) for network in reals]
     lines = [
-        "| class weight | s/1000 | accuracy | of each class | P(class) | Fréchet, training | test | lesions, % |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+        f"| {work.options.id} | s/1000 | accuracy | of each class | P(class) | Fréchet, training | test "
+        "| precision, recall | lesions, % |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         f"| real images | | {interval([row[-1] for row in found])} | {percent(np.mean(found, 0)[:-1])} | | "
-        f"| {1000 * distance(*work.features):.1f} | |",
+        f"| {1000 * distance(*work.features):.1f} | {percent(precision_recall(*reversed(work.features)))} | |",
     ]
     for weight in weights:
         states = [work.states(weight, seed)[-1] for seed in seeds]
@@ -167,7 +170,8 @@ def class_table(work: Work, weights: list[float], seeds: list[int]) -> str:
             f"| {weight:g} | {np.mean(seconds):.1f} | {interval(recall[:, -1].tolist())} "
             f"({percent(recall[:, -1])}) | {percent(recall.mean(0)[:-1])} "
             f"| {percent(np.mean([row['probability'] for row in rows], 0))} "
-            f"| {distances[:, 0].mean():.1f} | {distances[:, 1].mean():.1f} | {lesions} |"
+            f"| {distances[:, 0].mean():.1f} | {distances[:, 1].mean():.1f} "
+            f"| {percent(np.mean([row['precision_recall'] for row in rows], 0))} | {lesions} |"
         )
     return "\n".join(lines)
 
@@ -230,7 +234,8 @@ def main() -> None:
     parser.add_argument("--dataset_dir", required=True)
     parser.add_argument("--bundle_root", default="bundles/phantom_plan")
     parser.add_argument("--overrides", help="JSON file of ids to set")
-    parser.add_argument("--class_weights", nargs="+", type=float, default=[0.0, 0.3])
+    parser.add_argument("--id", default="class_weight", choices=["class_weight", "variety_weight", "aid_weight"])
+    parser.add_argument("--weights", nargs="+", type=float, default=[0.0, 0.3])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the trainings")
     parser.add_argument(
         "--classifier_seeds", type=int, default=2, help="classifiers a training; 0: the first table alone"
@@ -241,12 +246,12 @@ def main() -> None:
     parser.add_argument("--lesions", action="store_true", help="count them, in phantoms")
     options = parser.parse_args()
     work = Work(options)
-    for weight in options.class_weights:
+    for weight in options.weights:
         for seed in options.seeds:
             work.states(weight, seed)
-    print(choice_table(work, options.class_weights, options.seeds), flush=True)
+    print(choice_table(work, options.weights, options.seeds), flush=True)
     if options.classifier_seeds > 0:
-        print(class_table(work, options.class_weights, options.seeds))
+        print(class_table(work, options.weights, options.seeds))
 
 
 if __name__ == "__main__":
