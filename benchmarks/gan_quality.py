@@ -60,7 +60,7 @@ from monai_plan.gan import (
     gan_discriminator,
     latent_images,
 )
-from monai_plan.gan.losses import AID_WEIGHT
+from monai_plan.gan.losses import AID_WEIGHT, gan_objective
 from monai_plan.metrics import embed_statistics, frechet_distance, perceptual_embedding
 from monai_plan.networks import (
     ImageAutoencoder,
@@ -72,6 +72,7 @@ from monai_plan.networks import (
 from monai_plan.utils import seeded_generator, write_json
 
 WAYS = ("aided", "logistic", "relativistic", "hinge")
+FALLING = "aided, falling"  # the weight of its pretrained features falls evenly to a tenth over the seconds
 BEHIND = {"decoder": "logistic", "decoder, aided": "aided"}  # the objective of each way behind an autoencoder
 
 
@@ -121,7 +122,7 @@ def train(
     """Train one way; (seconds, images, distance) after each epoch, and the last moving average."""
     device, size = torch.device(options.device), [options.img_size] * 2
     coder, settings, before = autoencoder(options) if way in BEHIND else (None, None, 0.0)
-    objective = BEHIND.get(way, way)
+    objective = "aided" if way == FALLING else BEHIND.get(way, way)
     defaults = gan_defaults(size, objective=objective, autoencoder=settings)
     widths = {"channel_base": defaults.channel_base, "channel_max": defaults.channel_max}
     torch.manual_seed(0)
@@ -166,6 +167,13 @@ def train(
             GANProgressBar(desc=way),
         ],
     )  # fmt: skip
+
+    def fall(engine: StyleGAN2Trainer) -> None:
+        weight = options.aid_weight * max(0.1, 1 - 0.9 * clock.curve[-1] / clock.seconds)
+        engine.objective = gan_objective(objective, aid_weight=weight)
+
+    if way == FALLING:
+        trainer.add_event_handler(Events.EPOCH_STARTED, fall)
     trainer.run()
     curve = [(seconds, seen, value) for seconds, (seen, value) in zip(clock.curve[1:], best.history, strict=True)]
     return curve, trainer.ema
@@ -239,7 +247,7 @@ def main() -> None:
     parser.add_argument("--dataset_dir", required=True)
     parser.add_argument("--weights", required=True, help="SqueezeNet 1.0's file")
     parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--ways", nargs="+", choices=[*WAYS, *BEHIND], default=WAYS)
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS, FALLING, *BEHIND], default=WAYS)
     parser.add_argument("--autoencoder", help="folder of a run, for the ways behind a decoder")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--img_size", type=int, default=64)

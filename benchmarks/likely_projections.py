@@ -9,12 +9,13 @@ COORDINATES:WEIGHT:RATE. With Σ the covariance of mapping(z, y) within the clas
     m² = (w − w̄_y)ᵀ Σ⁻¹ (w − w̄_y)/w_dim,
 
 1 on average for what the mapping makes, it minimises d(w, x) + WEIGHT · m² by Adam at RATE, in the coordinates "w", or
-"white": v with w = w̄_y + Σ^½ v, in which all directions are alike.
+"white": v with w = w̄_y + Σ^½ v, in which all directions are alike; or "w+", a w for each layer, whose m² are averaged.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -74,7 +75,12 @@ class LikelyInverter(LatentInverter):
         self.weight, self.white = weight, white
 
     def _distances(self, w: Tensor, targets: Tensor, target_embeddings: Tensor) -> Tensor:
-        return super()._distances(w, targets, target_embeddings) + self.weight * self.white(w).square().mean(1)
+        return super()._distances(w, targets, target_embeddings) + self.weight * unlikely(w, self.white)
+
+
+def unlikely(w: Tensor, white: Callable[[Tensor], Tensor]) -> Tensor:
+    """m² of w [B, w_dim], or its mean over the layers of [B, num_ws, w_dim]."""
+    return white(w.reshape(-1, w.shape[-1])).square().mean(1).view(len(w), -1).mean(1)
 
 
 def likely(generator: LatentDecoder, label: int) -> Whitened:
@@ -107,19 +113,20 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|---:|---:|")
     for way in options.ways:
         coordinates, weight, rate = way.split(":")
-        found, size = torch.empty(len(images), generator.w_dim), torch.empty(len(images))
+        layers = (generator.num_ws,) if coordinates == "w+" else ()
+        found, size = torch.empty(len(images), *layers, generator.w_dim), torch.empty(len(images))
         for label in labels.unique().tolist():
             rows, whitened = torch.where(labels == label)[0], likely(generator, label)
             white = coordinates == "white"
             encoder = given.encoder
             result = LikelyInverter(
                 whitened if white else generator, embedding, seed=given.seed,
-                settings=replace(given.settings, starts=1, lr=float(rate)),
+                settings=replace(given.settings, starts=1, lr=float(rate), space="w_plus" if layers else "w"),
                 encoder=WhiteEncoder(encoder, whitened) if white and encoder is not None else encoder,
                 weight=float(weight), white=(lambda v: v) if white else whitened.white,
             )(images[rows], labels[rows], [keys[i] for i in rows.tolist()]).best_latents  # fmt: skip
             found[rows] = whitened.mean + result @ whitened.root.T if white else result
-            size[rows] = whitened.white(found[rows]).square().mean(1)
+            size[rows] = unlikely(found[rows], whitened.white)
         to_image, to_other = reproduction_distances(generator, found, some, embedding)
         averages = k_same(found, labels, subjects, config["k"])
         distances = [
