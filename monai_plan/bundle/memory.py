@@ -91,8 +91,8 @@ def stage_needs(
     classifiers = _weights(walk.identity_net, walk.class_net)
     networks = _weights(generator, discriminator, embedding, encoder) + classifiers
     return [
-        # two images through each network, see ``_kept``
-        Need("check", both, networks + 2 * max(kept), "img_size"),
+        # three images through each network, see ``_kept``
+        Need("check", both, networks + 3 * max(kept), "img_size"),
         # the images, their reconstructions, and the features of both
         Need("train_autoencoder", held, 4 * _weights(coder) + max(
                  coded_again, seen, options["autoencoder_batch_size"] * (coded + 2 * embedded),
@@ -216,7 +216,7 @@ def _kept(call: Callable[[int], Any]) -> int:
         del result
         return sum(storages.values())
 
-    return max(kept(2) - kept(1), 0)
+    return max(kept(3) - kept(2), 0)
 
 
 def _passing(call: Callable[[int], Any]) -> int:
@@ -227,7 +227,7 @@ def _passing(call: Callable[[int], Any]) -> int:
             call(count)
         return alive.most
 
-    return max(most(2) - most(1), 0)
+    return max(most(3) - most(2), 0)
 
 
 class _Alive(TorchDispatchMode):

@@ -35,12 +35,17 @@ def _run(
     from monai_plan.bundle.ending import ending
     from monai_plan.progress import say
 
-    values = {id: DefaultParseValue(text) for id, text in (overrides or {}).items()}
+    # DefaultParseValue would take what follows a "#" for a comment
+    values = {id: text if _is_text(text) else DefaultParseValue(text) for id, text in (overrides or {}).items()}
     if skip_bad_images:
         values["skip_bad_images"] = True
     run_bundle(bundle_root, overrides=values, echo=_ignore if quiet else say, quiet=quiet, **options)
     if told := ending(options["output_dir"]):
         print(told)
+
+
+def _is_text(text: str) -> bool:
+    return "#" in text and not text.lstrip().startswith(("'", '"', "[", "(", "{"))
 
 
 def _ignore(line: str) -> None:

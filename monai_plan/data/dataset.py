@@ -60,7 +60,7 @@ class CheckedDataset(Dataset):
         has_subjects: whether the data list names subjects; if not, every image counts as one.
         label_names: the name of every class, by its number.
         skipped: (key, reason) of every image left out.
-        affine: 4 x 4 affine of the first image after the transform, as lists; the identity if the transform keeps none.
+        shown_affines: [N, 4, 4], of every image after the transform; the identity where the transform keeps none.
         affines: [N, 4, 4], of every image as read.
         digests: of the pixels of every image as read, before resizing and scaling: equal for equal pictures.
         intensity: how the transform scales, see ``choose_scaling``; None if ``ScaleShownd`` is not in it.
@@ -109,7 +109,7 @@ class CheckedDataset(Dataset):
             logger.warning("Left out %s: it %s", key, reason)
         self.images, self.digests, affines = loaded.images, loaded.digests, loaded.affines
         self.affines = affines[:, 0]
-        self.affine: list[list[float]] | None = affines[0, 1].tolist() if len(affines) else None
+        self.shown_affines = affines[:, 1]
         kept = [items[index] for index in loaded.kept]
         if merge_duplicates:
             kept = self._merge_duplicates(kept, known)
@@ -135,9 +135,16 @@ class CheckedDataset(Dataset):
         if len(apart) < len(items):
             logger.warning("left out %d images that another section has", len(items) - len(apart))
             self.images, self.affines = self.images.subset(apart), self.affines[apart]
+            self.shown_affines = self.shown_affines[apart]
             self.digests, items = [self.digests[index] for index in apart], [items[index] for index in apart]
         joined = join_subjects(self.digests, [item["subject"] for item in items])
         return [item | {"subject": joined[item["subject"]]} for item in items]
+
+    @property
+    def patients_affines(self) -> Tensor:
+        """[P, 4, 4], ``shown_affines`` of the first image of each patient."""
+        first = {subject: index for index, subject in reversed(list(enumerate(self.subjects)))}
+        return self.shown_affines[sorted(first.values())]
 
     @cached_property
     def made_of(self) -> str:

@@ -58,6 +58,7 @@ def write_image(
         Image.fromarray(rows[..., 0] if rows.shape[-1] == 1 else rows).save(path, format="PNG", compress_level=0)
     else:
         volume = nibabel.Nifti1Image(pixels[0], np.eye(4) if affine is None else np.asarray(affine, dtype=float))
+        volume.header.set_xyzt_units("mm")
         nibabel.save(volume, path)
 
 

@@ -97,7 +97,16 @@ def gan_defaults(
     with torch.device("meta"):
         coder = new_autoencoder(spatial_dims, img_channels, autoencoder)
     size = whole if coder is None else coder.latent_shape(whole)[0]
-    start_shape(size)  # refuses what the networks would refuse
+    try:
+        start_shape(size)  # refuses what the networks would refuse
+    except ConfigError as error:
+        if coder is None:
+            raise
+        raise ConfigError(
+            f"img_size {list(whole)} is {list(size)} behind the autoencoder, which divides axes by {coder.factor}, "
+            f"but every axis must be even there and at least 8: take multiples of {2 * coder.factor} from "
+            f"{8 * coder.factor} on, an autoencoder of fewer levels, or --autoencoder None."
+        ) from error
     fitting = ((limit, row) for (dims, limit), row in _TABLE.items() if dims == spatial_dims and max(size) <= limit)
     _, (batch_size, channel_base, channel_max, w_dim) = min(fitting)
     if objective is None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from monai_plan.tensor_file import load_tensors
-from monai_plan.utils import ArtifactError, ConfigError, DataError, seeded_generator
+from monai_plan.utils import ArtifactError, ConfigError, DataError, first_line, seeded_generator
 
 EMBEDDING_NAMES = ("random", "squeezenet1_0", "lpips-alex", "lpips-vgg", "lpips-squeeze")
 
@@ -366,9 +366,9 @@ def load_published(
             if not value.isfinite().all():
                 raise ValueError(f"{name} holds NaN or infinite values")
     except Exception as error:  # torch.load raises what it likes on a damaged file
+        reason = "it is no file of tensors alone" if type(error).__name__ == "UnpicklingError" else first_line(error)
         raise ArtifactError(
-            f"{os.fspath(path)} does not hold the weights of {network}: give {file}. "
-            f"({' '.join(str(error).split())[:200]})"
+            f"{os.fspath(path)} does not hold the weights of {network}: give {file}. ({reason})"
         ) from error
 
 

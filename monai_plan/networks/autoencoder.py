@@ -87,6 +87,8 @@ class ImageAutoencoder(nn.Module):
             "latent_channels": latent_channels, "norm_num_groups": norm_num_groups, "num_res_blocks": blocks,
             **plain, **options,
         }  # fmt: skip
+        if not isinstance(maisi, bool):
+            raise ConfigError(f"maisi of the autoencoder is {maisi!r}, but must be True or False.")
         if maisi and spatial_dims != 3:
             raise ConfigError("the autoencoder of MAISI makes volumes alone: leave maisi out of the id autoencoder.")
         try:
@@ -95,7 +97,7 @@ class ImageAutoencoder(nn.Module):
                 if maisi
                 else AutoencoderKL(channels=list(channels), **given)
             )
-        except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+        except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, ImportError) as error:
             raise ConfigError(
                 f"the autoencoder cannot be built: {first_line(error)} (channels {list(channels)}, latent_channels "
                 f"{latent_channels}, norm_num_groups {norm_num_groups}, further options {sorted(options) or 'none'})"

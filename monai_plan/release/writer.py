@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
@@ -101,22 +102,35 @@ def stamp(*paths: str | os.PathLike[str]) -> None:
             os.utime(place, (_TIME, _TIME))
 
 
-def shared_affine(affine: Sequence[Sequence[float]] | None) -> list[list[float]] | None:
-    """The geometry that all volumes share: axis directions and spacing to 0.1 mm, without a patient's origin or tilt.
+def shared_affine(affines: Tensor) -> list[list[float]]:
+    """The geometry of the volumes of most patients: axis directions and spacing, without anybody's origin or tilt.
+
+    The spacing is that of more than half of the patients, to 0.1 µm; where these differ, so that a spacing may be one
+    patient's own, it is the median along each axis to two digits.
 
     Args:
-        affine: 4 x 4 of one real volume; None for formats without geometry.
+        affines: [P, 4, 4], voxel to RAS+ millimetres, one per patient.
     """
-    if affine is None:
-        return None
-    axes = torch.tensor(affine, dtype=torch.float64)[:3, :3]
-    spacing = axes.square().sum(0).sqrt()
-    shared = torch.eye(4, dtype=torch.float64)
-    shared[:3, :3] = 0
-    free = list(range(3))
-    for axis in range(3):  # the direction that the axis is nearest to, each taken once
+    axes = affines[:, :3, :3].double()
+    spacings = (axes.square().sum(1).sqrt() * 1e4).round() / 1e4
+    values, counts = spacings.unique(dim=0, return_counts=True)
+    if len(spacings) < 2 * counts.max() and counts.max() > 1:
+        spacing = values[counts.argmax()].tolist()
+    else:
+        spacing = [float(f"{value:.2g}") for value in spacings.median(0).values.tolist()]
+    (directions, _), *_ = Counter(map(_directions, axes)).most_common(1)
+    shared = torch.zeros(4, 4, dtype=torch.float64)
+    shared[3, 3] = 1
+    for axis, (row, sign) in enumerate(directions):
+        shared[row, axis] = sign * max(spacing[axis], 1e-4)
+    return shared.tolist()
+
+
+def _directions(axes: Tensor) -> tuple[tuple[int, float], ...]:
+    """For each axis the row of RAS that it is nearest to, each taken once, and its sign."""
+    free, found = list(range(3)), []
+    for axis in range(3):
         nearest = max(free, key=lambda row: abs(axes[row, axis].item()))
         free.remove(nearest)
-        sign = -1.0 if axes[nearest, axis] < 0 else 1.0
-        shared[nearest, axis] = sign * max(round(spacing[axis].item(), 1), 0.1)
-    return shared.tolist()
+        found.append((nearest, -1.0 if axes[nearest, axis] < 0 else 1.0))
+    return tuple(found)

@@ -19,6 +19,7 @@ import monai_plan.bundle
 from monai_plan import __version__
 from monai_plan.__main__ import main
 from monai_plan.bundle.options import OPTIONS
+from monai_plan.cli.running import _is_text
 from monai_plan.utils import ConfigError
 
 
@@ -321,3 +322,9 @@ def test_help_and_version_import_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
     assert done.stdout.startswith(f"monai_plan {__version__}\n")
     assert "--skip_bad_images" in done.stdout
+
+
+def test_a_text_with_a_hash_is_no_comment():
+    assert _is_text("BraTS#2021")
+    assert not _is_text("[1, 2]")
+    assert not _is_text("'quoted # text'")

@@ -126,3 +126,13 @@ def test_each_row_trains(spatial_dims, img_size):
     assert trainer.state.images_seen == 2 * found.batch_size
     after = [p for network in (generator, discriminator) for p in network.parameters()]
     assert all(p.isfinite().all() and not torch.equal(p, first) for p, first in zip(after, before, strict=True))
+
+
+def test_a_size_that_is_too_small_behind_the_autoencoder_is_told_as_given():
+    with pytest.raises(ConfigError, match=r"img_size \[24, 24, 24\] is \[6, 6, 6\] behind the autoencoder, .* from 32"):
+        gan_defaults(24, 3, autoencoder={"channels": [8, 8, 8], "latent_channels": 2})
+
+
+def test_maisi_is_a_switch():
+    with pytest.raises(ConfigError, match="maisi of the autoencoder is 'False', but must be True or False"):
+        gan_defaults(32, 3, autoencoder={"channels": [8, 8, 8], "latent_channels": 2, "maisi": "False"})

@@ -149,7 +149,8 @@ class RealSet:
     def __init__(self, images, labels):
         self.images, self.labels = images, labels
         self.label_names = {0: "normal", 1: "lesion"}
-        self.has_subjects, self.num_subjects, self.affine = True, len(images), None
+        self.has_subjects, self.num_subjects = True, len(images)
+        self.patients_affines = torch.eye(4).repeat(len(images), 1, 1)
 
     def __len__(self):
         return len(self.images)

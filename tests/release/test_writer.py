@@ -175,6 +175,16 @@ def test_volumes_without_an_affine_get_the_identity(tmp_path):
     ],
 )
 def test_the_shared_geometry_has_no_origin_and_no_tilt(affine, shared):
-    found = shared_affine(torch.as_tensor(affine).tolist())
+    found = shared_affine(torch.as_tensor(affine)[None])
     torch.testing.assert_close(torch.tensor(found), torch.as_tensor(shared, dtype=torch.float32))
-    assert shared_affine(None) is None
+
+
+def test_the_shared_geometry_is_that_of_most_patients():
+    fine, odd = torch.diag(torch.tensor([0.46875, 0.46875, 0.05, 1.0])), torch.diag(torch.tensor([-3.3, 2.7, 1.9, 1.0]))
+    odd[:3, 3] = 77.0
+    for order in ([odd, fine, fine], [fine, odd, fine], [fine, fine, odd]):
+        found = torch.tensor(shared_affine(torch.stack(order)))
+        torch.testing.assert_close(found, torch.diag(torch.tensor([0.4688, 0.4688, 0.05, 1.0])))
+    # where all differ, none leaves as it is
+    each = torch.stack([torch.diag(torch.tensor([1 + 0.01234 * n, 0.5, 2.0 + n, 1.0])) for n in range(9)])
+    assert shared_affine(each) == torch.diag(torch.tensor([1.0, 0.5, 6.0, 1.0])).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Mapping
@@ -13,12 +14,13 @@ import torch
 from torch import nn
 
 from monai_plan.bundle.memory import check_memory, stage_needs
+from monai_plan.bundle.stages.train_autoencoder import load_published_autoencoder
 from monai_plan.bundle.stages.walk import class_counts
 from monai_plan.data import CheckedDataset, describe_data
 from monai_plan.latent import LatentInverter, LatentWalk
 from monai_plan.networks import ImageAutoencoder, frozen, is_imported, load_generator
 from monai_plan.release import check_quantile, check_words
-from monai_plan.utils import ArtifactError, ConfigError, DataError, write_json
+from monai_plan.utils import ArtifactError, ConfigError, DataError, first_line, write_json
 
 __all__ = ["CheckStage"]
 
@@ -92,6 +94,7 @@ class CheckStage:
             )
         self._check_given_generator()
         class_counts(self.training.labels, num_images=self.num_images, balance=self.balance)
+        self._try_autoencoder()
         self._try_networks()
         self._check_subjects()
         if self.min_distance_quantile is not None:
@@ -115,6 +118,29 @@ class CheckStage:
                 f"autoencoder_weights is {weights!r}, but the GAN works without an autoencoder: set the id autoencoder "
                 "to the arguments of the one that the file holds."
             )
+
+    def _try_autoencoder(self) -> None:
+        """One image through it, with the weights that it will have if they are published ones."""
+        weights = self.options["autoencoder_weights"]
+        if self.autoencoder is None:
+            return
+        coder = copy.deepcopy(self.autoencoder).to(self.walk.device).eval()
+        whose = "the autoencoder of the id autoencoder"
+        if weights is not None:
+            load_published_autoencoder(coder, weights)
+            whose = f"the autoencoder with the weights of {weights}"
+        image = self.training.images[:1].to(self.walk.device, torch.float32)
+        try:
+            with torch.no_grad():
+                made = coder.decode(coder.encode(image))
+        except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+            raise ConfigError(
+                f"{whose} cannot work on images {list(image.shape[1:])}: {first_line(error)}; see "
+                "monai_plan.networks.ImageAutoencoder."
+            ) from error
+        if made.shape != image.shape or not made.isfinite().all():
+            what = "NaN or infinite values" if made.shape == image.shape else f"an image {list(made.shape[1:])}"
+            raise ConfigError(f"{whose} makes {what} of an image {list(image.shape[1:])}: use another one.")
 
     def _check_given_generator(self) -> None:
         """An imported generator in the place of the trained one, of which no earlier stage knows."""

@@ -63,7 +63,7 @@ class SynthesizeStage:
             labels=points.labels,
             label_names=dataset.label_names,
             groups=points.places[:, 0].tolist(),
-            affine=shared_affine(dataset.affine),
+            affine=shared_affine(dataset.patients_affines),
             name=self.name,
             description=f"Synthetic images made with monai_plan (method: PLAN, arXiv 2307.02984): {made['images']}.",
         )

@@ -16,9 +16,23 @@ from monai_plan.metrics import FeatureStatistics, PerceptualEmbedding, frechet_d
 from monai_plan.networks import ImageAutoencoder, images_at_once, save_autoencoder
 from monai_plan.utils import write_json
 
-__all__ = ["TrainAutoencoderStage"]
+__all__ = ["TrainAutoencoderStage", "load_published_autoencoder"]
 
 logger = logging.getLogger(__name__)
+
+
+def load_published_autoencoder(autoencoder: ImageAutoencoder, path: str | os.PathLike[str]) -> None:
+    """Load what others have trained.
+
+    Raises:
+        ArtifactError: if the file is missing, damaged, or of another architecture.
+    """
+    load_published(
+        autoencoder.network, path, network="the autoencoder",
+        file="the state dict of MONAI's AutoencoderKL (with maisi: AutoencoderKlMaisi), of the arguments that the id "
+        "autoencoder holds",
+        own_name=lambda key: key,
+    )  # fmt: skip
 
 
 @dataclass(kw_only=True, eq=False)
@@ -60,12 +74,7 @@ class TrainAutoencoderStage:
             if self.trainer is not None:
                 self.trainer.run()
             elif self.weights is not None:
-                load_published(
-                    coder.network, self.weights, network="the autoencoder",
-                    file="the state dict of MONAI's AutoencoderKL (with maisi: AutoencoderKlMaisi), of the arguments "
-                    "that the id autoencoder holds",
-                    own_name=lambda key: key,
-                )  # fmt: skip
+                load_published_autoencoder(coder, self.weights)
             coder.to(self.device).eval().requires_grad_(False)
             coder.standardize([self._batch(rows) for rows in self._rows()])
             report = self._report(coder)

@@ -22,7 +22,7 @@ from monai_plan.bundle.stages import CheckStage
 from monai_plan.bundle.zoo import bundle_path
 from monai_plan.latent import LatentInverter, LatentWalk
 from monai_plan.networks import ImageAutoencoder, StyleGAN2Discriminator, StyleGAN2Generator
-from monai_plan.utils import ConfigError, DataError
+from monai_plan.utils import ArtifactError, ConfigError, DataError
 
 OPTIONS = (
     {"batch_size": 16, "num_images": None, "points_per_batch": None, "num_points": 8}
@@ -193,3 +193,18 @@ def test_what_it_learnt_is_one_line(case, tmp_path):
     given = {**OPTIONS, "autoencoder_weights": "kl.pt", "autoencoder_source": "others\n## Approved"}
     with pytest.raises(ConfigError, match=r"autoencoder_source is 'others\\n## Approved' and has .* U\+000A"):
         check(tmp_path, training=case.dataset, options=given, autoencoder=coder)
+
+
+def test_an_autoencoder_is_tried_before_it_is_trained(case, tmp_path):
+    options = {"channels": [4, 4], "latent_channels": 2, "norm_num_groups": 2}
+    given = {**OPTIONS, "autoencoder_weights": str(tmp_path / "kl.pt"), "autoencoder_source": "others"}
+    coder = ImageAutoencoder(case.dims, 1, **options)
+    with pytest.raises(ArtifactError, match=r"kl\.pt does not exist"):
+        check(tmp_path, training=case.dataset, options=given, autoencoder=coder)
+    state = coder.network.state_dict()
+    torch.save({name: torch.full_like(value, 1e30) for name, value in state.items()}, tmp_path / "kl.pt")
+    with pytest.raises(ConfigError, match=r"with the weights of .*kl\.pt makes NaN or infinite values of an image"):
+        check(tmp_path, training=case.dataset, options=given, autoencoder=coder)
+    without_blocks = ImageAutoencoder(case.dims, 1, **{**options, "channels": [4, 8]}, num_res_blocks=0)
+    with pytest.raises(ConfigError, match="the autoencoder of the id autoencoder cannot work on images"):
+        check(tmp_path, training=case.dataset, autoencoder=without_blocks)
