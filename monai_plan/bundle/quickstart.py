@@ -28,7 +28,7 @@ VOLUMES = {  # what differs in 3D, at 32 x 32 x 32: a tenth of the images, of la
     "encoder_epochs": 6,
     "encoder_epoch_steps": 10,
     "encoder_batch_size": 16,
-    "inversion_steps": 10,
+    "inversion_steps": 5,
     "inversion_starts": 1,
     "inversion_batch_size": 16,
     "classifier_stride": 2,
