@@ -101,7 +101,7 @@ def stage_needs(
         Need("train", held, 5 * _weights(generator, discriminator)
              + max(shown, seen, coded_again, options["batch_size"] * (latent + 4 * judged)), "batch_size"),
         Need("train_encoder", 0, _weights(generator) + 4 * _weights(encoder)
-             + max(batch["encoder"] * (encoded + image), batch["encoder"] * passing), "encoder_batch_size"),
+             + batch["encoder"] * max(encoded + image, passing), "encoder_batch_size"),
         # the reconstructions of all images are made at the end
         Need("invert", held + 2 * number * image, max(among, shown, batch["inversion"] * (made + embedded)),
              "inversion_batch_size"),

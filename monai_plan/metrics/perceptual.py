@@ -345,9 +345,17 @@ def _check_rgb(img_channels: int, title: str) -> None:
 
 
 def load_published(
-    module: nn.Module, path: str | os.PathLike[str], *, network: str, file: str, own_name: Callable[[str], str | None]
+    module: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    network: str,
+    file: str,
+    own_name: Callable[[str], str | None],
+    part: str | None = None,
 ) -> None:
     """Load a published state dict, strictly, into a module whose names are ``own_name(key)``; None leaves a part out.
+
+    With ``part`` the file may as well hold a dict in which the state dict has that name.
 
     Raises:
         ArtifactError: if ``path`` is missing, damaged, or not the ``file`` of the ``network``.
@@ -359,7 +367,10 @@ def load_published(
     try:
         with open(path, "rb") as content:
             state: Any = load_tensors(content)
-        state = state.get("unet_state_dict", state)  # where MAISI's later files keep it
+        state = state if part is None else state.get(part, state)
+        for name, value in state.items():
+            if torch.is_complex(value):
+                raise ValueError(f"{name} holds complex numbers")
         named = ((own_name(key), value) for key, value in state.items())
         module.load_state_dict({name: value for name, value in named if name is not None})
         for name, value in module.state_dict().items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from monai_plan.release.words import as_markdown
 
@@ -19,6 +19,7 @@ def dataset_card(
     subject: str,
     walk: str,
     check: str,
+    spacing: Sequence[float] | None = None,
     autoencoder_source: str | None = None,
 ) -> str:
     """The card as Markdown.
@@ -32,6 +33,7 @@ def dataset_card(
         subject: what the subject of an image is.
         walk: the recipe of the walk.
         check: the final check of the distance.
+        spacing: of a volume's voxels, in mm, one number per axis; None for images in 2D.
         autoencoder_source: what a published autoencoder behind the generator was trained on, since whoever is in that
             data may be among the patients here; None without such a one.
     """
@@ -44,6 +46,7 @@ def dataset_card(
         num_images=sum(number for _, number in classes.values()),
         rows=rows,
         spatial=" × ".join(map(str, spatial)),
+        voxels="" if spacing is None else f" voxels of {' × '.join(f'{mm:.4g}' for mm in spacing)} mm",
         channels=channels,
         made_from=made_from,
         images=images,
@@ -58,8 +61,8 @@ _AUTOENCODER = """
 - Decoded by a published autoencoder, which was trained on: {source}. Patients of that data were not audited."""
 _CARD = """# {name}
 
-{num_images} synthetic images, {spatial}, {channels} channel(s), 8 bits per value, made with monai_plan by the method
-PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984).
+{num_images} synthetic images, {spatial}{voxels}, {channels} channel(s), 8 bits per value, made with monai_plan by the
+method PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984).
 
 | label | class | images |
 |---|---|---|

@@ -133,6 +133,8 @@ class CheckStage:
         try:
             with torch.no_grad():
                 made = coder.decode(coder.encode(image))
+                ramp = torch.linspace(-1, 1, image.numel(), device=image.device).view_as(image)
+                blind = torch.equal(made, coder.decode(coder.encode(ramp)))
         except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
             raise ConfigError(
                 f"{whose} cannot work on images {list(image.shape[1:])}: {first_line(error)}; see "
@@ -141,6 +143,10 @@ class CheckStage:
         if made.shape != image.shape or not made.isfinite().all():
             what = "NaN or infinite values" if made.shape == image.shape else f"an image {list(made.shape[1:])}"
             raise ConfigError(f"{whose} makes {what} of an image {list(image.shape[1:])}: use another one.")
+        if blind:
+            raise ConfigError(
+                f"{whose} makes the same of an image and of a ramp, so it has learnt nothing: use another one."
+            )
 
     def _check_given_generator(self) -> None:
         """An imported generator in the place of the trained one, of which no earlier stage knows."""

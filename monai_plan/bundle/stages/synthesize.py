@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from monai_plan.bundle.same_data import check_same_data
 from monai_plan.data import CheckedDataset
 from monai_plan.latent import WalkSettings
@@ -56,6 +58,7 @@ class SynthesizeStage:
         anchors = load_artifact(self.anchors_file, kind="anchors")
         check_same_data(dataset, generator=self.generator, anchors=anchors, paths=paths)
         points = select(paths, num_images=paths["num_images"])
+        affine = shared_affine(dataset.patients_affines)
         made = how_made(paths, anchors, has_subjects=dataset.has_subjects)
         write_synthetic(
             Path(self.datalist_file).parent,
@@ -63,7 +66,7 @@ class SynthesizeStage:
             labels=points.labels,
             label_names=dataset.label_names,
             groups=points.places[:, 0].tolist(),
-            affine=shared_affine(dataset.patients_affines),
+            affine=affine,
             name=self.name,
             description=f"Synthetic images made with monai_plan (method: PLAN, arXiv 2307.02984): {made['images']}.",
         )
@@ -76,6 +79,7 @@ class SynthesizeStage:
             },
             shape=tuple(dataset.images.shape[1:]),
             made_from=f"{len(dataset)} real images of {real_patients}",
+            spacing=torch.tensor(affine)[:3, :3].norm(dim=0).tolist() if dataset.images.ndim == 5 else None,
             autoencoder_source=self.autoencoder_source,
             **made,
         )

@@ -32,6 +32,7 @@ def load_published_autoencoder(autoencoder: ImageAutoencoder, path: str | os.Pat
         file="the state dict of MONAI's AutoencoderKL (with maisi: AutoencoderKlMaisi), of the arguments that the id "
         "autoencoder holds",
         own_name=lambda key: key,
+        part="unet_state_dict",  # where MAISI's later files keep it
     )  # fmt: skip
 
 

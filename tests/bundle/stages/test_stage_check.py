@@ -205,6 +205,9 @@ def test_an_autoencoder_is_tried_before_it_is_trained(case, tmp_path):
     torch.save({name: torch.full_like(value, 1e30) for name, value in state.items()}, tmp_path / "kl.pt")
     with pytest.raises(ConfigError, match=r"with the weights of .*kl\.pt makes NaN or infinite values of an image"):
         check(tmp_path, training=case.dataset, options=given, autoencoder=coder)
+    torch.save({name: torch.zeros_like(value) for name, value in state.items()}, tmp_path / "kl.pt")
+    with pytest.raises(ConfigError, match=r"with the weights of .*kl\.pt makes the same of an image and of a ramp"):
+        check(tmp_path, training=case.dataset, options=given, autoencoder=coder)
     without_blocks = ImageAutoencoder(case.dims, 1, **{**options, "channels": [4, 8]}, num_res_blocks=0)
     with pytest.raises(ConfigError, match="the autoencoder of the id autoencoder cannot work on images"):
         check(tmp_path, training=case.dataset, autoencoder=without_blocks)

@@ -62,6 +62,7 @@ def test_release_names_no_patient(case):
 def test_card(case):
     card = (case.files.release / "dataset_card.md").read_text()
     assert card.startswith("# tiny \\{synthetic\\}\n\n7 synthetic images, " + " × ".join(["8"] * case.dims))
+    assert (f"{' × '.join(['8'] * case.dims)} voxels of " in card) == (case.dims == 3)
     assert "| 0 | normal | 4 |\n| 1 | lesion | 3 |\n" in card
     assert "Made from 20 real images of 10 patients" in card
     assert "The images are points on 2 walks between averages of at least 2 patients in the latent space" in card

@@ -93,11 +93,15 @@ def test_the_autoencoder_of_maisi_is_taken(case, tmp_path, kept_in):
     assert torch.autograd.grad(made.sum(), w)[0].abs().sum() > 0
 
 
-@pytest.mark.parametrize("kind", ["of NaN", "of a class", "cut off", "a picture", "a list", "of numbered keys"])
+@pytest.mark.parametrize(
+    "kind", ["of NaN", "complex", "of a class", "cut off", "a picture", "a list", "of numbered keys"]
+)
 def test_hostile_weights_are_refused_with_the_file_s_name(case, tmp_path, kind):
     file, state = tmp_path / "kl.pt", published(case).state_dict()
     if kind == "of NaN":
         next(iter(state.values())).view(-1)[3] = float("nan")
+    if kind == "complex":
+        state = {name: value.to(torch.complex64) for name, value in state.items()}
     torch.save(
         {"a list": [state], "of numbered keys": {0: torch.zeros(1)}, "of a class": Trap()}.get(kind, state), file
     )
