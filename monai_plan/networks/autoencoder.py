@@ -73,8 +73,8 @@ class ImageAutoencoder(nn.Module):
         for name, value in options.items():
             if not _is_plain(value):
                 raise ConfigError(
-                    f"{name} is {value!r}, but the arguments of an autoencoder are numbers, switches and lists of "
-                    "them: they go into files that others run."
+                    f"{name} is {value!r}, but the arguments of an autoencoder are numbers, True or False, and lists "
+                    "of them: they go into files that others run."
                 )
         plain = {
             "attention_levels": [False] * len(channels),
