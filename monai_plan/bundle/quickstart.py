@@ -15,16 +15,21 @@ __all__ = ["quickstart"]
 
 BUNDLE = "phantom_plan"
 NUM_SUBJECTS, NUM_TEST_SUBJECTS = 120, 40
-VOLUMES = {  # what differs in 3D, at 32 x 32 x 32: a tenth of the images, of latent volumes of 8 x 8 x 8
+VOLUMES = {  # what differs in 3D, at 32 x 32 x 32: small networks, since a volume has as many voxels as 32 images
     "spatial_dims": 3,
     "img_size": [32, 32, 32],
-    "autoencoder_epochs": 24,
+    "autoencoder": {"channels": [8, 16, 64], "latent_channels": 8, "use_convtranspose": True},
+    "autoencoder_epochs": 32,
+    "autoencoder_epoch_steps": 50,
+    "autoencoder_batch_size": 2,
+    "autoencoder_lr": 0.003,
+    "channel_max": 32,
+    "batch_size": 16,
+    "r1_weight": 1.0,
+    "class_weight": 0.3,
     "variety_weight": 3.0,
-    "total_images": 10_000,
-    "epoch_images": 1000,
-    "metric_images": 2000,
-    "batch_size": 8,
-    "r1_weight": 10.0,
+    "total_images": 60_000,
+    "metric_images": 60_000,  # the last state: from half of them on the distance is level, and lesions still grow
     "encoder_epochs": 6,
     "encoder_epoch_steps": 10,
     "encoder_batch_size": 16,
@@ -33,9 +38,9 @@ VOLUMES = {  # what differs in 3D, at 32 x 32 x 32: a tenth of the images, of la
     "inversion_batch_size": 16,
     "classifier_stride": 2,
     "identity_epochs": 12,
-    "class_epochs": 10,
+    "class_epochs": 20,
     "prior_candidates": 6,
-    "evaluation_epochs": 6,
+    "evaluation_epochs": 12,
 }
 
 
@@ -53,7 +58,8 @@ def quickstart(
 
     Args:
         output_dir: gets ``data/`` (the phantoms, in the role of the patients), ``private/`` and ``release/``.
-        spatial_dims: 2 for images of 32 x 32, 3 for volumes of 32 x 32 x 32, made behind an autoencoder.
+        spatial_dims: 2 for one to four images of 32 x 32 of each patient; 3 for one volume of 32 x 32 x 32, and an
+            autoencoder before the GAN.
         seed: of the phantoms and of everything that is drawn.
         echo, quiet: see ``run_bundle``.
     """
@@ -63,6 +69,7 @@ def quickstart(
         output / "data",
         img_size=32,
         spatial_dims=spatial_dims,
+        images_per_subject=(1, 1) if spatial_dims == 3 else (1, 4),
         num_subjects=NUM_SUBJECTS,
         num_test_subjects=NUM_TEST_SUBJECTS,
         seed=seed,

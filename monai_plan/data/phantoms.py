@@ -143,7 +143,7 @@ def _render(
                     *(d - a["lesion_d"] for d in depth),
                     local_v - place_v * height,
                 ],
-                [a["lesion_radius"] * (1.3 if depth else 1.0)] * x.ndim,  # volumes are small: more than a voxel
+                [a["lesion_radius"] * (1.6 if depth else 1.0)] * x.ndim,  # volumes are small: several voxels
             )
 
     below = torch.sigmoid((v - 0.62) / 0.12) * body

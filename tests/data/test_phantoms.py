@@ -53,11 +53,11 @@ def test_the_lesion_is_one_bright_blob_in_a_lung(spatial_dims, img_size):
         change = with_lesion - without
         blob = change > 0.2
         assert change.min() > -0.05
-        # A ball of radius 0.10 to 0.14 half fields of view, 1.3 times that in 3D; its soft edge gives the margin.
+        # A ball of radius 0.10 to 0.14 half fields of view, 1.6 times that in 3D; its soft edge gives the margin.
         radius = (
             (blob.sum() / torch.pi).sqrt() if spatial_dims == 2 else (blob.sum() * 3 / (4 * torch.pi)) ** (1 / 3)
         ) * (2 / img_size)
-        assert 0.06 < radius < 0.22
+        assert 0.06 < radius < (0.18 if spatial_dims == 2 else 0.27)
         assert without[blob].mean() < 0.5  # lung below it, be it crossed by a rib
         assert with_lesion[blob].max() > 0.7
         distances = (blob.nonzero() - blob.nonzero().float().mean(0)).norm(dim=1) * (2 / img_size)
