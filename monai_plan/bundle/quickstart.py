@@ -38,7 +38,7 @@ VOLUMES = {  # what differs in 3D, at 32 x 32 x 32: small networks, since a volu
     "inversion_batch_size": 16,
     "classifier_stride": 2,
     "identity_epochs": 12,
-    "class_epochs": 20,
+    "class_epochs": 10,
     "prior_candidates": 6,
     "evaluation_epochs": 12,
 }
