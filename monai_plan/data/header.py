@@ -9,6 +9,8 @@ import numpy as np
 
 from monai_plan.utils import DataError
 
+LEAST_MM, MOST_MM = 1e-4, 100.0  # of a voxel: microscopes have the least
+
 
 class ImageRefusedError(DataError):
     """An image that cannot be shown rightly, or not at all. The text is the predicate of a sentence on the file."""
@@ -58,11 +60,17 @@ def to_ras(pixels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarr
         The volume and its affine.
 
     Raises:
-        ImageRefusedError: if the affine is not finite or has no inverse.
+        ImageRefusedError: if the affine is not finite, has no inverse, or makes voxels of no size that there is.
     """
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * sizes.prod():
         raise ImageRefusedError("has an affine without inverse, so that nobody knows which way is up: mend its header")
+    along = sizes[np.array(pixels.shape[1:]) > 1]
+    if along.size and not LEAST_MM <= along.min() <= along.max() <= MOST_MM:
+        raise ImageRefusedError(
+            f"has voxels of {' x '.join(f'{mm:.3g}' for mm in sizes)} mm by its header, but voxels have "
+            f"{LEAST_MM:g} to {MOST_MM:g} mm along each axis: mend its spacing or the unit of that"
+        )
     turn = nibabel.orientations.io_orientation(affine)
     turned = nibabel.orientations.apply_orientation(np.moveaxis(pixels, 0, -1), turn)  # it takes leading axes
     return np.moveaxis(turned, -1, 0), affine @ nibabel.orientations.inv_ornt_aff(turn, pixels.shape[1:])

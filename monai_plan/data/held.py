@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from monai_plan.utils import ConfigError
 
 LEVELS = {torch.uint8: 256, torch.int16: 65536}  # values that an element can have; others are float32
 LOWEST = {torch.uint8: 0, torch.int16: -32768}
@@ -120,10 +123,17 @@ class GrowingImages:
 
     def _take_form(self) -> HeldImages:
         """Empty room of the narrowest form that is left."""
-        if not self._forms:
-            return HeldImages(torch.zeros(self._shape))
-        dtype, parts = self._forms.pop(0)
-        return HeldImages(torch.zeros(self._shape, dtype=dtype), self._span, parts)
+        dtype, parts = self._forms.pop(0) if self._forms else (torch.float32, 1)
+        try:
+            room = torch.zeros(self._shape, dtype=dtype)
+        except RuntimeError as error:  # what torch raises where the memory is not there
+            number, *shape = self._shape
+            need = math.prod(self._shape) * dtype.itemsize / 2**30
+            raise ConfigError(
+                f"{number} images of {' x '.join(map(str, shape[1:]))} need {need:,.0f} GiB, more than this machine "
+                "has: choose a smaller img_size."
+            ) from error
+        return HeldImages(room) if dtype == torch.float32 else HeldImages(room, self._span, parts)
 
     def put(self, index: int, image: Tensor) -> None:
         """Store an image [C, *spatial], float32; several threads may do so."""

@@ -11,6 +11,7 @@ import numpy as np
 from monai_plan.data.header import ImageHeader, ImageRefusedError, ras_size, to_ras
 
 RGB = ("R", "G", "B")
+MILLIMETRES = {1: 1e3, 3: 1e-3}  # by NIfTI's codes of a metre and of a micrometre; 2, or none, are millimetres
 
 
 def volume_header(path: str | os.PathLike[str]) -> ImageHeader:
@@ -87,4 +88,10 @@ def _check_directions(image: Any) -> None:
 
 
 def _affine(image: Any) -> np.ndarray:
-    return np.eye(4) if image.affine is None else np.asarray(image.affine, dtype=float)
+    """[4, 4], voxel to RAS+ millimetres, whatever unit the header names."""
+    if image.affine is None:
+        return np.eye(4)
+    affine = np.array(image.affine, dtype=float)
+    if isinstance(image, nibabel.Nifti1Pair):
+        affine[:3] *= MILLIMETRES.get(int(image.header["xyzt_units"]) & 7, 1.0)
+    return affine

@@ -361,26 +361,44 @@ def load_published(
         ArtifactError: if ``path`` is missing, damaged, or not the ``file`` of the ``network``.
     """
     if not os.path.isfile(path):
+        missing = "is no file" if os.path.exists(path) else "does not exist"
         raise ArtifactError(
-            f"{os.fspath(path)} does not exist: put the weights of {network} there, or give the path of {file}."
+            f"{os.fspath(path)} {missing}: put the weights of {network} there, or give the path of {file}."
         )
     try:
         with open(path, "rb") as content:
             state: Any = load_tensors(content)
-        state = state if part is None else state.get(part, state)
-        for name, value in state.items():
-            if torch.is_complex(value):
-                raise ValueError(f"{name} holds complex numbers")
+        if part is not None and isinstance(state, Mapping):
+            state = state.get(part, state)
+        _check_state(state)
         named = ((own_name(key), value) for key, value in state.items())
         module.load_state_dict({name: value for name, value in named if name is not None})
         for name, value in module.state_dict().items():
             if not value.isfinite().all():
                 raise ValueError(f"{name} holds NaN or infinite values")
     except Exception as error:  # torch.load raises what it likes on a damaged file
-        reason = "it is no file of tensors alone" if type(error).__name__ == "UnpicklingError" else first_line(error)
+        no_tensors = type(error).__name__ in ("UnpicklingError", "KeyError", "EOFError")
+        reason = "it is no file of tensors alone" if no_tensors else _what_differs(error)
         raise ArtifactError(
             f"{os.fspath(path)} does not hold the weights of {network}: give {file}. ({reason})"
         ) from error
+
+
+def _check_state(state: Any) -> None:
+    """Names and tensors of real numbers."""
+    if not isinstance(state, Mapping):
+        raise ValueError(f"it holds a {type(state).__name__}, not tensors by name")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} is a {type(value).__name__}, not a tensor")
+        if value.is_complex():
+            raise ValueError(f"{name} holds complex numbers")
+
+
+def _what_differs(error: Exception) -> str:
+    """In one line; of what ``load_state_dict`` lists below its heading, the first."""
+    heading, *differences = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    return differences[0][:300] if differences and heading.startswith("Error(s) in loading") else first_line(error)
 
 
 def _load_features(module: nn.Module, path: str | os.PathLike[str], network: str) -> None:

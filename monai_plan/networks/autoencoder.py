@@ -81,17 +81,17 @@ class ImageAutoencoder(nn.Module):
             "with_encoder_nonlocal_attn": False,
             "with_decoder_nonlocal_attn": False,
         }
-        blocks = [num_res_blocks] * len(channels) if isinstance(num_res_blocks, int) else list(num_res_blocks)
         given = {
             "spatial_dims": spatial_dims, "in_channels": img_channels, "out_channels": img_channels,
-            "latent_channels": latent_channels, "norm_num_groups": norm_num_groups, "num_res_blocks": blocks,
-            **plain, **options,
+            "latent_channels": latent_channels, "norm_num_groups": norm_num_groups, **plain, **options,
         }  # fmt: skip
         if not isinstance(maisi, bool):
             raise ConfigError(f"maisi of the autoencoder is {maisi!r}, but must be True or False.")
         if maisi and spatial_dims != 3:
             raise ConfigError("the autoencoder of MAISI makes volumes alone: leave maisi out of the id autoencoder.")
         try:
+            blocks = [num_res_blocks] * len(channels) if isinstance(num_res_blocks, int) else list(num_res_blocks)
+            given |= {"num_res_blocks": blocks}
             self.network: AutoencoderKL = (
                 AutoencoderKlMaisi(num_channels=list(channels), **{**_MAISI, **given})
                 if maisi
@@ -174,6 +174,8 @@ def new_autoencoder(spatial_dims: int, img_channels: int, options: Mapping[str, 
     """
     if options is None:
         return None
+    if not all(isinstance(name, str) for name in options):
+        raise ConfigError(f"autoencoder is {dict(options)!r}, but must hold arguments by their names.")
     needed = {"channels", "latent_channels"}
     own = {"spatial_dims", "img_channels", "in_channels", "out_channels"} & options.keys()
     if own or not needed <= options.keys():

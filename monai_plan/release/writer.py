@@ -105,25 +105,28 @@ def stamp(*paths: str | os.PathLike[str]) -> None:
 def shared_affine(affines: Tensor) -> list[list[float]]:
     """The geometry of the volumes of most patients: axis directions and spacing, without anybody's origin or tilt.
 
-    The spacing is that of more than half of the patients, to 0.1 µm; where these differ, so that a spacing may be one
-    patient's own, it is the median along each axis to two digits.
+    The spacing along an axis is that of more than half of the patients, to 0.1 µm; where these differ, so that a
+    spacing may be one patient's own, it is the median to two digits.
 
     Args:
         affines: [P, 4, 4], voxel to RAS+ millimetres, one per patient.
     """
     axes = affines[:, :3, :3].double()
-    spacings = (axes.square().sum(1).sqrt() * 1e4).round() / 1e4
-    values, counts = spacings.unique(dim=0, return_counts=True)
-    if len(spacings) < 2 * counts.max() and counts.max() > 1:
-        spacing = values[counts.argmax()].tolist()
-    else:
-        spacing = [float(f"{value:.2g}") for value in spacings.median(0).values.tolist()]
+    spacing = [_shared(along) for along in axes.square().sum(1).sqrt().unbind(1)]
     (directions, _), *_ = Counter(map(_directions, axes)).most_common(1)
     shared = torch.zeros(4, 4, dtype=torch.float64)
     shared[3, 3] = 1
     for axis, (row, sign) in enumerate(directions):
         shared[row, axis] = sign * max(spacing[axis], 1e-4)
     return shared.tolist()
+
+
+def _shared(spacings: Tensor) -> float:
+    """One for all patients, [P]."""
+    values, counts = ((spacings * 1e4).round() / 1e4).unique(return_counts=True)
+    if counts.max() > 1 and len(spacings) < 2 * counts.max():
+        return float(values[counts.argmax()])
+    return float(f"{spacings.median():.2g}")
 
 
 def _directions(axes: Tensor) -> tuple[tuple[int, float], ...]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from monai_plan.data import CheckedDataset, HeldImages, IntensityScaling, LoadShownImaged, ScaleShownd, write_datalist
 from monai_plan.data.held import GrowingImages
+from monai_plan.utils import ConfigError
 
 
 def scaled(values: torch.Tensor, low: float, high: float) -> torch.Tensor:
@@ -116,3 +117,8 @@ def test_a_data_set_of_so_many_bits_is_held_in_as_many(tmp_path, dtype, high, bi
     for number in range(6):
         read = Compose(steps)({"image": str(tmp_path / f"{number}.png")})["image"].as_tensor()
         assert torch.equal(data[number]["image"], read)
+
+
+def test_room_that_is_not_there_names_the_size():
+    with pytest.raises(ConfigError, match=r"14 images of 100000 x 100000 x 100000 need .* GiB, more than this machine"):
+        GrowingImages((14, 1, 100_000, 100_000, 100_000), span=255)

@@ -145,6 +145,21 @@ def test_the_transform(tmp_path: Path) -> None:
     assert not any(str(tmp_path) in str(value) for value in loaded["image"].meta.values())  # no patient's path
 
 
+def test_a_spacing_is_in_millimetres_whatever_its_unit(tmp_path: Path) -> None:
+    for unit, spacing in (("unknown", 0.5), ("mm", 0.5), ("micron", 500.0), ("meter", 0.0005)):
+        image = nibabel.Nifti1Image(volume(), np.diag([spacing, spacing, 2 * spacing, 1.0]))
+        image.header.set_xyzt_units(unit)
+        nibabel.save(image, tmp_path / "a.nii")
+        torch.testing.assert_close(read_image(tmp_path / "a.nii").pixdim.float(), torch.tensor([0.5, 0.5, 1.0]))
+
+
+@pytest.mark.parametrize("spacing", [1e-5, 1e6, 1e30])
+def test_a_voxel_of_no_size_that_there_is_is_refused(tmp_path: Path, spacing: float) -> None:
+    nibabel.save(nibabel.Nifti1Image(volume(), np.diag([1.0, spacing, 1.0, 1.0])), tmp_path / "a.nii")
+    with pytest.raises(ImageRefusedError, match=r"has voxels of 1 x .* x 1 mm by its header, but voxels have 0"):
+        read_image(tmp_path / "a.nii")
+
+
 def test_a_slice_of_any_direction_is_flat(tmp_path: Path) -> None:
     for axis, shape in enumerate(((10, 6), (14, 6), (14, 10))):
         values = volume().take([2], axis)

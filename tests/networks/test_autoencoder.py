@@ -109,6 +109,9 @@ def test_what_cannot_work_says_why(tmp_path):
         ({**OPTIONS, "channels": [-8, 8]}, r"has channels \[-8, 8\]"),
         ({**OPTIONS, "latent_channels": 0}, "latent_channels 0"),
         ({**OPTIONS, "num_res_blocks": [1]}, "cannot be built"),
+        ({**OPTIONS, "num_res_blocks": None}, "cannot be built"),
+        ({**OPTIONS, "num_res_blocks": 1.5}, "cannot be built"),
+        ({**OPTIONS, 1: 2}, "must hold arguments by their names"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             new_autoencoder(2, 1, options)

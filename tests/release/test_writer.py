@@ -188,3 +188,5 @@ def test_the_shared_geometry_is_that_of_most_patients():
     # where all differ, none leaves as it is
     each = torch.stack([torch.diag(torch.tensor([1 + 0.01234 * n, 0.5, 2.0 + n, 1.0])) for n in range(9)])
     assert shared_affine(each) == torch.diag(torch.tensor([1.0, 0.5, 6.0, 1.0])).tolist()
+    each[:, 1, 1] = 0.46875  # but what most share along one axis is nobody's own
+    assert shared_affine(each)[1][1] == 0.4688

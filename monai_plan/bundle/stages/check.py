@@ -123,6 +123,11 @@ class CheckStage:
         """One image through it, with the weights that it will have if they are published ones."""
         weights = self.options["autoencoder_weights"]
         if self.autoencoder is None:
+            if self.training.images.ndim == 5:
+                logger.info(
+                    "the GAN makes the voxels themselves, which is slow: by default it has an autoencoder where all "
+                    "axes of img_size are multiples of 8 from 32 on"
+                )
             return
         coder = copy.deepcopy(self.autoencoder).to(self.walk.device).eval()
         whose = "the autoencoder of the id autoencoder"
