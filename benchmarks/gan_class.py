@@ -2,9 +2,8 @@
 
     python benchmarks/gan_class.py OUT --dataset_dir quickstart/data --lesions [--id variety_weight --weights 0 1]
 
-trains the GAN of a bundle with each weight of the term (``class_weight`` unless told; ``class_shift`` is no term, but
-on with 1 and off with 0) and seed, and keeps the moving average after every epoch; what is there is not made again. Two
-tables follow.
+trains the GAN of a bundle with each weight of the term (``class_weight`` unless told) and seed, and keeps the moving
+average after every epoch; what is there is not made again. Two tables follow.
 
 Of all states: how much farther from unseen patients the state is that a rule takes than the nearest of them, in per
 cent. The rules measure by training images, or by as many unseen patients as would be held back; the judges are the
@@ -41,7 +40,6 @@ from monai_plan.metrics import FeatureStatistics, frechet_distance, precision_re
 from monai_plan.networks import StyleGAN2Generator, load_generator, save_generator
 from monai_plan.utils import seeded_generator, write_json
 
-SWITCH = "class_shift"  # an id that is on with weight 1 and off with 0
 SKIPPED = 0.25  # share of the training whose states no rule would take
 
 
@@ -79,8 +77,7 @@ class Work:
         """The files of the moving average after each epoch, trained unless they are there."""
         folder = self.folder / f"{self.options.id}_{weight:g}" / str(seed)
         if not (folder / "seconds.json").exists():
-            value = bool(weight) if self.options.id == SWITCH else weight
-            parser = self.parse(**{self.options.id: value}, seed=seed, output_dir=str(folder))
+            parser = self.parse(**{self.options.id: weight}, seed=seed, output_dir=str(folder))
             torch.manual_seed(seed)
             trainer: StyleGAN2Trainer = parser.get_parsed_content("train#trainer")
 
@@ -237,8 +234,7 @@ def main() -> None:
     parser.add_argument("--dataset_dir", required=True)
     parser.add_argument("--bundle_root", default="bundles/phantom_plan")
     parser.add_argument("--overrides", help="JSON file of ids to set")
-    terms = ["class_weight", "variety_weight", "aid_weight", SWITCH]
-    parser.add_argument("--id", default="class_weight", choices=terms)
+    parser.add_argument("--id", default="class_weight", choices=["class_weight", "variety_weight", "aid_weight"])
     parser.add_argument("--weights", nargs="+", type=float, default=[0.0, 0.3])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the trainings")
     parser.add_argument(

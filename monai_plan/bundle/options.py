@@ -80,7 +80,6 @@ OPTIONS: dict[str, tuple[str, Rule]] = {
     "epoch_images": ("real images between two checkpoints", whole(1)),
     "batch_size": ("images of a step", whole(1)),
     "aid_weight": ("of the loss on pretrained features", _ABOVE_0),
-    "class_shift": ("a learnt vector of the class is added to w", switch),
     "class_weight": ("of the loss that tells the classes of images apart", _AT_LEAST_0),
     "variety_weight": ("of the loss that keeps generated images apart as real ones are", _AT_LEAST_0),
     "g_lr": ("learning rate of G", _ABOVE_0),

@@ -178,15 +178,11 @@ class MappingNetwork(nn.Module):
         num_classes: int,
         *,
         num_layers: int,
-        class_shift: bool = False,
         w_avg_beta: float = 0.995,
     ):
         super().__init__()
         self.z_dim, self.w_dim, self.num_classes, self.w_avg_beta = z_dim, w_dim, num_classes, w_avg_beta
         self.embed = EqualizedLinear(num_classes, w_dim) if num_classes else None
-        self.class_shift = EqualizedLinear(num_classes, w_dim) if num_classes and class_shift else None
-        if self.class_shift is not None:
-            nn.init.zeros_(self.class_shift.weight)  # it begins as the network without it
         first = z_dim + (w_dim if num_classes else 0)
         widths = itertools.chain([first], itertools.repeat(w_dim, num_layers))
         self.layers = nn.ModuleList(EqualizedLinear(a, b, lr_multiplier=0.01) for a, b in itertools.pairwise(widths))
@@ -216,8 +212,6 @@ class MappingNetwork(nn.Module):
                 x = torch.cat([x, second_moment(label)], dim=1)
             for layer in self.layers:
                 x = activate(layer(x))
-            if self.class_shift is not None:
-                x = x + self.class_shift(one_hot_labels(labels, self.num_classes, z.shape[0]))
         if self.training:
             self.w_avg.lerp_(x.detach().float().mean(0), 1 - self.w_avg_beta)
         return x if truncation == 1.0 else self.w_avg.lerp(x, truncation)
@@ -257,8 +251,6 @@ class StyleGAN2Generator(LatentDecoder):
         channel_base: channels times image length, so that a block of length r has ``channel_base / r`` channels.
         channel_max: at most this many channels.
         mapping_layers: fully connected layers of the mapping network.
-        class_shift: add a learnt vector of the class to w, so that the class reaches the synthesis network past the
-            mapping network; not in StyleGAN2.
         conv_clamp: clamp what each synthesis layer puts out to [-conv_clamp, conv_clamp]; by default not. Published
             StyleGAN2-ADA networks do, mostly at 256 (arXiv 2006.06676, against overflow in float16).
         autoencoder: arguments of the ``ImageAutoencoder`` whose decoder stands behind the synthesis network; None: that
@@ -285,7 +277,6 @@ class StyleGAN2Generator(LatentDecoder):
         channel_base: int = 16384,
         channel_max: int = 512,
         mapping_layers: int = 8,
-        class_shift: bool = False,
         conv_clamp: float | None = None,
         autoencoder: Mapping[str, Any] | None = None,
     ):
@@ -305,12 +296,9 @@ class StyleGAN2Generator(LatentDecoder):
             **widths,
             "mapping_layers": mapping_layers,
             "conv_clamp": conv_clamp,
-            **({"class_shift": True} if class_shift else {}),
             **({} if autoencoder is None else {"autoencoder": dict(autoencoder)}),
         }
-        self.mapping: MappingNetwork = MappingNetwork(
-            z_dim, w_dim, num_classes, num_layers=mapping_layers, class_shift=class_shift
-        )
+        self.mapping: MappingNetwork = MappingNetwork(z_dim, w_dim, num_classes, num_layers=mapping_layers)
         coder = new_autoencoder(spatial_dims, img_channels, autoencoder)
         size, channels = (self.img_size, img_channels) if coder is None else coder.latent_shape(self.img_size)
         network = SynthesisNetwork(size, channels, w_dim, **widths, conv_clamp=conv_clamp)

@@ -52,27 +52,6 @@ def make_generator(spatial_dims=2, img_size=8, img_channels=1, num_classes=2, *,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_a_class_shift_begins_as_nothing_and_moves_w_by_the_class_alone(spatial_dims):
-    plain, shifted = (
-        StyleGAN2Generator(spatial_dims, 8, 1, 5, 6, 3, channel_base=64, channel_max=4, class_shift=on).eval()
-        for on in (False, True)
-    )
-    missing = shifted.load_state_dict(plain.state_dict(), strict=False)
-    assert sorted(missing.missing_keys) == ["mapping.class_shift.bias", "mapping.class_shift.weight"]
-    z, labels = torch.randn(6, 5), torch.tensor([0, 1, 2, 0, 1, 2])
-    torch.testing.assert_close(shifted.mapping(z, labels), plain.mapping(z, labels), rtol=0, atol=0)
-    shifted.mapping.class_shift.weight.data.normal_()
-    moved = shifted.mapping(z, labels) - plain.mapping(z, labels)
-    assert (moved[:3].std(0) > 0).all()
-    torch.testing.assert_close(moved[:3], moved[3:])
-    assert "class_shift" not in plain.architecture
-    again = StyleGAN2Generator(**shifted.architecture)
-    again.load_state_dict(shifted.state_dict())
-    unconditional = StyleGAN2Generator(spatial_dims, 8, 1, 5, 6, class_shift=True, channel_base=64, channel_max=4)
-    assert unconditional.mapping.class_shift is None
-
-
 def make_discriminator(spatial_dims=2, img_size=8, img_channels=1, num_classes=2, **options):
     torch.manual_seed(1)
     return StyleGAN2Discriminator(
