@@ -13,7 +13,15 @@ LEAST_MM, MOST_MM = 1e-4, 100.0  # of a voxel: microscopes have the least
 
 
 class ImageRefusedError(DataError):
-    """An image that cannot be shown rightly, or not at all. The text is the predicate of a sentence on the file."""
+    """An image that cannot be shown rightly, or not at all. The text is the predicate of a sentence on the file.
+
+    Attributes:
+        mend: the config id that may be wrong instead of the image; empty if none.
+    """
+
+    def __init__(self, text: str, mend: str = "") -> None:
+        super().__init__(text)
+        self.mend = mend
 
 
 @dataclass(frozen=True)

@@ -282,7 +282,7 @@ def _load(
         raise
     except Exception as error:  # readers raise what they like on a damaged file, MONAI wraps it
         _check_axes(loaded, len(shape) - 1)
-        raise BadImageError(_reason(error)) from error
+        raise BadImageError(_reason(error), getattr(_below_monai(error), "mend", "")) from error
     if not isinstance(image, Tensor):
         raise BadImageError(f"is a {type(image).__name__} after the transform, but a tensor is needed", "preprocessing")
     plain = image.as_tensor() if isinstance(image, MetaTensor) else image
@@ -358,10 +358,16 @@ def _digest(image: Any) -> str:
     return digest.hexdigest()
 
 
-def _reason(error: BaseException) -> str:
-    """What went wrong below MONAI's wrappers, as the predicate of a sentence in one line."""
+def _below_monai(error: BaseException) -> BaseException:
+    """The error that MONAI's transforms wrapped."""
     while error.__cause__ is not None and str(error).startswith("applying transform"):
         error = error.__cause__
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, as the predicate of a sentence in one line."""
+    error = _below_monai(error)
     if isinstance(error, ImageRefusedError):
         return str(error)
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

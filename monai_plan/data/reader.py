@@ -93,9 +93,11 @@ def read_image(path: str | os.PathLike[str], *, spacing: Sequence[float] | None 
     if spacing is None:
         return image
     if kind == "raster":
-        raise ImageRefusedError("has no spacing in millimetres, so do without the id spacing")
+        raise ImageRefusedError("has no spacing in millimetres, so do without the id spacing", "spacing")
     if len(spacing) != values.ndim - 1:
-        raise ImageRefusedError(f"has {values.ndim - 1} axes, but spacing {list(spacing)} has {len(spacing)} values")
+        raise ImageRefusedError(
+            f"has {values.ndim - 1} axes, but spacing {list(spacing)} has {len(spacing)} values", "spacing"
+        )
     return cast(MetaTensor, Spacing(pixdim=spacing, padding_mode="border", dtype=None)(image))
 
 

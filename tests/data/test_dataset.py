@@ -288,6 +288,15 @@ def test_most_images_of_the_wrong_kind_blame_the_configuration(tmp_path, good):
     assert "--skip-bad-images" not in str(raised.value)
 
 
+def test_a_spacing_of_too_few_axes_is_to_blame_and_not_the_images(tmp_path):
+    for label in (0, 1):
+        write_nifti(tmp_path / f"{label}.nii", pixels(label, 10, 12, 14))
+    path = write_list(tmp_path, [{"image": f"{label}.nii", "label": label} for label in (0, 1)])
+    steps = Compose([LoadShownImaged("image", spacing=(3, 3)), Resized("image", (SIZE,) * 3)])
+    with pytest.raises(DataError, match=r"spacing \[3, 3\] has 2 values: all 2 images are bad, so mend spacing rather"):
+        checked(path, transform=steps, img_size=(SIZE,) * 3)
+
+
 def shown():
     return Compose([LoadShownImaged("image"), ScaleShownd("image", IntensityScaling("range", (0.0, 255.0)))])
 
