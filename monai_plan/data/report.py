@@ -39,7 +39,8 @@ def describe_data(sections: Mapping[str, CheckedDataset]) -> dict[str, Any]:
     Returns:
         Plain values for a private JSON. By section: the numbers of images, subjects, images of each class, what was
         left out; ``black``, ``white`` and ``range_used``, shares; ``constant``, ``saturated`` and ``outlying``, names;
-        ``lie_otherwise``, volumes whose spacing or direction differs from the others'. Of all sections: ``intensity``;
+        ``lie_otherwise``, volumes whose spacing or direction differs from the others'; ``oblique_angled``, volumes
+        whose axes are not at right angles. Of all sections: ``intensity``;
         ``look_alikes``, subjects that differ in case, spaces, ``.0`` or leading zeros; ``duplicates``, equal pixels of
         different subjects, sections or classes; ``near_duplicates``, pairs with nearly the same perceptual hash.
 
@@ -93,11 +94,15 @@ def _describe_section(name: str, data: CheckedDataset) -> dict[str, Any]:
         "saturated": _named(data, (white > SATURATED) & (high > low)),
         "outlying": _named(data, _far(mean) | _far(std)),
         "lie_otherwise": _named(data, _lie_otherwise(data)),
+        "oblique_angled": _named(data, _oblique_angled(data)),
     }
     _warn_of_values(name, data, found)
     if found["lie_otherwise"]:
         _warn(f"{name}: %d volumes differ from the others in spacing or direction (%s): resample with --spacing, or "
               "look at them", found["lie_otherwise"])  # fmt: skip
+    if found["oblique_angled"]:
+        _warn(f"{name}: %d volumes have axes that are not at right angles to each other, as by a tilted gantry (%s): "
+              "released ones will say that they are, so resample these before", found["oblique_angled"])  # fmt: skip
     return found
 
 
@@ -150,12 +155,26 @@ def _lie_otherwise(data: CheckedDataset) -> Tensor:
     """Volumes whose elements, as read, have another size or direction than those of most."""
     if data.images.ndim < 5:
         return torch.zeros(len(data), dtype=torch.bool)
-    axes = data.affines[:, :3, :3]
-    sizes = axes.norm(dim=1)
-    directions = axes / sizes[:, None].clamp(min=1e-9)
+    sizes, directions = _axes(data)
     usual = sizes.median(0).values
     turned = (directions - directions.median(0).values).abs().amax((1, 2)) > TURN
     return turned | ((sizes / usual - 1).abs().amax(1) > SPACING)
+
+
+def _oblique_angled(data: CheckedDataset) -> Tensor:
+    """Volumes with two axes that are not at a right angle, as read."""
+    if data.images.ndim < 5:
+        return torch.zeros(len(data), dtype=torch.bool)
+    _, directions = _axes(data)
+    cosines = directions.mT @ directions - torch.eye(3, dtype=directions.dtype)
+    return cosines.abs().amax((1, 2)) > TURN
+
+
+def _axes(data: CheckedDataset) -> tuple[Tensor, Tensor]:
+    """Of each volume the sizes of an element, [N, 3] in mm, and its axes as the columns of [N, 3, 3], of length 1."""
+    axes = data.affines[:, :3, :3]
+    sizes = axes.norm(dim=1)
+    return sizes, axes / sizes[:, None].clamp(min=1e-9)
 
 
 def _duplicates(sections: Mapping[str, CheckedDataset]) -> list[dict[str, Any]]:

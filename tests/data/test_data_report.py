@@ -163,12 +163,18 @@ def test_volumes_that_lie_otherwise_are_listed(tmp_path: Path, caplog: pytest.Lo
 
     turn = np.eye(4)
     turn[:2, :2] = [[0.9, -0.43589], [0.43589, 0.9]]
-    affines = [np.eye(4)] * 8 + [np.diag([1, 1, 2.5, 1]), turn, np.diag([-1.0, -1.0, 1.0, 1.0])]
+    tilted = np.eye(4)
+    tilted[1, 2] = 0.2
+    affines = [np.eye(4)] * 8 + [np.diag([1, 1, 2.5, 1]), turn, np.diag([-1.0, -1.0, 1.0, 1.0]), tilted]
     training = [(stack(n, affine), f"p{n}", n % 2) for n, affine in enumerate(affines)]
     test = [(stack(90 + n, np.eye(4)), f"t{n}", n) for n in (0, 1)]
     with caplog.at_level(logging.WARNING, logger="monai_plan"):
         found = describe_data(
             sections(tmp_path, training, test, img_size=(8, 8, 8), scaling=IntensityScaling("range", (0.0, 1.0)))
         )
-    assert found["training"]["lie_otherwise"] == ["training8.nii", "training9.nii"]  # LPS was brought to RAS
-    assert "2 volumes differ from the others in spacing or direction" in caplog.text
+    # LPS was brought to RAS
+    assert found["training"]["lie_otherwise"] == ["training8.nii", "training9.nii", "training11.nii"]
+    assert found["training"]["oblique_angled"] == ["training11.nii"]
+    assert found["test"]["oblique_angled"] == []
+    assert "1 volumes have axes that are not at right angles to each other" in caplog.text
+    assert "3 volumes differ from the others in spacing or direction" in caplog.text
