@@ -6,6 +6,7 @@ import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data.meta_tensor import MetaTensor
@@ -88,7 +89,7 @@ def read_image(path: str | os.PathLike[str], *, spacing: Sequence[float] | None 
         pixels = raster_pixels(path)
     else:
         pixels, affine = (volume_pixels if kind == "volume" else dicom_pixels)(path)
-    values = torch.from_numpy(pixels.astype("float32", order="C"))
+    values = torch.from_numpy(_as_float32(pixels))
     image = MetaTensor(values, affine=None if affine is None else torch.from_numpy(affine.copy()))
     if spacing is None:
         return image
@@ -99,6 +100,14 @@ def read_image(path: str | os.PathLike[str], *, spacing: Sequence[float] | None 
             f"has {values.ndim - 1} axes, but spacing {list(spacing)} has {len(spacing)} values", "spacing"
         )
     return cast(MetaTensor, Spacing(pixdim=spacing, padding_mode="border", dtype=None)(image))
+
+
+def _as_float32(pixels: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        values = pixels.astype("float32", order="C")
+    if pixels.dtype == np.float64 and np.isinf(values).sum() > np.isinf(pixels).sum():
+        raise ImageRefusedError("has values beyond 3.4e38, the most that 32 bits hold: store it in another unit")
+    return values
 
 
 class LoadShownImaged(MapTransform):

@@ -160,6 +160,12 @@ def test_a_voxel_of_no_size_that_there_is_is_refused(tmp_path: Path, spacing: fl
         read_image(tmp_path / "a.nii")
 
 
+def test_values_beyond_32_bits_are_not_called_infinite(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(volume().astype("float64") * 1e300, np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(ImageRefusedError, match=r"has values beyond 3\.4e38, the most that 32 bits hold"):
+        read_image(tmp_path / "a.nii")
+
+
 def test_a_slice_of_any_direction_is_flat(tmp_path: Path) -> None:
     for axis, shape in enumerate(((10, 6), (14, 6), (14, 10))):
         values = volume().take([2], axis)
