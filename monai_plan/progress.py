@@ -46,6 +46,7 @@ class Progress(tqdm):
             bar_format = options.get("bar_format") or ""
             number = "{n:.1f}" if "{n:.1f}" in bar_format else "{n_fmt}"
             options["bar_format"] = f"{{desc}}: {number} of {{total_fmt}} [{{elapsed}}<{{remaining}}{{postfix}}]"
+            options["delay"] = 1e-9  # no line from its making, before Ignite has said which epoch it is
         super().__init__(*args, **options)
 
     def refresh(self, *args: Any, **options: Any) -> bool | None:

@@ -57,6 +57,17 @@ def test_bars_share_the_minute(clock: list[float], caplog: pytest.LogCaptureFixt
     assert "loss=0.25" in lines[0]
 
 
+def test_a_line_that_falls_due_with_a_new_bar_says_which_epoch(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    engine = Engine(lambda engine, batch: clock.__setitem__(0, clock[0] + 7) or {"loss": 0.25})
+    LossProgressBar(desc="train_class").attach(engine)
+    engine.run(range(10), max_epochs=5)
+    lines = [record.message for record in caplog.records if record.name == "monai_plan.progress"]
+    assert [line[: line.index(":")] for line in lines] == [f"train_class [{epoch}/5]" for epoch in range(1, 6)]
+
+
 def test_counts_of_parts_stay(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with Progress(total=4, desc="walk", bar_format="{l_bar}{bar}| {n:.1f}/{total_fmt} paths") as bar:

@@ -80,7 +80,7 @@ def copy_row(attack: CopyAttack, found: CopyFindings, *, gallery: bool = True) -
     fewest = fewest_noticed(hits, planted, needed=needed)
     verdict, sentence = _verdict(attack, found, p_value, fewest, gallery=gallery)
     by_kind = ", ".join(f"{kind} {part.hits} of {part.trials}" for kind, part in found.planted.items())
-    noticed = "" if fewest is None else f" Fewer than {fewest} would not be noticed."
+    noticed = "" if fewest is None else f" In the release, fewer than {fewest} would not be noticed."
     residual = residual_risk(wilson_interval(alarming, tested), _wilson(found.control))
     return Row(
         name=attack.name,
@@ -168,14 +168,9 @@ def _verdict(
             f"No answer: were all {found.rank.tested} groups nearer to one patient than {found.strangers} strangers, "
             "chance could explain it. More patients help, or more released images."
         )
+    notice = "" if fewest is None or fewest == 1 else f", but would not notice fewer than {fewest} in the release"
     blind = f" Copies that are {' or '.join(weak)} may escape it." if weak else ""
-    sentence = f"No copy found: it found {hits} of {planted} planted copies.{blind}"
-    if fewest is not None and fewest > 1:
-        sentence = (
-            f"{sentence[:-1]}; fewer than {fewest} would not be noticed."
-            if not weak
-            else (f"{sentence} Fewer than {fewest} would not be noticed.")
-        )
+    sentence = f"No copy found: it found {hits} of {planted} planted copies{notice}.{blind}"
     if attack.limits:
         sentence = f"{sentence} Not looked for: {attack.limits}."
     tail = attack.alarm == "tail"

@@ -209,7 +209,7 @@ def _kept(call: Callable[[int], Any]) -> int:
 
         def keep(tensor: Tensor) -> Tensor:
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+            return tensor.detach()  # itself, as a result of its own node, would be a cycle that is never given back
 
         with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
             result = call(count)  # held, or what it keeps would be given back and taken again

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import weakref
 
 import pytest
 import torch
@@ -141,6 +143,23 @@ def test_what_a_network_keeps_is_counted():
     layers = nn.Sequential(nn.Linear(1000, 300), nn.ReLU(), nn.Linear(300, 50), nn.Sigmoid())
     # the inputs of both layers and what the last one gives; the first one's is the ReLU's result
     assert memory._kept(lambda count: layers(torch.zeros(count, 1000))) == 4 * (1000 + 300 + 50)
+
+
+def test_what_was_kept_to_be_counted_is_given_back():
+    """At once, not when Python looks for cycles: of large volumes it would be gigabytes."""
+    results = []
+
+    def call(count):
+        result = torch.zeros(count, 1000, requires_grad=True).exp()  # whose node keeps the result itself
+        results.append(weakref.ref(result))
+        return result
+
+    gc.disable()
+    try:
+        assert memory._kept(call) == 4 * 1000
+        assert [result() for result in results] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_what_a_network_takes_in_passing_is_counted():
