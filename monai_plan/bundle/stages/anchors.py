@@ -63,7 +63,7 @@ class AnchorsStage:
 
     def _selection(self, anchors: Anchors) -> str:
         """In words, for the card."""
-        exceptions = f", less for {anchors.less_sure} of {len(anchors.labels)}" if anchors.less_sure else ""
+        exceptions = f"; φ_class is less sure of {anchors.less_sure} of {len(anchors.labels)}" if anchors.less_sure else ""
         return f"{self.maker.selection}{exceptions}"
 
     def _wanted(self) -> dict[int, int]:
