@@ -19,13 +19,15 @@ __all__ = ["image_panel", "image_sheet", "new_figure", "png_of", "show_panels"]
 SHEET_COLUMNS = 8
 DPI = 110
 WIDTH = 9.0  # inches of a figure
+CUBIC = (1.0, 1.0, 1.0)  # voxels of 1 mm
 
 
-def image_panel(image: Tensor) -> np.ndarray:
+def image_panel(image: Tensor, *, voxel_size: Sequence[float] = CUBIC) -> np.ndarray:
     """An image as rows and columns; of a volume its ``middle_planes`` on white.
 
     Args:
         image: [C, *spatial] in [-1, 1], C 1 or 3; as MONAI's readers leave it, the first axis runs from left to right.
+        voxel_size: of a volume, in mm, see ``middle_planes``.
 
     Returns:
         [rows, columns, 3] in [0, 1].
@@ -38,7 +40,7 @@ def image_panel(image: Tensor) -> np.ndarray:
     if spatial_dims not in (2, 3) or image.shape[0] not in (1, 3):
         raise DataError(f"an image of shape {tuple(image.shape)} cannot be shown: [1 or 3, X, Y] or [1 or 3, X, Y, Z].")
     if spatial_dims == 3:
-        image = middle_planes(image[None], background=1.0)[0]
+        image = middle_planes(image[None], background=1.0, voxel_size=voxel_size)[0]
     return ((image + 1) / 2).clamp(0, 1).permute(2, 1, 0).expand(-1, -1, 3).numpy()
 
 
@@ -66,14 +68,16 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def image_sheet(groups: Mapping[str, Mapping[str, Tensor]]) -> Figure:
+def image_sheet(groups: Mapping[str, Mapping[str, Tensor]], *, voxel_size: Sequence[float] = CUBIC) -> Figure:
     """Images [n, C, *spatial] in [-1, 1] by class and, within it, by kind: one block for each kind.
+
+    ``voxel_size`` is that of volumes, in mm.
 
     Raises:
         DataError: if there are no images, or they cannot be shown.
     """
     blocks = [
-        (f"{label}, {kind}" if kind else label, [image_panel(image) for image in images])
+        (f"{label}, {kind}" if kind else label, [image_panel(image, voxel_size=voxel_size) for image in images])
         for label, kinds in groups.items()
         for kind, images in kinds.items()
         if len(images)

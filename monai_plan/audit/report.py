@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from monai_plan.audit.evaluation import Evaluation
-from monai_plan.audit.figures import image_sheet, png_of
+from monai_plan.audit.figures import CUBIC, image_sheet, png_of
 from monai_plan.audit.templates import page_template
 from monai_plan.utils import ConfigError, atomic_path, write_text
 
@@ -47,6 +47,7 @@ def write_report(
     samples: Mapping[str, Tensor],
     real_samples: Mapping[str, Tensor],
     parameters: Mapping[str, object],
+    voxel_size: Sequence[float] = CUBIC,
     sections: Sequence[Section] = (),
     made: str = "Synthetic images made",
     audit_page: str | None = None,
@@ -66,6 +67,7 @@ def write_report(
         samples: synthetic images [n, C, *spatial] in [-1, 1] by the name of their class.
         real_samples: real images by the name of their class, for the private sheet.
         parameters: what made the images: numbers, short texts and lists of them.
+        voxel_size: of volumes, in mm, for their proportions.
         sections: what else is shown.
         made: how the page begins, before "from … training images".
         audit_page: name of the page of the audit beside this one, to be linked; None: there is none.
@@ -91,10 +93,10 @@ def write_report(
             "samples",
             "Synthetic images",
             "Samples of the data set by class, as they are released; of volumes three middle planes.",
-            png_of(image_sheet({name: {"": images} for name, images in samples.items()})),
+            png_of(image_sheet({name: {"": images} for name, images in samples.items()}, voxel_size=voxel_size)),
             released=True,
         ),
-        Section("real_and_synthetic", "", "", png_of(image_sheet(both)), released=False),
+        Section("real_and_synthetic", "", "", png_of(image_sheet(both, voxel_size=voxel_size)), released=False),
     )
     for section in (*sheets, *sections):
         folder = figures_dir if section.released else private_figures_dir

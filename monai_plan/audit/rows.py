@@ -78,9 +78,9 @@ def copy_row(attack: CopyAttack, found: CopyFindings, *, gallery: bool = True) -
     share = exact_interval(alarming, tested)
     needed = 1 if tail else _needed(found)
     fewest = fewest_noticed(hits, planted, needed=needed)
-    verdict, sentence = _verdict(attack, found, p_value, fewest, gallery=gallery)
     by_kind = ", ".join(f"{kind} {part.hits} of {part.trials}" for kind, part in found.planted.items())
-    noticed = "" if fewest is None else f" In the release, fewer than {fewest} would not be noticed."
+    blindness = _blindness(attack, fewest, tested)
+    verdict, sentence = _verdict(attack, found, p_value, blindness, gallery=gallery)
     residual = residual_risk(wilson_interval(alarming, tested), _wilson(found.control))
     return Row(
         name=attack.name,
@@ -97,7 +97,7 @@ def copy_row(attack: CopyAttack, found: CopyFindings, *, gallery: bool = True) -
         ),
         baseline="none",
         power=(
-            f"{hits} of {planted} planted copies ({by_kind}).{noticed}"
+            f"{hits} of {planted} planted copies ({by_kind}).{f' It {blindness}.' if blindness else ''}"
             f"{_alone(attack, found, needed)} With {found.strangers} strangers, rates of "
             f"false positives below {100 * smallest_rate(found.strangers):.2g} % cannot be seen."
         ),
@@ -134,8 +134,17 @@ def _alone(attack: CopyAttack, found: CopyFindings, needed: int) -> str:
     return f" One group alone cannot alarm: {needed} of {found.rank.tested} must lie above all strangers."
 
 
+def _blindness(attack: CopyAttack, fewest: int | None, tested: int) -> str:
+    """Of how many copies the planted ones say that it may miss them; empty where a single one would be noticed."""
+    if fewest is None or fewest == 1:
+        return ""
+    if fewest > tested:
+        return f"might miss them even were all {tested} {'images' if attack.alarm == 'tail' else 'groups'} copies"
+    return f"would not notice fewer than {fewest} in the release"
+
+
 def _verdict(
-    attack: CopyAttack, found: CopyFindings, p_value: float, fewest: int | None, *, gallery: bool
+    attack: CopyAttack, found: CopyFindings, p_value: float, blindness: str, *, gallery: bool
 ) -> tuple[str, str]:
     hits, planted = found.num_planted
     # a copy that stands out alone is one whatever the split; that many lie a little nearer may be the split itself
@@ -168,9 +177,9 @@ def _verdict(
             f"No answer: were all {found.rank.tested} groups nearer to one patient than {found.strangers} strangers, "
             "chance could explain it. More patients help, or more released images."
         )
-    notice = "" if fewest is None or fewest == 1 else f", but would not notice fewer than {fewest} in the release"
     blind = f" Copies that are {' or '.join(weak)} may escape it." if weak else ""
-    sentence = f"No copy found: it found {hits} of {planted} planted copies{notice}.{blind}"
+    but = f", but {blindness}" if blindness else ""
+    sentence = f"No copy found: it found {hits} of {planted} planted copies{but}.{blind}"
     if attack.limits:
         sentence = f"{sentence} Not looked for: {attack.limits}."
     tail = attack.alarm == "tail"

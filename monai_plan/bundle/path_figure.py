@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from monai_plan.audit import Section
-from monai_plan.audit.figures import WIDTH, image_panel, new_figure, png_of, show_panels
+from monai_plan.audit.figures import CUBIC, WIDTH, image_panel, new_figure, png_of, show_panels
 from monai_plan.data import CheckedDataset
 from monai_plan.metrics import NearestReal, PerceptualEmbedding, nearest_real_images
 from monai_plan.networks import LatentDecoder
-from monai_plan.release import synthesize_images
+from monai_plan.release import shared_spacing, synthesize_images
 from monai_plan.utils import DataError
 
 __all__ = ["PathFigure", "choose_path", "draw_path", "path_section"]
@@ -39,6 +39,7 @@ class PathFigure:
         nearest_real_images: [T, C, *spatial], the real training image nearest to every private image.
         held_out_distance: mean distance of held-out real images to the training images, the scale.
         label: name of the class of both anchors.
+        voxel_size: of volumes, in mm, for their proportions.
     """
 
     linear_distances: Tensor
@@ -48,6 +49,7 @@ class PathFigure:
     nearest_real_images: Tensor
     held_out_distance: float
     label: str
+    voxel_size: Sequence[float] = CUBIC
 
     def __post_init__(self) -> None:
         num_points = len(self.private_distances)
@@ -85,6 +87,7 @@ def choose_path(
         nearest_real_images=training.images[nearest.indices],
         held_out_distance=held_out_distance,
         label=training.label_names[int(paths["labels"][pair])],
+        voxel_size=shared_spacing(training.patients_affines),
     )
 
 
@@ -107,7 +110,7 @@ def draw_path(data: PathFigure, title: str) -> Figure:
         "private path": (data.private_images, PRIVATE_COLOUR),
         "nearest real to the private path": (data.nearest_real_images, REAL_COLOUR),
     }
-    height, width = image_panel(data.private_images[0]).shape[:2]
+    height, width = image_panel(data.private_images[0], voxel_size=data.voxel_size).shape[:2]
     strip_height = WIDTH / len(points) * height / width + 0.25
     curve_height = 3.2
     figure = new_figure(WIDTH, curve_height + strip_height * len(strips))
@@ -131,6 +134,6 @@ def draw_path(data: PathFigure, title: str) -> Figure:
     axes.legend(frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     for index, (name, (images, colour)) in enumerate(strips.items(), start=1):
         axes = figure.add_subplot(grid[index])
-        show_panels(axes, [image_panel(images[i]) for i in points], columns=len(points))
+        show_panels(axes, [image_panel(images[i], voxel_size=data.voxel_size) for i in points], columns=len(points))
         axes.set_title(name, fontsize=9, color=colour, loc="left", pad=3)
     return figure

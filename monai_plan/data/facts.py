@@ -33,8 +33,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """What the pixels of one image show: least and greatest value, and whether they have colour."""
+    """What the pixels of one image show: its path, least and greatest value, and whether they have colour."""
 
+    path: str
     low: float
     high: float
     colour: bool
@@ -194,7 +195,7 @@ def _sample(path: str) -> Sample | None:
     finite = image[image.isfinite()]
     if not len(finite):
         return None
-    return Sample(float(finite.min()), float(finite.max()), has_colour(image, 255.0))
+    return Sample(path, float(finite.min()), float(finite.max()), has_colour(image, 255.0))
 
 
 def has_colour(image: Tensor, span: float) -> bool:

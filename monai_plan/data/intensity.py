@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from monai_plan.data.facts import DatalistFacts, inspect_datalist
+from monai_plan.data.facts import DatalistFacts, Sample, inspect_datalist
 from monai_plan.data.header import ImageHeader
 from monai_plan.data.reader import LoadShownImaged
 from monai_plan.utils import ConfigError
@@ -163,7 +164,10 @@ def _automatic(facts: DatalistFacts, percentiles: tuple[float, float]) -> Intens
         stored = max(header.bits or 0 for header in headers)
         bits = min((depth for depth in BIT_DEPTHS if high < 2**depth), default=stored) if stored > 12 else stored
         return IntensityScaling("range", (0.0, 2.0**bits - 1), reason=f"for {bits} of {stored} bits are used")
-    if ranges == {None} and samples and all(-4000 <= s.low <= -400 and 200 <= s.high <= 33000 for s in samples):
+    like_ct = [s for s in samples if -4000 <= s.low <= -400 and 200 <= s.high <= 33000]
+    if ranges == {None} and like_ct and len(samples) - len(like_ct) <= RARE * len(samples):
+        _warn_of([s for s in samples if s not in like_ct], len(samples))
+        low, high = min(s.low for s in like_ct), max(s.high for s in like_ct)
         reason = f"for values from {low:g} to {high:g} look like Hounsfield units"
         return IntensityScaling("window", CT_WINDOW, reason=reason)
     if without:
@@ -172,8 +176,22 @@ def _automatic(facts: DatalistFacts, percentiles: tuple[float, float]) -> Intens
         bits_of = sorted({"real numbers" if h.bits is None else f"{h.bits} bits" for h in headers})
         reason = f"for files of {' and '.join(bits_of)} have no common scale"
     else:
-        reason = f"for values without a scale end between {min(s.high for s in samples):g} and {high:g}"
+        least, most = min(samples, key=lambda s: s.high), max(samples, key=lambda s: s.high)
+        reason = (
+            f"for values without a scale end between {least.high:g} ({Path(least.path).name}) and {most.high:g} "
+            f"({Path(most.path).name})"
+        )
     return IntensityScaling("percentiles", None, percentiles, reason)
+
+
+def _warn_of(odd: Sequence[Sample], number: int) -> None:
+    """Files that the window is not made for."""
+    if odd:
+        logger.warning(
+            "%d of %d files that were looked at have no values of CT, such as %s (%g to %g): the window of all others "
+            "cuts them too, so look at them, or leave them out",
+            len(odd), number, odd[0].path, odd[0].low, odd[0].high,
+        )  # fmt: skip
 
 
 class ScaleShownd(MapTransform):

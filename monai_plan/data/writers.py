@@ -24,6 +24,7 @@ from monai_plan.data.datalist import DATALIST_NAME
 from monai_plan.utils import ConfigError, DataError, atomic_path, named_errors
 
 IMAGES_FOLDER = "images"
+LONGEST = 16  # pixels of the longest side of a voxel, where the shortest is one
 
 
 def image_suffix(spatial_dims: int) -> str:
@@ -102,20 +103,28 @@ def replaced_dataset(output_dir: str | os.PathLike[str], *, pattern: str) -> Ite
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def middle_planes(volumes: Tensor, *, background: float = 0.0) -> Tensor:
+def middle_planes(volumes: Tensor, *, background: float = 0.0, voxel_size: Sequence[float] = (1.0, 1.0, 1.0)) -> Tensor:
     """The three middle planes of volumes in RAS+, as pictures: axial, coronal and sagittal below each other.
 
     Args:
         volumes: [N, C, X, Y, Z].
         background: beside the narrower planes.
+        voxel_size: along X, Y and Z, in mm: planes are drawn in their true proportions, longer voxels as several
+            pixels, at most ``LONGEST`` of them.
 
     Returns:
-        [N, C, columns, rows], max(X, Y) columns and Y + 2 Z rows: front and head are at the top, and the patient's left
-        and the front at the right, as NIfTI viewers show them.
+        [N, C, columns, rows], of cubic voxels max(X, Y) columns and Y + 2 Z rows: front and head are at the top, and
+        the patient's left and the front at the right, as NIfTI viewers show them.
     """
-    x, y, z = volumes.shape[2:]
-    planes = (volumes[..., z // 2], volumes[:, :, :, y // 2], volumes[:, :, x // 2])
-    columns = max(x, y)
+    x, y, z = (size // 2 for size in volumes.shape[2:])
+    scale = [min(mm / min(voxel_size), LONGEST) for mm in voxel_size]
+    columns, rows, slices = (round(size * times) for size, times in zip(volumes.shape[2:], scale, strict=True))
+    planes = (
+        functional.interpolate(volumes[..., z], size=(columns, rows)),
+        functional.interpolate(volumes[:, :, :, y], size=(columns, slices)),
+        functional.interpolate(volumes[:, :, x], size=(rows, slices)),
+    )
+    columns = max(columns, rows)
     padded = []
     for plane in planes:
         before = (columns - plane.shape[2]) // 2

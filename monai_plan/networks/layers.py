@@ -50,10 +50,15 @@ def start_shape(img_size: Sequence[int]) -> tuple[tuple[int, ...], int]:
         doublings += 1
     if doublings == 0:
         raise ConfigError(
-            f"img_size {tuple(img_size)} is no start shape times a power of two: every axis must be even and at least "
-            "8; resize the images, for instance to 64 or 96 per axis."
+            f"img_size is {list(img_size)}, but every axis must be even and at least 8, and {_unfit(img_size)}: take "
+            f"{[max(2 * round(s / 2), 8) for s in img_size]}, or better multiples of 8, to which images are resized."
         )
     return size, doublings
+
+
+def _unfit(img_size: Sequence[int]) -> str:
+    unfit = [str(s) for s in img_size if s % 2 or s < 8]
+    return f"{' and '.join(unfit)} {'is' if len(unfit) == 1 else 'are'} not"
 
 
 def channels_at(size: Sequence[int], channel_base: int, channel_max: int) -> int:

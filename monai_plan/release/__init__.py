@@ -12,7 +12,7 @@ from monai_plan.release.reader import Release, read_release
 from monai_plan.release.secret import release_secret
 from monai_plan.release.select import ReleasePoints, load_paths, may_leave, points_to_leave, select
 from monai_plan.release.words import as_markdown, check_words
-from monai_plan.release.writer import shared_affine, stamp, write_synthetic
+from monai_plan.release.writer import shared_affine, shared_spacing, stamp, write_synthetic
 
 __all__ = [
     "DistanceCheck",
@@ -33,6 +33,7 @@ __all__ = [
     "release_secret",
     "select",
     "shared_affine",
+    "shared_spacing",
     "stamp",
     "synthesize_images",
     "write_synthetic",

@@ -15,7 +15,7 @@ from monai_plan.data.writers import IMAGES_FOLDER, image_suffix, replaced_datase
 from monai_plan.release.words import check_words
 from monai_plan.utils import ConfigError, DataError
 
-__all__ = ["shared_affine", "stamp", "write_synthetic"]
+__all__ = ["shared_affine", "shared_spacing", "stamp", "write_synthetic"]
 
 _TIME = 315532800  # 1 January 1980, the first day that every archive format knows
 
@@ -119,6 +119,11 @@ def shared_affine(affines: Tensor) -> list[list[float]]:
     for axis, (row, sign) in enumerate(directions):
         shared[row, axis] = sign * max(spacing[axis], 1e-4)
     return shared.tolist()
+
+
+def shared_spacing(affines: Tensor) -> list[float]:
+    """[3], the voxel size in mm of ``shared_affine``."""
+    return torch.tensor(shared_affine(affines))[:3, :3].abs().amax(0).tolist()
 
 
 def _shared(spacings: Tensor) -> float:

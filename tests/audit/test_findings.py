@@ -78,7 +78,13 @@ def test_strangers_do_not_alarm_and_what_is_planted_is_found(tmp_path, kind):
     row = copy_row(kind(), found)
     assert row.verdict in ("Nothing found", "Attention")
     assert row.sentence.startswith("No copy found: it found 5 of 5 planted copies")
-    assert row.figures["fewest_noticed"] >= 4
+    fewest = row.figures["fewest_noticed"]
+    assert fewest >= 4
+    told = f"would not notice fewer than {fewest} in the release"
+    if fewest > 50:
+        told = "might miss them even were all 50 groups copies"
+    assert row.sentence.startswith(f"No copy found: it found 5 of 5 planted copies, but {told}.")
+    assert f" It {told}." in row.power
 
 
 def test_a_copy_alarms_and_names_its_patient(tmp_path):

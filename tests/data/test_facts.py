@@ -177,6 +177,17 @@ def test_a_stray_file_does_not_decide_for_all(tmp_path: Path) -> None:
     assert str(choose_scaling(datalist_file=dataset(tmp_path, arrays))).startswith("range 0 to 255")
 
 
+def test_a_stray_volume_does_not_take_the_window_from_ct(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stray = np.full_like(HOUNSFIELD[0], 17)
+    arrays = [HOUNSFIELD[0] + seed for seed in range(20)]
+    scaling = choose_scaling(datalist_file=dataset(tmp_path, [*arrays, stray], suffix=".nii"))
+    assert str(scaling).startswith("window -1000 to 400")
+    assert re.search(r"1 of 21 files .* have no values of CT, such as .*\.nii \(17 to 17\)", caplog.text)
+    (tmp_path / "few").mkdir()
+    few = choose_scaling(datalist_file=dataset(tmp_path / "few", [*arrays[:4], stray], suffix=".nii"))
+    assert re.search(r"percentiles .*, for values without a scale end between 17 \(.*\.nii\) and", str(few))
+
+
 def test_what_is_given_goes_before(tmp_path: Path) -> None:
     def choose(**options: Any) -> str:
         return str(choose_scaling(datalist_file=tmp_path / "no such list", **options))

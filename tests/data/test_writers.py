@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from monai_plan.data import contact_sheet
+from monai_plan.data import contact_sheet, middle_planes
 from monai_plan.utils import ConfigError
 
 
@@ -35,6 +35,15 @@ def test_contact_sheet_of_volumes_shows_three_planes(tmp_path):
         upright = np.flipud(plane.T.numpy())  # the front, or the head, at the top
         assert np.abs(shown.astype(int) - (upright + 1) * 127.5).max() <= 1
     assert (sheet[:14, [0, 5]] == 0).all()
+
+
+def test_planes_of_long_voxels_have_their_true_proportions():
+    volume = images(1, (1, 4, 6, 8))
+    planes = middle_planes(volume, voxel_size=(0.5, 0.5, 1.5))[0, 0]
+    assert planes.shape == (6, 6 + 2 * 24)
+    assert torch.equal(planes[:, 30:], volume[0, 0, 2].repeat_interleave(3, 1).flip(1))
+    assert torch.equal(middle_planes(volume, voxel_size=(2, 2, 2)), middle_planes(volume))
+    assert middle_planes(volume, voxel_size=(1e-4, 1e-4, 100)).shape[3] == 6 + 2 * 8 * 16  # no memory is lost to it
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ def test_activation():
 def test_start_shape_times_a_power_of_two(start, exponent):
     size = tuple(s * 2**exponent for s in start)
     if any(s % 2 or s < 8 for s in size):
-        with pytest.raises(ConfigError, match="power of two"):
+        with pytest.raises(ConfigError, match="must be even and at least 8"):
             start_shape(size)
         return
     found, doublings = start_shape(size)

@@ -63,7 +63,8 @@ class AnchorsStage:
 
     def _selection(self, anchors: Anchors) -> str:
         """In words, for the card."""
-        exceptions = f"; φ_class is less sure of {anchors.less_sure} of {len(anchors.labels)}" if anchors.less_sure else ""
+        less_sure, number = anchors.less_sure, len(anchors.labels)
+        exceptions = f"; φ_class is less sure of {less_sure} of {number}" if less_sure else ""
         return f"{self.maker.selection}{exceptions}"
 
     def _wanted(self) -> dict[int, int]:

@@ -78,6 +78,7 @@ class CheckStage:
                 "walk_kind is 'none', by which the anchors themselves leave, but anchor_kind is 'k_same': averages of "
                 "patients must not leave. Set anchor_kind to 'prior', or walk_kind to 'plan'."
             )
+        self._check_channels()
         self._check_autoencoder()
         source = self.options["autoencoder_source"]
         check_words(release_name=self.release_name, autoencoder_source=source, label_names=self.training.label_names)
@@ -104,6 +105,15 @@ class CheckStage:
         )
         logger.info(check_memory(needs, self.walk.device, self.options))
         self._report()
+
+    def _check_channels(self) -> None:
+        """A release of volumes is NIfTI of one channel."""
+        channels = self.training.images.shape[1]
+        if self.training.images.ndim == 5 and channels != 1:
+            raise ConfigError(
+                f"img_channels is {channels}, but a release holds volumes of one channel: write the volumes in grey, "
+                "and leave img_channels out or set it to 1."
+            )
 
     def _check_autoencoder(self) -> None:
         """A published one says what it was trained on, and there is one."""

@@ -21,7 +21,7 @@ from monai_plan.engines import ClassifierSettings, predict_probabilities
 from monai_plan.latent import linear_path
 from monai_plan.metrics import Images, PerceptualEmbedding
 from monai_plan.networks import LatentDecoder
-from monai_plan.release import Release, load_paths, select, stamp, synthesize_images
+from monai_plan.release import Release, load_paths, select, shared_spacing, stamp, synthesize_images
 from monai_plan.utils import load_artifact, write_text
 
 __all__ = ["EvaluateStage"]
@@ -134,6 +134,7 @@ class EvaluateStage:
             private_figures_dir=self.private_figures_dir,
             samples=_samples(released.images, released.labels, names),
             real_samples=_samples(training.images, training.labels, names),
+            voxel_size=shared_spacing(training.patients_affines),
             parameters=self._parameters(paths, anchors, released),
             sections=sections,
             audit_page=self.audit_page,

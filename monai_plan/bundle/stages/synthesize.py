@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from monai_plan.bundle.same_data import check_same_data
 from monai_plan.data import CheckedDataset
 from monai_plan.latent import WalkSettings
@@ -19,6 +17,7 @@ from monai_plan.release import (
     load_paths,
     select,
     shared_affine,
+    shared_spacing,
     stamp,
     synthesize_images,
     write_synthetic,
@@ -79,7 +78,7 @@ class SynthesizeStage:
             },
             shape=tuple(dataset.images.shape[1:]),
             made_from=f"{len(dataset)} real images of {real_patients}",
-            spacing=torch.tensor(affine)[:3, :3].norm(dim=0).tolist() if dataset.images.ndim == 5 else None,
+            spacing=shared_spacing(dataset.patients_affines) if dataset.images.ndim == 5 else None,
             autoencoder_source=self.autoencoder_source,
             **made,
         )

@@ -106,6 +106,13 @@ def test_check_data_tries_the_networks(case, tmp_path):
         check(tmp_path, training=case.dataset, inverter=wrong_embedding)
 
 
+def test_volumes_of_colour_cannot_be_released(tmp_path, monkeypatch):
+    volumes = make_dataset(tmp_path / "data", 3, subjects=4)
+    monkeypatch.setattr(volumes, "images", volumes.images[:].expand(-1, 3, -1, -1, -1))
+    with pytest.raises(ConfigError, match="img_channels is 3, but a release holds volumes of one channel: write the"):
+        check(tmp_path, training=volumes, batch_size=2)
+
+
 def test_check_data_advises_what_works(tmp_path):
     few = make_dataset(tmp_path / "data", 2, subjects=3)
     with pytest.raises(DataError, match=r"3 subjects .*: add patients or leave the class out\.$"):
