@@ -24,6 +24,7 @@ from monai_plan.audit.statistics import (
     rank_test,
     tail_of,
 )
+from monai_plan.progress import Progress
 from monai_plan.utils import DataError, finished_part, seeded_generator
 
 __all__ = ["ALARM", "CopyFindings", "find_copies", "judge"]
@@ -118,8 +119,8 @@ def _by_patient(values: Tensor, subjects: Sequence[str], reduce: str) -> Tensor:
 class _Scorer:
     """Scores of images against the members, block by block, each kept in a file."""
 
-    def __init__(self, attack: CopyAttack, members: People, cache_dir: str | os.PathLike[str]) -> None:
-        self.attack, self.members, self.cache_dir = attack, members, Path(cache_dir)
+    def __init__(self, attack: CopyAttack, members: People, cache_dir: str | os.PathLike[str], bar: Progress) -> None:
+        self.attack, self.members, self.cache_dir, self.bar = attack, members, Path(cache_dir), bar
         self.made_by = [attack.settings(), members.images, list(members.subjects)]
 
     @cached_property
@@ -139,6 +140,7 @@ class _Scorer:
                 ),
             )
             found.append(part)
+            self.bar.update(len(block))
         return Scores(*(torch.cat([part[key] for part in found]) for key in ("values", "nearest")))
 
 
@@ -151,6 +153,7 @@ def find_copies(
     groups: Sequence[str],
     cache_dir: str | os.PathLike[str],
     seed: int = 0,
+    progress: bool = True,
 ) -> CopyFindings:
     """Play an attack on a release, and on its controls.
 
@@ -165,28 +168,31 @@ def find_copies(
         groups: of every released image; images of one group resemble each other and count once in the rank test.
         cache_dir: private folder; finished blocks are read again when the same inputs come back.
         seed: of the members that are planted, and of the strangers where there are too many.
+        progress: show a progress bar.
 
     Raises:
         DataError: if a patient is on both sides, or there are fewer than two patients on one.
     """
     _check(members, held_out)
-    score = _Scorer(attack, members, cache_dir)
     some = _draw(len(members.images), MOST_STRANGERS, seed, "members")
     others = _draw(len(held_out.images), MOST_STRANGERS, seed, "held out")
     rows = _draw(len(members.images), PLANTED, seed, "planted")
-    return judge(
-        score("released", released),
-        groups=groups,
-        outside=score("held-out", held_out.images[others]).values,
-        outside_subjects=[held_out.subjects[i] for i in others.tolist()],
-        inside=score("members", members.images[some], members.numbers[some]).values,
-        inside_subjects=[members.subjects[i] for i in some.tolist()],
-        planted={
-            kind: score(f"planted-{kind}", disguise(members.images[rows], kind, seed=seed)).values
-            for kind in attack.planted
-        },
-        alarm=attack.alarm,
-    )
+    total = len(released) + len(others) + len(some) + len(rows) * len(attack.planted)
+    with Progress(total=total, desc=f"audit, {attack.title.lower()}", disable=not progress) as bar:
+        score = _Scorer(attack, members, cache_dir, bar)
+        return judge(
+            score("released", released),
+            groups=groups,
+            outside=score("held-out", held_out.images[others]).values,
+            outside_subjects=[held_out.subjects[i] for i in others.tolist()],
+            inside=score("members", members.images[some], members.numbers[some]).values,
+            inside_subjects=[members.subjects[i] for i in some.tolist()],
+            planted={
+                kind: score(f"planted-{kind}", disguise(members.images[rows], kind, seed=seed)).values
+                for kind in attack.planted
+            },
+            alarm=attack.alarm,
+        )
 
 
 def judge(

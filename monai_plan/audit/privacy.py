@@ -22,7 +22,6 @@ from monai_plan.audit.rows import CATEGORIES, LEAKS, Row, copy_row
 from monai_plan.audit.surroundings import ClassFindings, by_class, joined_groups, notes_on
 from monai_plan.metrics import PerceptualEmbedding, RandomFeatureEmbedding
 from monai_plan.metrics.efficientnet import EfficientNetLite0Embedding
-from monai_plan.progress import Progress
 from monai_plan.utils import ConfigError
 
 __all__ = ["SCHEMA_VERSION", "Audit", "audit", "shortlist_embedding"]
@@ -217,7 +216,7 @@ def audit(
     people = [People(side.images, side.subjects) for side in (members, held_out)]
     groups = joined_groups(released.images, released.subjects)
     rows, found = [], {}
-    for attack in Progress(registered_attacks(), desc="audit", disable=not progress):
+    for attack in registered_attacks():
         played = attack(embedder=embedders.get(attack.name, distances))
         found[attack.name] = find_copies(
             played,
@@ -227,6 +226,7 @@ def audit(
             groups=groups,
             cache_dir=Path(cache_dir),
             seed=seed,
+            progress=progress,
         )
         rows.append(copy_row(played, found[attack.name], gallery=gallery))
     rows.append(_reidentified(embedders["copies"], people, released.images, groups, seed=seed))

@@ -53,7 +53,10 @@ COMMANDS: dict[str, Command] = {
             "name": ("of the bundle, such as knee_mri_plan", {"metavar": "NAME"}),
             "--dataset_dir": ("folder of the data set, with datalist.json in it", NEEDED | {"metavar": "DIR"}),
             "--output_dir": ("folder to write NAME to (default: here)", PATH | {"metavar": "DIR"}),
-            "--img_size": ("elements of each axis (default: from the data, at most 64)", INT | {"nargs": "+"}),
+            "--img_size": (
+                "elements of each axis (default: from the data, at most 64, in 3D 48)",
+                INT | {"nargs": "+"},
+            ),
             "--authors": ("who makes it, for its metadata (default: not named)", {}),
         },
     ),

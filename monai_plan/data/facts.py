@@ -112,11 +112,11 @@ def _inspected(path: str, changed: int, size: int) -> DatalistFacts:
 
 def _say(facts: DatalistFacts, sizes: Sequence[tuple[int, ...]]) -> None:
     least, most = (" x ".join(str(pick(axis)) for axis in zip(*sizes, strict=True)) for pick in (min, max))
-    bits = sorted({str(header.bits or "real") for header in facts.headers.values()})
+    stored = sorted({f"{header.bits} bits" if header.bits else "no fixed range" for header in facts.headers.values()})
     logger.info(
-        "found in the data: num_classes %d, spatial_dims %d, img_channels %d, %s bits, sizes %s, "
+        "found in the data: num_classes %d, spatial_dims %d, img_channels %d, %s, sizes %s, "
         "by default img_size %s",
-        facts.num_classes, facts.spatial_dims, facts.img_channels, " and ".join(bits),
+        facts.num_classes, facts.spatial_dims, facts.img_channels, " and ".join(stored),
         least if least == most else f"{least} to {most}", list(facts.img_size),
     )  # fmt: skip
     without = [path for path, header in facts.headers.items() if not header.sided]
