@@ -19,6 +19,7 @@ def dataset_card(
     subject: str,
     walk: str,
     check: str,
+    values: str | None = None,
     spacing: Sequence[float] | None = None,
     autoencoder_source: str | None = None,
 ) -> str:
@@ -33,6 +34,7 @@ def dataset_card(
         subject: what the subject of an image is.
         walk: the recipe of the walk.
         check: the final check of the distance.
+        values: what 0 to 255 stand for in the real images, such as "-1000 to 400"; None where these have 8 bits, too.
         spacing: of a volume's voxels, in mm, one number per axis; None for images in 2D.
         autoencoder_source: what a published autoencoder behind the generator was trained on, since whoever is in that
             data may be among the patients here; None without such a one.
@@ -48,6 +50,7 @@ def dataset_card(
         spatial=" × ".join(map(str, spatial)),
         voxels="" if spacing is None else f" voxels of {' × '.join(f'{mm:.4g}' for mm in spacing)} mm",
         channels=channels,
+        values="" if values is None else f"\n- The values 0 to 255 stand for {values}.",
         made_from=made_from,
         images=images,
         subject=subject,
@@ -69,7 +72,7 @@ method PLAN (Pennisi et al., MICCAI 2023, arXiv 2307.02984).
 {rows}
 - Read it with `monai.data.load_decathlon_datalist("datalist.json", is_segmentation=False)`.
 - {subject}
-- Made from {made_from}, by a generative network trained on them. The images are {images}.{autoencoder}
+- Made from {made_from}, by a generative network trained on them. The images are {images}.{autoencoder}{values}
 - Walk: {walk}. Final check of the distance: {check}.
 
 What is not promised: that nothing about a patient can be inferred. The attacks in the report beside this card found

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_plan.bundle.same_data import check_same_data
-from monai_plan.data import CheckedDataset
+from monai_plan.data import CheckedDataset, IntensityScaling
 from monai_plan.latent import WalkSettings
 from monai_plan.networks import LatentDecoder
 from monai_plan.release import (
@@ -78,12 +78,23 @@ class SynthesizeStage:
             },
             shape=tuple(dataset.images.shape[1:]),
             made_from=f"{len(dataset)} real images of {real_patients}",
+            values=_values(dataset.intensity),
             spacing=shared_spacing(dataset.patients_affines) if dataset.images.ndim == 5 else None,
             autoencoder_source=self.autoencoder_source,
             **made,
         )
         write_text(self.card_file, card)
         stamp(self.card_file)
+
+
+def _values(scaling: IntensityScaling | None) -> str | None:
+    """What the values of a release stand for, see ``dataset_card``."""
+    if scaling is None or scaling.value_range == (0.0, 255.0):
+        return None
+    low, high = scaling.value_range or scaling.percentiles or (0.0, 0.0)
+    if scaling.value_range is None:
+        return f"the percentiles {low:g} to {high:g} of each real image's own values, so that they have no unit"
+    return f"{low:g} to {high:g} in the values of the real images"
 
 
 def how_made(paths: Mapping[str, Any], anchors: Mapping[str, Any], *, has_subjects: bool) -> dict[str, str]:

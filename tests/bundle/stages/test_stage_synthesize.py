@@ -18,6 +18,7 @@ from stage_fakes import (
     walk_anchors,
 )
 
+from monai_plan.data import IntensityScaling
 from monai_plan.release import select, synthesize_images
 from monai_plan.utils import ArtifactError, load_artifact, save_artifact
 
@@ -69,6 +70,32 @@ def test_card(case):
     assert f"Walk: {make_walk(case.generator).settings}. Final check of the distance: none." in card
     assert "anonymous" not in card
     assert "seed" not in card
+
+
+@pytest.mark.parametrize(
+    ("scaling", "told"),
+    [
+        (None, None),
+        (IntensityScaling("range", (0.0, 255.0)), None),
+        (
+            IntensityScaling("window", (-1000.0, 400.0)),
+            "0 to 255 stand for -1000 to 400 in the values of",
+        ),
+        (
+            IntensityScaling("percentiles", None, (0.5, 99.5)),
+            "for the percentiles 0.5 to 99.5 of each real image",
+        ),
+    ],
+)
+def test_card_says_what_values_stand_for(case, tmp_path, monkeypatch, scaling, told):
+    monkeypatch.setattr(case.dataset, "intensity", scaling)
+    synthesize(
+        generator=case.generator, paths_file=case.files.paths, anchors_file=case.files.anchors, dataset=case.dataset,
+        name="tiny", **released_to(tmp_path / "release"),
+    )  # fmt: skip
+    card = (tmp_path / "release" / "dataset_card.md").read_text()
+    assert ("stand for" in card) == (told is not None)
+    assert told is None or told in card
 
 
 @pytest.mark.parametrize("kind", ["plan", "none"])
