@@ -21,6 +21,7 @@ from monai_plan.data.header import ImageHeader, ImageRefusedError
 from monai_plan.data.reader import image_header, read_image
 from monai_plan.utils import DataError
 
+STRETCHED = 1.25  # proportions that are changed by more are told
 LARGEST = {2: 64, 3: 48}  # elements per axis that are proposed; more is the user's wish and costs time
 STARTS = range(4, 8)  # sizes of the network's first block that learn well
 SAMPLED = 24  # images whose pixels are read
@@ -110,6 +111,21 @@ def _inspected(path: str, changed: int, size: int) -> DatalistFacts:
     return facts
 
 
+def _say_stretched(facts: DatalistFacts, sizes: Sequence[tuple[int, ...]]) -> None:
+    typical = [statistics.median(axis) for axis in zip(*sizes, strict=True)]
+    scales = [size / true for size, true in zip(facts.img_size, typical, strict=True)]
+    if max(scales) <= STRETCHED * min(scales):
+        return
+    volumes = (
+        "; the size of the voxels makes up for it. Multiples of 8 from 32 on, such as --img_size '[48,48,32]', have an "
+        "autoencoder by default, which is faster"
+    )
+    logger.info(
+        "%s changes the proportions of images of %s, for its axes lie at most 7 : 4 apart%s",
+        list(facts.img_size), " x ".join(f"{size:g}" for size in typical), volumes if facts.spatial_dims == 3 else "",
+    )  # fmt: skip
+
+
 def _say(facts: DatalistFacts, sizes: Sequence[tuple[int, ...]]) -> None:
     least, most = (" x ".join(str(pick(axis)) for axis in zip(*sizes, strict=True)) for pick in (min, max))
     stored = sorted({f"{header.bits} bits" if header.bits else "no fixed range" for header in facts.headers.values()})
@@ -119,6 +135,7 @@ def _say(facts: DatalistFacts, sizes: Sequence[tuple[int, ...]]) -> None:
         facts.num_classes, facts.spatial_dims, facts.img_channels, " and ".join(stored),
         least if least == most else f"{least} to {most}", list(facts.img_size),
     )  # fmt: skip
+    _say_stretched(facts, sizes)
     without = [path for path, header in facts.headers.items() if not header.sided]
     if without:
         logger.warning(

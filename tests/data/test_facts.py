@@ -172,6 +172,17 @@ def test_the_choice_and_its_reason(case: str, tmp_path: Path, caplog: pytest.Log
     assert re.search(text, str(scaling)), scaling
 
 
+def test_changed_proportions_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    inspect_datalist(dataset(tmp_path, [np.zeros((64, 64, 24), np.int16)] * 3, suffix=".nii"))
+    told = r"\[28, 28, 16\] changes the proportions of images of 64 x 64 x 24, .* 7 : 4 apart; the size of the voxels"
+    assert re.search(told, caplog.text)
+    caplog.clear()
+    (tmp_path / "square").mkdir()
+    inspect_datalist(dataset(tmp_path / "square", [np.zeros((32, 32, 32), np.int16)] * 3, suffix=".nii"))
+    assert "proportions" not in caplog.text
+
+
 def test_a_stray_file_does_not_decide_for_all(tmp_path: Path) -> None:
     arrays = [*[picture(seed) for seed in range(40)], DEEP[0]]
     assert str(choose_scaling(datalist_file=dataset(tmp_path, arrays))).startswith("range 0 to 255")
