@@ -120,7 +120,6 @@ class EvaluateStage:
         )
         straight = _straight(paths) if walked else None
         evaluation = evaluate([*self._to_compare(paths, straight), released], inputs)
-        released_figures = evaluation.released()  # the page says what the file beside it and the audit say
         held_out = evaluation.row("real").results["distance"]["mean"]
         sections = []
         if straight is not None:
@@ -128,7 +127,7 @@ class EvaluateStage:
             sections.append(path_section(figure, evaluation.embedding_title))
         names = training.label_names
         write_report(
-            released_figures,
+            evaluation,
             judged=released.name,
             report_file=self.report_file,
             figures_dir=self.figures_dir,
@@ -142,8 +141,8 @@ class EvaluateStage:
             made=f"Images made by {released.name} (method: PLAN, Pennisi et al., MICCAI 2023, arXiv 2307.02984)",
         )
         write_text(self.private_results_file, evaluation.to_json() + "\n")
-        write_text(self.results_file, released_figures.to_json() + "\n")
-        write_text(self.table_file, released_figures.to_markdown())
+        write_text(self.results_file, evaluation.released().to_json() + "\n")
+        write_text(self.table_file, evaluation.to_markdown())
         stamp(self.report_file, self.results_file, self.table_file, self.figures_dir)
 
     def _to_compare(self, paths: Mapping[str, Any], straight: Tensor | None) -> list[ImageSet]:
