@@ -132,7 +132,7 @@ def seconds_a_thousand(
     """Seconds a thousand images and peak memory in GiB, after one round of warming up, and the time of that."""
     layers.CHANNELS_LAST_DEVICES = {device.type} if channels_last else set()
     augment = DifferentiableAugment(p=0.3)
-    defaults = gan_defaults(generator.img_size, generator.spatial_dims, objective=objective)
+    defaults = gan_defaults(generator.img_size, generator.spatial_dims, objective=objective, autoencoder=None)
     loader = ResidentLoader(images, batch_size=batch_size, device=device) if ours else DataLoader(
         images, batch_size=batch_size, shuffle=True, drop_last=True
     )  # fmt: skip
@@ -196,7 +196,7 @@ def main() -> None:
     print("| size | batch | weights, million | form | channels last | s/1000 images | ratio | GiB | first, s |")
     print("|---:|---:|---:|---|---|---:|---:|---:|---:|")
     for size in options.img_size:
-        defaults = gan_defaults(size, options.spatial_dims)
+        defaults = gan_defaults(size, options.spatial_dims, autoencoder=None)
         widths = {
             "channel_base": options.channel_base or defaults.channel_base,
             "channel_max": options.channel_max or defaults.channel_max,

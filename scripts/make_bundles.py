@@ -226,6 +226,7 @@ https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets/Shenzhe
         },
         "spatial_dims": 2,
         "img_size": [256, 256],
+        "autoencoder": None,  # as the paper: a StyleGAN2 of images, on a GPU
         "img_channels": 1,
         "release_name": "shenzhen_synthetic",
         **PUBLISHED,
@@ -280,6 +281,7 @@ Kaggle competition aptos2019-blindness-detection, https://www.kaggle.com/competi
         },
         "spatial_dims": 2,
         "img_size": [256, 256],
+        "autoencoder": None,  # as the paper: a StyleGAN2 of images, on a GPU
         "img_channels": 3,
         "release_name": "aptos_synthetic",
         **PUBLISHED,

@@ -20,8 +20,8 @@ class GANDefaults:
     """Settings for one image size and objective.
 
     Attributes:
-        objective: "aided" for grey and RGB images in 2D whose longest axis is above 32 pixels; else "logistic", since
-            pretrained features do not exist or see too little.
+        objective: "aided" for grey and RGB images in 2D whose longest axis is above 32 pixels, without an autoencoder;
+            else "logistic", since pretrained features do not exist, see too little, or cost more than they help.
         autoencoder: arguments of the ``ImageAutoencoder`` whose latent images are generated; None: images themselves.
         batch_size: images of one rank in a batch.
         channel_base, channel_max, z_dim, w_dim: see ``StyleGAN2Generator``.
@@ -48,6 +48,7 @@ class GANDefaults:
 
 LATENT_R1 = 10.0  # γ on latent images, of deviation 1 and without a background; of 0.5 and 10 the better
 BY_FOUR = {"channels": [16, 32, 64], "latent_channels": 8}
+BY_EIGHT = {"channels": [8, 16, 32, 64], "latent_channels": 8, "use_convtranspose": True}
 # (spatial_dims, longest axis of what is judged up to) → (batch_size, channel_base, channel_max, z_dim = w_dim)
 _TABLE = {
     (2, 32): (16, 512, 64, 64),
@@ -80,16 +81,15 @@ def gan_defaults(
         spatial_dims: 2 or 3.
         img_channels: image channels; pretrained features are of grey and RGB images only.
         objective: a name in ``OBJECTIVES``; None takes the best that there is for such images.
-        autoencoder: arguments of an ``ImageAutoencoder``; None: without; "auto": one that divides the axes by 4 in 3D
-            where that leaves 8 elements of each, else none.
+        autoencoder: arguments of an ``ImageAutoencoder``; None: without; "auto": where that leaves 8 elements or more
+            of each axis, one that divides them by 4 in 3D, and by 8 in 2D if the longest is above 128 pixels.
 
     Raises:
         ConfigError: if ``spatial_dims``, ``img_size`` or ``autoencoder`` cannot work, or there is no such objective.
     """
     whole = full_size(img_size, spatial_dims)
     if autoencoder == "auto":
-        fits = spatial_dims == 3 and all(length % 8 == 0 and length >= 32 for length in whole)
-        autoencoder = BY_FOUR if fits else None
+        autoencoder = _fitting_autoencoder(whole)
     if not isinstance(autoencoder, Mapping | None):
         raise ConfigError(
             f"autoencoder is {autoencoder!r}, but must be 'auto', None, or the arguments of an ImageAutoencoder."
@@ -110,7 +110,8 @@ def gan_defaults(
     fitting = ((limit, row) for (dims, limit), row in _TABLE.items() if dims == spatial_dims and max(size) <= limit)
     _, (batch_size, channel_base, channel_max, w_dim) = min(fitting)
     if objective is None:
-        objective = "aided" if spatial_dims == 2 and img_channels in (1, 3) and max(whole) > 32 else "logistic"
+        helped = spatial_dims == 2 and img_channels in (1, 3) and max(whole) > 32 and coder is None
+        objective = "aided" if helped else "logistic"
     gan_objective(objective)  # refuses what is none
     r1_weight = 0.0002 * math.prod(size) / batch_size if coder is None else LATENT_R1
     if objective == "hinge":
@@ -129,3 +130,10 @@ def gan_defaults(
         r2_weight=r1_weight if objective == "relativistic" else 0.0,
         ema_half_life=10_000 * batch_size / 32,
     )
+
+
+def _fitting_autoencoder(img_size: tuple[int, ...]) -> dict[str, Any] | None:
+    if len(img_size) == 3:
+        return BY_FOUR if all(length % 8 == 0 and length >= 32 for length in img_size) else None
+    fits = max(img_size) > 128 and all(length % 16 == 0 and length >= 64 for length in img_size)
+    return BY_EIGHT if fits else None

@@ -35,7 +35,7 @@ def test_every_size_has_settings_that_build_a_generator(spatial_dims, img_size):
 
 
 def test_networks_grow_with_the_image():
-    bases = [gan_defaults(size).channel_base for size in (32, 64, 128, 256)]
+    bases = [gan_defaults(size, autoencoder=None).channel_base for size in (32, 64, 128, 256)]
     assert bases == sorted(set(bases))
 
 
@@ -50,9 +50,10 @@ def test_r1_weighs_a_pixel_the_same_at_any_size():
 @pytest.mark.parametrize(
     ("spatial_dims", "img_size", "given", "latent"),
     [(3, 32, "auto", 8), (3, (32, 48, 32), "auto", 12), (3, 16, "auto", None), (3, 36, "auto", None),
-     (2, 256, "auto", None), (3, 32, None, None), (2, 64, {"channels": [8, 8], "latent_channels": 2}, 32)],
+     (2, 256, "auto", 32), (2, (128, 256), "auto", 32), (2, 128, "auto", None),
+     (2, 250, "auto", None), (3, 32, None, None), (2, 64, {"channels": [8, 8], "latent_channels": 2}, 32)],
 )  # fmt: skip
-def test_volumes_are_made_behind_an_autoencoder(spatial_dims, img_size, given, latent):
+def test_volumes_and_large_images_are_made_behind_an_autoencoder(spatial_dims, img_size, given, latent):
     found = gan_defaults(img_size, spatial_dims, autoencoder=given)
     assert (found.autoencoder is None) == (latent is None)
     if latent is not None:
@@ -69,7 +70,15 @@ def test_what_is_no_autoencoder_says_so():
 
 @pytest.mark.parametrize(
     ("spatial_dims", "img_size", "img_channels", "objective"),
-    [(2, 32, 1, "logistic"), (2, 64, 1, "aided"), (2, 64, 3, "aided"), (2, 64, 2, "logistic"), (3, 64, 1, "logistic")],
+    [
+        (2, 32, 1, "logistic"),
+        (2, 64, 1, "aided"),
+        (2, 64, 3, "aided"),
+        (2, 64, 2, "logistic"),
+        (3, 64, 1, "logistic"),
+        (2, 128, 1, "aided"),
+        (2, 256, 1, "logistic"),
+    ],
 )
 def test_pretrained_features_help_where_they_can(spatial_dims, img_size, img_channels, objective):
     assert gan_defaults(img_size, spatial_dims, img_channels=img_channels).objective == objective

@@ -110,7 +110,7 @@ def _write(
     write_text(folder / "LICENSE", (template / "LICENSE").read_text("utf-8"))
     ids = configs["inference.json"]
     size = {key: ids[key] for key in ("spatial_dims", "img_size", "img_channels")}
-    defaults = gan_defaults(**size)
+    defaults = gan_defaults(**size, autoencoder=ids["autoencoder"])
     z_dim = recipe.ids.get("z_dim", defaults.z_dim)
     provenance = None
     if weights is not None:
