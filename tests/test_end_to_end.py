@@ -849,7 +849,11 @@ BAD_SETS: dict[str, tuple[Callable[[_Bad], None], list[str], list[str]]] = {
         ["evaluation_seeds", "is 0", "at least 1"],
     ),
     "class without test images": (_no_test_of_a_class, [], ["class 1 (lesion)", '"test"']),
-    "size that cannot be doubled": (_nothing, ["--img_size", "[15,15]"], ["img_size (15, 15)", "power of two"]),
+    "size that cannot be doubled": (
+        _nothing,
+        ["--img_size", "[15,15]"],
+        ["img_size is [15, 15]", "even and at least 8", "take [16, 16]"],
+    ),
 }
 CASES = {name: (spoil, [], words) for name, (spoil, words) in BAD_IMAGES.items()} | BAD_SETS
 

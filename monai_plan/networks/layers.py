@@ -57,7 +57,7 @@ def start_shape(img_size: Sequence[int]) -> tuple[tuple[int, ...], int]:
 
 
 def _unfit(img_size: Sequence[int]) -> str:
-    unfit = [str(s) for s in img_size if s % 2 or s < 8]
+    unfit = list(dict.fromkeys(str(s) for s in img_size if s % 2 or s < 8))
     return f"{' and '.join(unfit)} {'is' if len(unfit) == 1 else 'are'} not"
 
 

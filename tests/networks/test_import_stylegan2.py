@@ -524,7 +524,7 @@ def remove(module, name):
         (remove("synthesis.b8", "conv1"), r"lacks synthesis\.b8\.conv1\.weight"),
         (remove("mapping", "fc0"), r"lacks mapping\.fc0\.weight"),
         (remove("synthesis", "b4"), r"lacks .*synthesis\.b4"),
-        (remove("synthesis", "b8"), r"its sizes make no generator: img_size \(4, 4\)"),
+        (remove("synthesis", "b8"), r"its sizes make no generator: img_size is \[4, 4\]"),
         (
             lambda network: network.synthesis.b8.conv1.bias.set_(torch.zeros(3)),
             r"synthesis\.b8\.conv1\.bias has shape \[3, 1, 1\], expected \[4, 1, 1\]",

@@ -150,6 +150,7 @@ class RealSet:
         self.images, self.labels = images, labels
         self.label_names = {0: "normal", 1: "lesion"}
         self.has_subjects, self.num_subjects = True, len(images)
+        self.intensity = None
         self.patients_affines = torch.eye(4).repeat(len(images), 1, 1)
 
     def __len__(self):

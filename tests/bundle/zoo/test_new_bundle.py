@@ -89,7 +89,7 @@ def test_volumes(tmp_path: Path) -> None:
 def test_what_makes_none(patients: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="phantom_plan is a bundle that comes with monai_plan"):
         new_bundle("phantom_plan", patients, output_dir=tmp_path)
-    with pytest.raises(ConfigError, match=r"must be even and at least 8, and 17 and 17 are not: take \[16, 16\]"):
+    with pytest.raises(ConfigError, match=r"must be even and at least 8, and 17 is not: take \[16, 16\]"):
         new_bundle("a_plan", patients, output_dir=tmp_path, img_size=[17, 17])
     with pytest.raises(DataError, match=r"datalist\.json does not exist: make it by monai-plan datalist"):
         new_bundle("a_plan", tmp_path, output_dir=tmp_path)
